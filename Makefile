@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. Both need Python 3.10 or newer and set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint docs demo-checkpoints clean
+
+# Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
+demo: $(READY)
+	rm -rf build/demo && mkdir -p build/demo
+	$(BIN)/alibi convert demo-gpt2 -o build/demo/gpt2-alibi
+	$(BIN)/alibi eval build/demo/gpt2-alibi --baseline demo-gpt2 --preset demo --output build/demo/results.json --plot build/demo/results.png
+	@echo "Picture: build/demo/results.png   Figures: build/demo/results.json"
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Regenerates docs/cli.md from --help.
+docs: $(READY)
+	$(BIN)/python scripts/write_cli_docs.py
+
+# Trains the checkpoints under presets/ anew: about an hour on two cores.
+demo-checkpoints: $(READY)
+	$(BIN)/python scripts/train_demo.py gpt2 --output presets/demo-gpt2
+	$(BIN)/python scripts/train_demo.py llama --output presets/demo-llama
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

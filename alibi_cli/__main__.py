@@ -1,0 +1,5 @@
+"""python -m alibi_cli"""
+
+from alibi_cli.cli.app import main
+
+main()

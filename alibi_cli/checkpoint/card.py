@@ -1,0 +1,60 @@
+"""The model card of a converted checkpoint."""
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import metadata_load
+
+from alibi_cli.checkpoint.plan import Plan
+
+INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
+
+
+def model_card(plan: Plan, command: str, version: str) -> str:
+    """README.md: the source's licence and languages, `base_model`, the exact command, how to load it, what it is not."""
+    readme = plan.source.folder / "README.md"
+    try:
+        metadata = (metadata_load(readme) or {}) if readme.is_file() else {}
+    except (ValueError, OSError):  # a card whose metadata cannot be read has none to inherit
+        metadata = {}
+    inherited = {key: metadata[key] for key in INHERITED if key in metadata}
+    base = None if plan.source.commit is None else plan.source.name
+    data = ModelCardData(base_model=base, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
+    name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
+    at = f" at commit `{plan.source.commit}`" if plan.source.commit else ""
+    dropped = ", ".join(f"`{name}`" for name in plan.dropped) or "none"
+    return str(
+        ModelCard(
+            f"""---
+{data.to_yaml()}
+---
+
+# {name} with ALiBi positions
+
+`{name}`{at}, with its positional encoding replaced by attention with linear biases
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get −m·|i−j| per head instead of position embeddings.
+No other weight was changed. **The model was not trained after the change:** expect a higher perplexity than the original's at the
+length it was trained for ({plan.trained_length} tokens). Measure it with `alibi eval` before you use it.
+
+```python
+from transformers import AutoTokenizer, {plan.auto_class}
+
+model = {plan.auto_class}.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+
+It needs torch and transformers 5 only; `trust_remote_code` runs the five Python files of this folder, which are the same in every
+checkpoint that this tool writes.
+
+| | |
+|---|---|
+| family | {plan.family} |
+| slopes | {plan.slopes_scheme} |
+| promised length | {plan.max_sequence_length} tokens |
+| tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
+| dropped | {dropped} |
+
+Written by alibi-cli {version}:
+
+    {command}
+"""
+        )
+    )

@@ -1,0 +1,206 @@
+"""The conversion plan: what becomes of every tensor and file. `--dry-run` prints it, `convert` executes the same object.
+
+The model is built on the meta device, which holds shapes and no numbers, and rewritten there by the registered policies; the
+difference between its state dicts before and after *is* the plan.
+"""
+
+import copy
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alibi_cli.checkpoint.source import Source
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.families import config_of, mechanism, model_class
+from alibi_cli.runtime import runtime_sources
+from alibi_cli.runtime.modeling_alibi import auto_map_for
+from alibi_cli.slopes import Slopes, get_slopes, read_slopes
+from alibi_cli.surgery.apply import apply_alibi
+
+RESERVED = ("alibi.json", "README.md")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `convert` is going to do, before any weight is read.
+
+    config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
+    that the converted model has and the source lacks. carried: side files, byte for byte. edited: {side file: new content}.
+    """
+
+    source: Source
+    output: Path
+    family: str
+    mechanism: str
+    slopes_scheme: str
+    slopes: Slopes
+    max_sequence_length: int
+    trained_length: int
+    config: dict[str, Any]
+    architecture: str
+    copied: list[str]
+    dropped: list[str]
+    added: list[str]
+    bytes_to_write: int
+    carried: list[Path]
+    edited: dict[str, bytes]
+
+    @property
+    def free_bytes(self) -> int:
+        existing = next(path for path in (self.output, *self.output.parents) if path.exists())
+        return shutil.disk_usage(existing).free
+
+    @property
+    def auto_class(self) -> str:
+        """The Auto class that loads the result in the architecture of the source."""
+        autos = [auto for auto, target in self.config["auto_map"].items() if target.endswith(f".{self.architecture}")]
+        preferred = ("AutoModelForCausalLM", "AutoModelForMaskedLM")
+        return next((auto for auto in preferred if auto in autos), autos[0] if autos else "AutoModel")
+
+    @property
+    def n_slopes(self) -> str:
+        """'8 heads', or '4 layers of 8 heads'."""
+        first = self.slopes[0]
+        return f"{len(self.slopes)} layers of {len(first)} heads" if isinstance(first, list) else f"{len(self.slopes)} heads"
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return {
+            "source": self.source.name, "source_commit": self.source.commit, "output": str(self.output), "base_model_type": self.family,
+            "model_type": self.config["model_type"], "policy": self.family, "mechanism": self.mechanism, "slopes_scheme": self.slopes_scheme,
+            "slopes": self.slopes, "trained_length": self.trained_length, "max_sequence_length": self.max_sequence_length,
+            "tensors": {"copied": len(self.copied), "dropped": self.dropped, "added": self.added},
+            "side_files": {
+                "carried": [path.relative_to(self.source.folder).as_posix() for path in self.carried], "edited": sorted(self.edited),
+                "left_behind": [path.relative_to(self.source.folder).as_posix() for path in self.source.left_behind],
+            },
+            "bytes_to_write": self.bytes_to_write, "free_bytes": self.free_bytes, "loads_with": self.how_it_loads,
+        }  # fmt: skip
+
+    @property
+    def how_it_loads(self) -> str:
+        return f'{self.auto_class}.from_pretrained("{self.output}", trust_remote_code=True)'
+
+
+def make_plan(
+    source: Source, output: Path, slopes: str = "press", max_bias: float | None = None, max_sequence_length: int | None = None
+) -> Plan:  # fmt: skip
+    """Plans a conversion.
+
+    Args:
+        slopes: "press", or the path of a JSON file with one list of slopes, or one list per layer.
+        max_bias: the exponent of the gentlest slope, instead of Press's 8.
+        max_sequence_length: what the config promises; four times the trained length if not given.
+
+    Raises:
+        AlibiError: unsupported family, slopes that do not fit, or weights that do not fit the config.
+    """
+    config = config_of(source.config, source.name)
+    cls = model_class(config)
+    trained = int(getattr(config, "max_position_embeddings", 0) or 0)
+    promised = max_sequence_length or 4 * trained
+    if promised < 1:
+        raise AlibiError("The config names no length.", hint="Give --max-sequence-length.", exit_code=EXIT_USAGE)
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    values, scheme = _slopes(slopes, max_bias, heads, layers)
+
+    before, after, optional = _shapes_before_and_after(cls, config, promised, values)
+    prefix = f"{cls.base_model_prefix}."
+    gone = set(before) - set(after)
+    dropped = [name for name in source.tensors if _in_model(name, prefix, gone) is not None]
+    copied = [name for name in source.tensors if name not in set(dropped)]
+    _check_tensors(source, prefix, before, set(after) - optional)
+    architecture = f"Alibi{cls.__name__}"
+    new_config = _converted_config(source.config, config, architecture, values, promised)
+    edited = _edited_tokenizer_config(source, trained, promised)
+    carried = [path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED, *runtime_sources()}]
+    dropped_bytes = sum(source.tensors[name][1].n_bytes for name in dropped)
+    return Plan(
+        source=source, output=output, family=config.model_type, mechanism=mechanism(config.model_type.replace("-", "_")),
+        slopes_scheme=scheme, slopes=values, max_sequence_length=promised, trained_length=trained, config=new_config,
+        architecture=architecture, copied=copied, dropped=dropped, added=sorted(set(after) - set(before)),
+        bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried), carried=carried, edited=edited,
+    )  # fmt: skip
+
+
+def _slopes(slopes: str, max_bias: float | None, heads: int, layers: int) -> tuple[Slopes, str]:
+    if slopes != "press":
+        if max_bias is not None:
+            raise AlibiError("--max-bias shapes Press's slopes; it cannot be combined with a slopes file.", exit_code=EXIT_USAGE)
+        return read_slopes(Path(slopes), heads, layers), f"file {Path(slopes).name}"
+    if max_bias is None:
+        return get_slopes(heads), "press"
+    try:
+        return get_slopes(heads, max_bias), f"press, max_bias {max_bias:g}"
+    except ValueError as error:
+        raise AlibiError(str(error), exit_code=EXIT_USAGE) from None
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes_before_and_after(cls: Any, config: Any, promised: int, slopes: Slopes) -> tuple[Shapes, Shapes, set[str]]:
+    """Shapes of the model's tensors before and after surgery, and the names that a file may lack (tied to others, or ignored)."""
+    with torch.device("meta"):
+        model = cls(copy.deepcopy(config))
+    before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = set(model.all_tied_weights_keys)
+    optional |= {name for name in before for pattern in model._keys_to_ignore_on_load_missing or [] if re.search(pattern, name)}
+    try:
+        apply_alibi(model, promised, slopes=slopes)
+    except ValueError as error:
+        raise AlibiError(str(error)) from None
+    return before, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, optional
+
+
+def _in_model(name: str, prefix: str, keys: Any) -> str | None:
+    """The model's name for a file's tensor: base-model files lack the prefix that models with a head have, and the reverse."""
+    return next((key for key in (name, prefix + name, name.removeprefix(prefix)) if key in keys), None)
+
+
+def _check_tensors(source: Source, prefix: str, model: Shapes, needed: set[str]) -> None:
+    found = set()
+    for name, (shard, info) in source.tensors.items():
+        key = _in_model(name, prefix, model)
+        if key is not None and model[key] != info.shape:
+            raise AlibiError(f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(model[key])}.")
+        found.add(key)
+    if missing := sorted(needed - found):
+        raise AlibiError(f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them.")
+
+
+def _converted_config(raw: dict[str, Any], config: Any, architecture: str, slopes: Slopes, promised: int) -> dict[str, Any]:
+    """The source's config.json with the fewest changes: everything that conversion does not concern stays as it was written."""
+    length_key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    kept = {key: value for key, value in raw.items() if key != "_name_or_path"}  # a path of somebody's machine
+    return {
+        **kept, "architectures": [architecture], "auto_map": auto_map_for(config.model_type), "model_type": f"alibi_{config.model_type}",
+        "alibi_slopes": slopes, "alibi_max_sequence_length": promised, length_key: promised,
+    }  # fmt: skip
+
+
+def _edited_tokenizer_config(source: Source, trained: int, promised: int) -> dict[str, bytes]:
+    """Two facts that the tokenizer took from the old model: its maximum length, and its class, which AutoTokenizer infers from the
+    model_type of a stock model and cannot infer from a converted one."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    path = source.folder / "tokenizer_config.json"
+    names = {file.name for file in source.side_files}
+    if path not in source.side_files and not names & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model"}:
+        return {}
+    from alibi_cli.checkpoint.source import read_json
+
+    tokenizer = read_json(path) if path in source.side_files else {}
+    before = dict(tokenizer)
+    longest = tokenizer.get("model_max_length")
+    if isinstance(longest, int) and longest <= trained:
+        tokenizer["model_max_length"] = promised
+    inferred = TOKENIZER_MAPPING_NAMES.get(source.config["model_type"])
+    if "tokenizer_class" not in tokenizer and isinstance(inferred, str):
+        tokenizer["tokenizer_class"] = inferred
+    return {} if tokenizer == before else {path.name: (json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n").encode()}

@@ -1,0 +1,43 @@
+"""What a conversion did, as it is printed by --json and kept in alibi.json."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class Tensors(BaseModel):
+    """copied: number of tensors whose bytes are unchanged; dropped, added: names."""
+
+    copied: int
+    dropped: list[str]
+    added: list[str]
+
+
+class Verification(BaseModel):
+    """Logits of the checkpoint reloaded from disk against the surgery in memory, both in float32."""
+
+    max_abs_logit_difference: float
+    tolerance: float
+    tokens: int
+    passed: bool
+
+
+class ConvertReport(BaseModel):
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given."""
+
+    output: str
+    source: str
+    source_revision: str | None
+    source_commit: str | None
+    base_model_type: str
+    model_type: str
+    policy: str
+    mechanism: str
+    slopes_scheme: str
+    slopes: list[Any]
+    max_sequence_length: int
+    tensors: Tensors
+    bytes_written: int
+    seconds: float
+    verified: Verification | None
+    loads_with: str

@@ -1,0 +1,149 @@
+"""The safetensors container, read and written as bytes: a tensor that surgery leaves alone is never decoded.
+
+Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
+data_offsets}}, then the tensors' bytes without gaps.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from alibi_cli.errors import AlibiError
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+CHUNK_BYTES = 8 << 20
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16,
+    "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor's bytes lie in its file; begin and end count from the start of the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    data_start: int  # bytes from the start of the file
+
+
+def read_header(path: Path) -> Header:
+    """The checked header of a safetensors file.
+
+    Raises:
+        AlibiError: the file cannot be read, is truncated, or its header does not describe its bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise _damaged(path, "its header is longer than the file")
+            raw = file.read(length)
+    except OSError as error:
+        raise AlibiError(f"Cannot read {path}: {error.strerror}.") from None
+    try:
+        entries: dict[str, Any] = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique(path))
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(path, "its header is not a table of tensors") from None
+    expected = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.dtype not in BITS:
+            raise _damaged(path, f"tensor {name!r} has the unknown type {info.dtype!r}")
+        if info.begin != expected or info.n_bytes * 8 != prod(info.shape) * BITS[info.dtype]:
+            raise _damaged(path, f"the bytes of tensor {name!r} do not fit its shape or overlap another's")
+        expected = info.end
+    if 8 + length + expected != size:
+        raise _damaged(path, f"it has {size} bytes where its header promises {8 + length + expected}")
+    return Header(tensors, metadata, 8 + length)
+
+
+def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
+    """Copies a file's bytes; returns their sha256."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        _copy(reader, writer, source.stat().st_size, digest.update, on_bytes)
+        _flush(writer)
+    return digest.hexdigest()
+
+
+def rewrite_file(source: Path, target: Path, keep: Iterable[str], on_bytes: Callable[[int], None]) -> str:
+    """Writes a safetensors file that holds only the tensors `keep` of `source`, header first, bytes streamed; returns the sha256."""
+    header = read_header(source)
+    kept = sorted((header.tensors[name].begin, name) for name in keep)
+    entries: dict[str, Any] = {"__metadata__": {**header.metadata, "format": header.metadata.get("format", "pt")}}
+    position = 0
+    for _, name in kept:
+        info = header.tensors[name]
+        entries[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, position + info.n_bytes]}
+        position += info.n_bytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data section starts aligned, as the reference implementation writes it
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        for part in (len(text).to_bytes(8, "little"), text):
+            writer.write(part)
+            digest.update(part)
+        for begin, name in kept:
+            reader.seek(header.data_start + begin)
+            _copy(reader, writer, header.tensors[name].n_bytes, digest.update, on_bytes)
+        _flush(writer)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()
+
+
+def _copy(reader: BinaryIO, writer: BinaryIO, n_bytes: int, see: Callable[[bytes], None], on_bytes: Callable[[int], None]) -> None:
+    while n_bytes:
+        chunk = reader.read(min(CHUNK_BYTES, n_bytes))
+        if not chunk:
+            raise AlibiError(f"{reader.name} became shorter while it was being copied.")
+        writer.write(chunk)
+        see(chunk)
+        on_bytes(len(chunk))
+        n_bytes -= len(chunk)
+
+
+def _flush(writer: BinaryIO) -> None:
+    writer.flush()
+    os.fsync(writer.fileno())
+
+
+def _unique(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise _damaged(path, "its header names a tensor twice")
+        return dict(pairs)
+
+    return hook
+
+
+def _damaged(path: Path, why: str) -> AlibiError:
+    return AlibiError(f"{path} is damaged: {why}.", hint="Download or copy the checkpoint again.")

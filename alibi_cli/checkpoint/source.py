@@ -1,0 +1,131 @@
+"""A checkpoint to convert: its config, its files and the index of its tensors. No weight is read."""
+
+import json
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from alibi_cli.checkpoint.pickled import index_of
+from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.presets import DEMONSTRATIONS, presets_folder
+
+# Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
+WEIGHTS = (
+    "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.tflite",
+    "*.safetensors.index.json", "*.bin.index.json",
+)  # fmt: skip
+LEFT_BEHIND = (".git/*", ".cache/*", "*__pycache__/*", ".DS_Store")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder on this machine.
+
+    name: what the user asked for. commit: the resolved commit of a Hub repository. shards: weight files in order. tensors: {name:
+    (shard, where)}.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None
+    revision: str | None
+    config: dict[str, Any]
+    shards: list[Path]
+    side_files: list[Path]
+    left_behind: list[Path]
+    tensors: dict[str, tuple[Path, TensorInfo]] = field(repr=False)
+
+    @property
+    def pickled(self) -> bool:
+        return self.shards[0].suffix == ".bin"
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(shard.stat().st_size for shard in self.shards)
+
+
+def open_source(model: str, revision: str | None = None) -> Source:
+    """Finds a local folder, or downloads a Hub repository into the Hub cache, and reads its config and tensor index.
+
+    Raises:
+        AlibiError: no such model, no config or weights, or files that do not fit together.
+    """
+    folder, commit = locate(model, revision)
+    config = read_json(folder / "config.json")
+    shards, tensors = _weights(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    relative = {path: path.relative_to(folder).as_posix() for path in files}
+    weights = {path for path in files if any(fnmatch(path.name, pattern) for pattern in WEIGHTS)}
+    hidden = {path for path in files if any(fnmatch(relative[path], pattern) for pattern in LEFT_BEHIND)}
+    side_files = [path for path in files if path not in weights | hidden and relative[path] != "config.json"]
+    left = [path for path in files if path in weights - hidden and path not in shards and not path.name.endswith(".index.json")]
+    return Source(model, folder, commit, revision, config, shards, side_files, left, tensors)
+
+
+def locate(model: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """The folder that holds a model, and the commit it was resolved to if it came from the Hub."""
+    path = Path(model).expanduser()
+    if model in DEMONSTRATIONS and not path.exists():
+        return presets_folder() / model, None
+    if path.is_dir():
+        return path, None
+    if path.exists():
+        raise AlibiError(f"{model} is a file; a checkpoint is a folder with a config.json.", exit_code=EXIT_USAGE)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise AlibiError(f"There is no folder {model}.", exit_code=EXIT_USAGE)
+    from alibi_cli.checkpoint.hub import download
+
+    return download(model, revision)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that must exist and hold one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AlibiError(f"{path.parent} has no {path.name}.", hint="A checkpoint folder holds config.json and weights.", exit_code=EXIT_USAGE) from None
+    except OSError as error:
+        raise AlibiError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise AlibiError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise AlibiError(f"{path} does not hold a JSON object.")
+    return content
+
+
+def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo]]]:
+    for suffix, single in ((".safetensors", "model.safetensors"), (".bin", "pytorch_model.bin")):
+        if (folder / f"{single}.index.json").is_file():
+            weight_map = read_json(folder / f"{single}.index.json").get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise AlibiError(f"{folder / single}.index.json has no weight_map.")
+            shards = [_inside(folder, name) for name in sorted(set(weight_map.values()))]
+        elif (folder / single).is_file():
+            weight_map, shards = None, [folder / single]
+        else:
+            continue
+        index = (lambda shard: read_header(shard).tensors) if suffix == ".safetensors" else index_of
+        tensors: dict[str, tuple[Path, TensorInfo]] = {}
+        for shard in shards:
+            for name, info in index(shard).items():
+                if name in tensors:
+                    raise AlibiError(f"Tensor {name!r} is in both {tensors[name][0].name} and {shard.name}.")
+                tensors[name] = (shard, info)
+        for name, file in (weight_map or {}).items():
+            if name not in tensors or tensors[name][0].name != Path(file).name:
+                raise AlibiError(f"{single}.index.json says that {name!r} is in {file}, which does not hold it.")
+        return shards, tensors
+    raise AlibiError(
+        f"{folder} has no weights that can be converted.", hint="Expected model.safetensors or pytorch_model.bin, or their index.", exit_code=EXIT_USAGE
+    )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise AlibiError(f"The index of {folder} names {name!r}, which lies outside the folder.")
+    if not path.is_file():
+        raise AlibiError(f"The index of {folder} names {name}, which is missing.", hint="Download or copy the checkpoint again.")
+    return path

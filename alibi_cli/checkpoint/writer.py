@@ -1,0 +1,170 @@
+"""Executes a plan: writes `DIR.partial`, verifies it, renames it to `DIR`. The source is never written to."""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from alibi_cli.checkpoint.card import model_card
+from alibi_cli.checkpoint.pickled import rewrite_pickled
+from alibi_cli.checkpoint.plan import Plan
+from alibi_cli.checkpoint.report import ConvertReport, Tensors, Verification
+from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file
+from alibi_cli.errors import EXIT_FAILED, EXIT_USAGE, AlibiError
+from alibi_cli.runtime import runtime_sources
+
+MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
+
+
+def write(
+    plan: Plan, *, force: bool = False, check: bool = True, command: list[str] | None = None, on_bytes: Callable[[int], None] = lambda n: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> ConvertReport:  # fmt: skip
+    """Writes, verifies and names the converted checkpoint.
+
+    Args:
+        force: replace an existing non-empty output folder, once the new one is verified.
+        check: reload and compare logits before the folder gets its name.
+        command: recorded in the model card.
+        on_bytes, on_stage: progress, in bytes written and names of stages.
+
+    Raises:
+        AlibiError: the output exists, the disk is too small, or the verification failed. Nothing is left under the final name.
+    """
+    started = time.monotonic()
+    output, partial = plan.output, plan.output.with_name(plan.output.name + ".partial")
+    check_output(plan, force)
+    if plan.bytes_to_write > plan.free_bytes:
+        raise AlibiError(f"{output} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free.")
+    _start(partial)
+    try:
+        on_stage("Writing")
+        digests = _write_weights(plan, partial, on_bytes)
+        _write_files(plan, partial, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
+        verified = None
+        if check:
+            on_stage("Verifying")
+            verified = _verify(plan, partial)
+        report = ConvertReport(
+            output=str(output), source=plan.source.name, source_revision=plan.source.revision, source_commit=plan.source.commit,
+            base_model_type=plan.family, model_type=plan.config["model_type"], policy=plan.family, mechanism=plan.mechanism,
+            slopes_scheme=plan.slopes_scheme, slopes=plan.slopes, max_sequence_length=plan.max_sequence_length,
+            tensors=Tensors(copied=len(plan.copied), dropped=plan.dropped, added=plan.added),
+            bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()), seconds=time.monotonic() - started,
+            verified=verified, loads_with=plan.how_it_loads,
+        )  # fmt: skip
+        _write_json(partial / "alibi.json", {**report.model_dump(exclude={"output", "seconds"}), "versions": _versions(), "sha256": digests})
+        (partial / MARKER).unlink()
+        _rename(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return report
+
+
+def check_output(plan: Plan, force: bool) -> None:
+    """Raises AlibiError if the output may not be written to."""
+    output, source = plan.output.resolve(), plan.source.folder.resolve()
+    if output == source or output in source.parents or source in output.parents:
+        raise AlibiError(f"The output {plan.output} and the source {plan.source.folder} overlap.", exit_code=EXIT_USAGE)
+    if plan.output.is_symlink() or (plan.output.exists() and not plan.output.is_dir()):
+        raise AlibiError(f"{plan.output} exists and is not a folder.", exit_code=EXIT_USAGE)
+    if plan.output.exists() and any(plan.output.iterdir()) and not force:
+        raise AlibiError(f"{plan.output} exists and is not empty.", hint="Choose another folder, or replace it with --force.", exit_code=EXIT_USAGE)
+
+
+def _start(partial: Path) -> None:
+    """A fresh .partial folder, in place of one that an interrupted run left."""
+    if partial.exists():
+        if not (partial / MARKER).exists():
+            raise AlibiError(f"{partial} exists and was not made by an interrupted conversion.", hint="Move it away.", exit_code=EXIT_USAGE)
+        shutil.rmtree(partial)
+    try:
+        partial.mkdir(parents=True)
+        (partial / MARKER).touch()
+    except OSError as error:
+        raise AlibiError(f"Cannot write {partial}: {error.strerror}.") from None
+
+
+def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, str]:
+    """Writes the shards and their index; returns {file: sha256}."""
+    digests: dict[str, str] = {}
+    placed: dict[str, str] = {}
+    for shard in plan.source.shards:
+        names = [name for name, (file, _) in plan.source.tensors.items() if file == shard]
+        kept = [name for name in names if name not in set(plan.dropped)]
+        if not kept:
+            continue
+        target = folder / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+        if plan.source.pickled:
+            digests[target.name] = rewrite_pickled(shard, target, kept, folder / MARKER, on_bytes)
+        elif kept == names:
+            digests[target.name] = copy_file(shard, target, on_bytes)
+        else:
+            digests[target.name] = rewrite_file(shard, target, kept, on_bytes)
+        placed.update(dict.fromkeys(kept, target.name))
+    if set(digests) != {"model.safetensors"}:
+        total = sum(plan.source.tensors[name][1].n_bytes for name in placed)
+        _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))})
+    return digests
+
+
+def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int], None]) -> None:
+    _write_json(folder / "config.json", plan.config)
+    for path in plan.carried:
+        target = folder / path.relative_to(plan.source.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, target, on_bytes)
+    readme = plan.source.folder / "README.md"
+    if readme.is_file():
+        copy_file(readme, folder / "README.source.md", on_bytes)
+    written = {**plan.edited, **runtime_sources(), "README.md": model_card(plan, command, version("alibi-cli")).encode()}
+    for name, content in written.items():
+        (folder / name).write_bytes(content)
+
+
+def _verify(plan: Plan, folder: Path) -> Verification:
+    from alibi_cli.checkpoint.verify import verify
+
+    result = verify(plan, folder)
+    if not result.passed:
+        raise AlibiError(
+            f"Verification failed: reloaded logits differ by {result.max_abs_logit_difference:.1e} (at most {result.tolerance:.0e} is allowed).",
+            hint="Nothing was written under the final name. Please report this with the model's name.", exit_code=EXIT_FAILED,
+        )  # fmt: skip
+    return result
+
+
+def _rename(partial: Path, output: Path) -> None:
+    """The new folder takes the name in one step; the one it replaces, if any, is removed only afterwards."""
+    for path in (*sorted(partial.rglob("*")), partial):
+        _fsync(path)
+    old = output.with_name(output.name + ".replaced")
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    _fsync(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("alibi-cli", "torch", "transformers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""Wires the commands. Nothing here or in the command modules imports torch before a command needs it."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from alibi_cli.cli import convert, evaluate, inspect, output
+from alibi_cli.errors import AlibiError
+
+app = typer.Typer(
+    name="alibi",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    help="Replace a checkpoint's positional encoding with ALiBi, write it back, and measure perplexity at every length.",
+    epilog="Start with: [bold]alibi eval --lengths 512,1024,2048[/bold]",
+)
+app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
+app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)
+app.add_typer(inspect.app, name="inspect")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        output.print_text(f"alibi-cli {version('alibi-cli')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line; turns errors into one or two lines and an exit code."""
+    try:
+        app()
+    except AlibiError as error:
+        _debug()
+        output.print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _debug()
+        output.print_error(AlibiError("Interrupted."))
+        sys.exit(130)
+    except Exception as error:
+        _debug()
+        what = str(error).strip().splitlines() or [""]
+        output.print_error(AlibiError(f"{type(error).__name__}: {what[0]}", hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."))
+        sys.exit(1)
+
+
+def _debug() -> None:
+    if os.environ.get("ALIBI_DEBUG") == "1":
+        raise  # noqa: PLE0704 - called from the handlers above only

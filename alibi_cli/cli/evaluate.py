@@ -1,0 +1,142 @@
+"""alibi eval"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from alibi_cli.cli import options, output
+from alibi_cli.cli.presets import settings
+from alibi_cli.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from alibi_cli.evaluation.results import Contrast, Results, Row
+
+EXAMPLES = """Examples:\n
+  alibi eval --lengths 512,1024,2048\n
+  alibi eval gpt2-alibi --baseline gpt2 --lengths 512:8192 --output gpt2.json --plot gpt2.png\n
+  alibi eval MODEL --lengths 1024,4096 --text book.txt --protocol sliding --stride 256"""
+
+DEFAULT_MODEL = "demo-gpt2"
+
+
+def command(
+    context: typer.Context,
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Folders or Hub names. [default: the embedded demo-gpt2]", show_default=False)] = None,
+    lengths: Annotated[str, typer.Option(metavar="L,L,…|A:B", help="Sequence lengths in tokens: a list, or every doubling from A to B.")] = "512,1024,2048",
+    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare every MODEL with this one, on the same tokens.", show_default=False)] = None,
+    protocol: Annotated[
+        Literal["fixed-target", "non-overlapping", "sliding"],
+        typer.Option(help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S."),
+    ] = "fixed-target",
+    targets: Annotated[int | None, typer.Option(min=1, help="K of fixed-target. [default: 256, or half the shortest length]", show_default=False)] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="S of sliding.", show_default=False)] = None,
+    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score this file; repeatable, one document each.", show_default=False)] = None,
+    split_on: Annotated[Literal["file", "blank-line"], typer.Option(help="What separates documents in --text files.")] = "file",
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="python-docs, or PATH:CONFIG:SPLIT of a dataset. [default: python-docs]", show_default=False)
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="The dataset's column that holds the text.")] = "text",
+    max_documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.", show_default=False)] = None,
+    max_segments: Annotated[
+        int | None, typer.Option(min=1, help="Score only about N segments of the longest length, spread over the documents.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows per batch. [default: by a budget of tokens]", show_default=False)] = None,
+    output_file: Annotated[Path | None, typer.Option("--output", metavar="FILE.json", help="Write results there, after every row.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw perplexity by length: .png, .svg or .pdf.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that --output already has.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "float64"], typer.Option(help="auto: float32 on a CPU, the checkpoint's own elsewhere.")
+    ] = "auto",
+    revision: options.Revision = None,
+    preset: options.Preset = None,
+    json: options.Json = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Measure perplexity at every length, on the same tokens, with intervals."""
+    given = dict(
+        lengths=lengths, protocol=protocol, targets=targets, stride=stride, dataset=dataset, text_column=text_column, max_documents=max_documents,
+        max_segments=max_segments, batch_size=batch_size, device=device, dtype=dtype,
+    )  # fmt: skip
+    chosen = settings(context, preset, "eval", given)
+    parsed = options.parse_lengths(chosen.pop("lengths"))
+    check_files(output_file, plot, resume)
+
+    from alibi_cli.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from alibi_cli.evaluation.results import few_documents
+    from alibi_cli.evaluation.run import Request, evaluate
+    from alibi_cli.evaluation.text import load_text
+
+    column, n_documents, source = (chosen.pop(key) for key in ("text_column", "max_documents", "dataset"))
+    names = list(dict.fromkeys([*([baseline] if baseline else []), *(models or [DEFAULT_MODEL])]))
+    request = Request(
+        models=names, lengths=parsed, baseline=baseline, output=output_file, resume=resume, revision=revision, trust_remote_code=trust_remote_code,
+        text=load_text(source, text or (), split_on=split_on, column=column, max_documents=n_documents),
+        command=shlex.join(["alibi", *sys.argv[1:]]), **chosen,
+    )  # fmt: skip
+    with output.progress() as update:
+        results, record = evaluate(request, update)
+    if plot is not None:
+        from alibi_cli.evaluation.plot import draw
+
+        draw(plot, results, record)
+    if json:
+        output.print_json(results.model_dump(mode="json"))
+    else:
+        _print(results)
+    if (few := few_documents(record)) is not None:
+        output.note(f"Only {few} documents were scored: the intervals are rough. More text would narrow them.")
+    if any(row.status in ("out_of_memory", "non_finite") for row in results.rows):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def check_files(output_file: Path | None, plot: Path | None, resume: bool) -> None:
+    """Refuses, before any work, what could not be written after it."""
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{plot} must end in .png, .svg or .pdf.", param_hint="--plot")
+    if resume and output_file is None:
+        raise typer.BadParameter("it continues the file that --output names.", param_hint="--resume")
+    for path, option in ((output_file, "--output"), (plot, "--plot")):
+        if path is not None and (not path.parent.is_dir() or path.is_dir()):
+            raise typer.BadParameter(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder does not exist'}.", param_hint=option)
+
+
+def _print(results: "Results") -> None:
+    protocol, text = results.protocol, results.text
+    detail = {"fixed-target": f", K={protocol['targets']}", "sliding": f", S={protocol['stride']}"}.get(protocol["name"], "")
+    kind = "masked-token" if protocol["masked"] else "next-token"
+    title = f"{protocol['name']}{detail}: {kind} perplexity on {text['name']} ({text['documents']} documents, sha256 {text['sha256'][:12]})"
+    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
+    output.print_table(title, columns, [_row(row) for row in results.rows], numeric=columns[1:-1])
+    if results.contrasts:
+        output.print_text("")
+        columns = ["model", "length", "against", "delta NLL", "95 % interval", "ppl ratio", "verdict"]
+        output.print_table("Paired differences in nats per token, on the same tokens", columns, [_contrast(c) for c in results.contrasts], numeric=columns[3:6])
+
+
+def _row(row: "Row") -> list[str]:
+    name = _short(row.model) + (f" (crop {row.fed_length})" if row.arm == "crop" else "")
+    note = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}.get(row.status, "")
+    if row.perplexity is None:
+        return [name, str(row.length), *["–"] * 4, note]
+    interval = "–" if row.perplexity_ci95 is None else f"{row.perplexity_ci95[0]:.3f} – {row.perplexity_ci95[1]:.3f}"
+    bits = "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}"
+    return [name, str(row.length), f"{row.perplexity:.3f}", interval, bits, str(row.tokens_scored), note]
+
+
+def _contrast(contrast: "Contrast") -> list[str]:
+    if contrast.baseline == contrast.model:
+        against = f"itself at {contrast.baseline_length}"
+    else:
+        against = _short(contrast.baseline) + (" (crop)" if contrast.baseline_arm == "crop" else "")
+    interval = "–" if contrast.ci95 is None else f"{contrast.ci95[0]:+.4f} – {contrast.ci95[1]:+.4f}"
+    return [_short(contrast.model), str(contrast.length), against, f"{contrast.delta_nll:+.4f}", interval, f"{contrast.perplexity_ratio:.4f}", contrast.verdict]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"…{name[-39:]}"

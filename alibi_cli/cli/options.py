@@ -1,0 +1,45 @@
+"""Types of arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Lengths(tuple[int, ...]):
+    """Sequence lengths in tokens, ascending."""
+
+
+def parse_lengths(text: str) -> Lengths:
+    """'512,1024,2048', or '512:8192' for every doubling of 512 up to 8192."""
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            lengths = []
+            while 0 < first <= last:
+                lengths.append(first)
+                first *= 2
+        else:
+            lengths = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list like 512,1024,2048 or a range like 512:8192.") from None
+    if not lengths or min(lengths) < 2:
+        raise typer.BadParameter(f"{text!r}: lengths are whole numbers from 2 on, ascending.")
+    return Lengths(lengths)
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, or the name of a Hub repository.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.", show_default=False)]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let MODEL's own Python code run. Off unless given.", rich_help_panel="Dangerous options")
+]
+SlopesFrom = Annotated[
+    str, typer.Option("--slopes", metavar="press|FILE", help="Press et al.'s slopes, or a JSON file: one list, or one list per layer.")
+]
+MaxBias = Annotated[float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)]
+MaxSequenceLength = Annotated[
+    int | None, typer.Option(min=1, help="The length that the config promises; no table is sized by it. [default: 4 x the trained length]", show_default=False)
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write. [default: MODEL's name + -alibi]", show_default=False)]
+Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Settings from presets/NAME.yaml; options given here win.", show_default=False)]

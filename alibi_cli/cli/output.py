@@ -1,0 +1,91 @@
+"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from alibi_cli.errors import AlibiError
+
+PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text on stdout, as it is: no markup, no wrapping."""
+    Console().print(Text(text), soft_wrap=True)
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
+    """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
+    table = Table(title=None if title is None else Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for index, column in enumerate(columns):
+        if column in numeric:
+            width = max([len(column), *(len(row[index]) for row in rows)])
+            table.add_column(column, justify="right", no_wrap=True, min_width=width)
+        else:
+            table.add_column(column, overflow="fold", min_width=min(12, max([len(column), *(len(row[index]) for row in rows)])))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    (console if console.is_terminal else Console(width=max(console.width, PIPED_WIDTH))).print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one pair a line, on stdout."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        print_text(f"{name:<{width}}  {value}")
+
+
+def note(message: str) -> None:
+    """A remark on stderr: what is being done, or what to do next."""
+    Console(stderr=True).print(Text(message, style="dim"), soft_wrap=True)
+
+
+def print_error(error: AlibiError) -> None:
+    """One or two lines on stderr."""
+    console = Console(stderr=True)
+    console.print(Text.assemble(("Error: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        console.print(Text(error.hint), soft_wrap=True)
+
+
+@contextmanager
+def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
+    """A progress bar on stderr, nothing if stderr is no terminal; yields update(description, completed, total)."""
+    console = Console(stderr=True)
+    shown = console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
+    count = MofNCompleteColumn() if unit != "bytes" else TextColumn("{task.fields[amount]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task("", total=None, amount="")
+
+        def update(description: str, completed: float, total: float) -> None:
+            amount = f"{format_bytes(int(completed))} of {format_bytes(int(total))}" if unit == "bytes" else ""
+            bar.update(task, description=description, completed=completed, total=total or None, amount=amount)
+
+        yield update
+
+
+def format_bytes(n: int) -> str:
+    """12,345,678 -> '12.3 MB' (decimal units)."""
+    size = float(n)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

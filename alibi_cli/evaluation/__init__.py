@@ -1,0 +1,1 @@
+"""text -> documents -> windows -> scores (one NLL per token) -> statistics -> table, JSON, plot."""

@@ -1,0 +1,156 @@
+"""Models to evaluate: where they are, what they are, how far their positions reach."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alibi_cli.checkpoint.safetensors_io import sha256_of
+from alibi_cli.checkpoint.source import locate, read_json
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.families import CONVERTED
+from alibi_cli.runtime.alibi_policies import drop_position_table, drop_position_table_of_encoder, policy_registry
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before its weights are loaded.
+
+    digest: sha256 over config and weights. trained_length: tokens that its positions were trained for, None for a converted model, which
+    has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of positions). masked: it fills
+    in masked tokens instead of predicting the next one.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None
+    model_type: str
+    converted: bool
+    masked: bool
+    trained_length: int | None
+    hard_limit: int | None
+    digest: str
+
+
+def describe(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
+    """Reads a model's config and hashes its files.
+
+    Raises:
+        AlibiError: no such model, or one that is no language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    folder, commit = locate(name, revision)
+    raw = read_json(folder / "config.json")
+    model_type = str(raw.get("model_type"))
+    base = model_type.removeprefix(CONVERTED)
+    converted = model_type != base
+    names = [str(architecture) for architecture in raw.get("architectures") or []]
+    masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (not any("CausalLM" in n or "LMHead" in n for n in names) and base in ("bert", "roberta"))
+    known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if base not in known and not (trust_remote_code and "auto_map" in raw):
+        hint = "It brings its own code; --trust-remote-code lets that run." if "auto_map" in raw else None
+        raise AlibiError(f"{name} has the model type {model_type!r}, which is no language model that transformers knows.", hint, EXIT_USAGE)
+    trained = hard = None
+    if not converted:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        trained = getattr(config, "max_position_embeddings", None)
+        if base == "roberta" and trained:
+            trained -= config.pad_token_id + 1  # its positions are counted from there
+        hard = trained if _has_table(base) else None
+    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, digest_of(folder))
+
+
+def _has_table(family: str) -> bool:
+    """True if the registered policy of the family drops a table of positions, which cannot be read beyond its end."""
+    prefix = f"transformers.models.{family.replace('-', '_')}."
+    tables = (drop_position_table, drop_position_table_of_encoder)
+    return any(isinstance(key, str) and key.startswith(prefix) and policy in tables for key, policy in policy_registry.items())
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over names and contents of config.json, tokenizer files and weights."""
+    digest = hashlib.sha256()
+    patterns = ("config.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.json", "vocab.*", "merges.txt", "*.model")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        blob = path.resolve().name  # the Hub cache names the blobs of large files by their sha256
+        content = blob if path.is_symlink() and len(blob) == 64 else sha256_of(path)
+        digest.update(f"{path.name}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+def load_tokenizer(info: ModelInfo, trust_remote_code: bool = False) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info))
+    except (ValueError, OSError, KeyError) as error:
+        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _plain_config(info: ModelInfo) -> Any:
+    """A config whose model type AutoTokenizer knows, so that it need not ask for the checkpoint's own code."""
+    if not info.converted:
+        return None
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[info.model_type.removeprefix(CONVERTED)]()
+
+
+def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """The model, in evaluation mode. A converted checkpoint runs on this package's own copy of the runtime: its code is not executed.
+
+    dtype "auto" is float32 on a CPU and the checkpoint's own type elsewhere.
+
+    Raises:
+        AlibiError: the weights cannot be loaded or do not fit the config.
+    """
+    import transformers
+
+    target = pick_device(device)
+    kind: Any = "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
+    auto = transformers.AutoModelForMaskedLM if info.masked else transformers.AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
+    try:
+        if info.converted:
+            cls, config = _converted(info)
+            model, loading = cls.from_pretrained(info.folder, config=config, **options)
+        else:
+            model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise AlibiError(f"{info.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if loading["missing_keys"]:
+        raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
+    return model.to(target).eval()
+
+
+def _converted(info: ModelInfo) -> tuple[Any, Any]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    from alibi_cli.runtime.configuration_alibi import config_class_for
+    from alibi_cli.runtime.modeling_alibi import model_class_for
+
+    base = CONFIG_MAPPING[info.model_type.removeprefix(CONVERTED)]
+    native = (MODEL_FOR_MASKED_LM_MAPPING if info.masked else MODEL_FOR_CAUSAL_LM_MAPPING)[base]
+    return model_class_for(native), config_class_for(base).from_pretrained(info.folder)
+
+
+def pick_device(device: str) -> str:
+    """"auto" is the GPU if there is one.
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AlibiError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+    return device

@@ -1,0 +1,183 @@
+"""The results file: its schema, and writing it so that an interrupted run loses nothing.
+
+`results.json` is rewritten whole, by way of a temporary name, after every row. Beside it lies `results.nll.safetensors` with what every
+figure is computed from: float32 NLLs and where they were read. `--resume` trusts a row only if both files have it.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, IMPROVES, LONGER_CONTEXT, Scored, difference, mean_interval, per_document, verdict
+
+SCHEMA_VERSION = 1
+FIELDS = ("nll", "document", "position", "context")
+
+
+class Row(BaseModel):
+    """One model at one length.
+
+    arm: "full", or "crop": the original fed no more than the last tokens that it was trained for. status: "ok", "out_of_range" (beyond a
+    table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval over documents.
+    perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. fed_length: tokens actually fed. seconds: of scoring.
+    tokens_per_second: fed tokens. peak_bytes: of the device on a GPU, of the process on a CPU.
+    """
+
+    model: str
+    arm: str = "full"
+    length: int
+    status: str
+    fed_length: int
+    nll: float | None = None
+    perplexity: float | None = None
+    bits_per_byte: float | None = None
+    tokens_scored: int = 0
+    documents_scored: int = 0
+    ci95: tuple[float, float] | None = None
+    perplexity_ci95: tuple[float, float] | None = None
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}|{self.arm}|{self.length}"
+
+
+class Contrast(BaseModel):
+    """A paired difference. delta_nll: (model at length) - (baseline at baseline_length), nats per token, on the same tokens; positive is
+    worse. perplexity_ratio: exp(delta_nll). verdict: read from ci95."""
+
+    model: str
+    baseline: str
+    length: int
+    baseline_length: int
+    baseline_arm: str = "full"
+    delta_nll: float
+    perplexity_ratio: float
+    ci95: tuple[float, float] | None
+    verdict: str
+
+
+class Results(BaseModel):
+    """The JSON of `alibi eval`. protocol, text and models say what was scored; two files are comparable exactly if these agree."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: str
+    versions: dict[str, str]
+    protocol: dict[str, Any]
+    text: dict[str, Any]
+    models: list[dict[str, Any]]
+    rows: list[Row] = []
+    contrasts: list[Contrast] = []
+
+
+def ok_row(model: str, arm: str, length: int, fed_length: int, scored: Scored, seconds: float, fed_tokens: int, peak_bytes: int) -> Row:
+    row = Row(model=model, arm=arm, length=length, status="ok", fed_length=fed_length, seconds=seconds, peak_bytes=peak_bytes)
+    row.tokens_scored, row.documents_scored = len(scored.nll), len(np.unique(scored.document))
+    row.tokens_per_second = fed_tokens / seconds if seconds else 0.0
+    if not np.isfinite(scored.nll).all():
+        row.status = "non_finite"
+        return row
+    row.nll, row.perplexity, row.bits_per_byte = scored.mean, math.exp(min(scored.mean, 700)), scored.bits_per_byte
+    row.ci95 = mean_interval(scored)
+    row.perplexity_ci95 = None if row.ci95 is None else (math.exp(min(row.ci95[0], 700)), math.exp(min(row.ci95[1], 700)))
+    return row
+
+
+def contrasts(rows: list[Row], record: dict[str, Scored], baseline: str | None, comparable: set[str]) -> list[Contrast]:
+    """Every model against itself at its shortest length, and against the baseline at the same length, where both have figures.
+
+    comparable: the models that score the same tokens as the baseline (the same tokenizer).
+    """
+    found = []
+    done = {row.key: row for row in rows if row.status == "ok"}
+    for row in done.values():
+        if row.arm == "full":
+            own = [other for other in done.values() if other.model == row.model and other.arm == "full"]
+            shortest = min(own, key=lambda other: other.length)
+            if shortest.length < row.length:
+                found.append(_contrast(row, shortest, record, LONGER_CONTEXT))
+            if baseline is not None and row.model != baseline and row.model in comparable:
+                for arm in ("full", "crop"):
+                    if other := done.get(f"{baseline}|{arm}|{row.length}"):
+                        found.append(_contrast(row, other, record, IMPROVES))
+    return found
+
+
+def _contrast(row: Row, reference: Row, record: dict[str, Scored], better: str) -> Contrast:
+    delta, ci = difference(record[row.key], record[reference.key])
+    return Contrast(
+        model=row.model, baseline=reference.model, length=row.length, baseline_length=reference.length, baseline_arm=reference.arm,
+        delta_nll=delta, perplexity_ratio=math.exp(min(delta, 700)), ci95=ci, verdict=verdict(ci, better),
+    )  # fmt: skip
+
+
+def nll_path(path: Path) -> Path:
+    return path.with_suffix(".nll.safetensors")
+
+
+def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
+    """Writes both files, the record first: a row that the results name is always in the record."""
+    tensors = {f"{key}|{name}": getattr(scored, name) for key, scored in record.items() for name in FIELDS}
+    metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in record.items()})}
+    try:
+        temporary = nll_path(path).with_name(nll_path(path).name + ".tmp")
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, nll_path(path))
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        nll_path(path).chmod(temporary.stat().st_mode & 0o777)  # safetensors makes files that only their owner can read
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def load(path: Path) -> tuple[Results, dict[str, Scored]]:
+    """Both files of an earlier run; rows whose record is missing are left out.
+
+    Raises:
+        AlibiError: not a results file of this version.
+    """
+    from safetensors import safe_open
+
+    try:
+        results = Results.model_validate_json(path.read_text(encoding="utf-8"))
+        tensors = load_file(nll_path(path)) if nll_path(path).is_file() else {}
+        with safe_open(nll_path(path), "np") as file:
+            n_bytes = json.loads(file.metadata()["n_bytes"])
+    except FileNotFoundError:
+        return results, {}
+    except (ValidationError, ValueError, SafetensorError, KeyError, TypeError) as error:
+        raise AlibiError(f"{path} is not a results file that can be resumed: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+    record = {key: Scored(*(tensors[f"{key}|{name}"] for name in FIELDS), n_bytes=n) for key, n in n_bytes.items()}
+    results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
+    return results, record
+
+
+def check_same_run(old: Results, new: Results, path: Path) -> None:
+    """Raises AlibiError naming the first difference between an earlier run and this one that makes their rows incomparable."""
+    for part in ("schema_version", "protocol", "text"):
+        before, now = getattr(old, part), getattr(new, part)
+        if before != now:
+            what = next((f"{part}.{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now.get(k)), part) if isinstance(now, dict) else part
+            raise AlibiError(f"{path} was made differently ({what}); its rows cannot be resumed.", hint="Choose another --output.", exit_code=EXIT_USAGE)
+    known = {model["name"]: model for model in old.models}
+    for model in new.models:
+        if model["name"] in known and known[model["name"]] != model:
+            key = next(k for k in model if known[model["name"]].get(k) != model[k])
+            raise AlibiError(f"{model['name']} has changed since {path} was made ({key}).", hint="Choose another --output.", exit_code=EXIT_USAGE)
+
+
+def few_documents(record: dict[str, Scored]) -> int | None:
+    """The number of documents if it is too small for an interval to be trusted."""
+    counts = [len(per_document(scored.nll, scored.document)[0]) for scored in record.values()]
+    return min(counts) if counts and min(counts) < FEW_DOCUMENTS else None

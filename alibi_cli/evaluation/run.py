@@ -1,0 +1,218 @@
+"""Evaluates models at lengths, row by row."""
+
+import gc
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation import results as results_file
+from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device
+from alibi_cli.evaluation.results import Results, Row, ok_row
+from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
+from alibi_cli.evaluation.statistics import Scored
+from alibi_cli.evaluation.text import Text
+from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokenize, tokens_sha256
+from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
+
+Update = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate. models: names; baseline: one of them that the others are compared with. max_segments: score only so many segments of
+    the longest length. The rest as in `alibi eval --help`."""
+
+    models: list[str]
+    lengths: tuple[int, ...]
+    text: Text
+    baseline: str | None = None
+    protocol: str = "fixed-target"
+    targets: int | None = None
+    stride: int | None = None
+    max_segments: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    output: Path | None = None
+    resume: bool = False
+    command: str = ""
+
+
+@dataclass
+class _Job:
+    """One model with its text as its tokenizer cuts it."""
+
+    info: ModelInfo
+    documents: list[TokenizedDocument]
+    protocol: Protocol
+    prefix: list[int]
+    suffix: list[int]
+    mask_token: int | None
+    facts: dict[str, Any]
+    cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)  # by fed length: the crop arm repeats rows
+
+
+def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Results, dict[str, Scored]]:
+    """Runs the rows that are missing, writes after each, and returns all results with their per-token record.
+
+    Raises:
+        AlibiError: bad input, or an earlier results file that does not belong to this request.
+    """
+    infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
+    jobs = [_prepare(info, _cropped(infos, request.lengths), request) for info in infos]
+    first = jobs[0].protocol
+    results = Results(
+        command=request.command,
+        versions={"python": platform.python_version(), **{name: version(name) for name in ("alibi-cli", "torch", "transformers", "tokenizers")}},
+        protocol={
+            "name": first.name, "targets": first.targets, "stride": first.stride, "longest": max(first.lengths), "masked": first.masked,
+            "max_segments": request.max_segments, "device": pick_device(request.device).split(":")[0], "dtype": request.dtype,
+        },
+        text=request.text.fingerprint(), models=[job.facts for job in jobs],
+    )  # fmt: skip
+    record: dict[str, Scored] = {}
+    if request.output is not None and request.output.exists():
+        if not request.resume:
+            raise AlibiError(f"{request.output} exists.", hint="Continue it with --resume, or choose another --output.", exit_code=EXIT_USAGE)
+        old, record = results_file.load(request.output)
+        results_file.check_same_run(old, results, request.output)
+        results.rows = old.rows
+    comparable = {job.info.name for job in jobs if job.facts["tokens_sha256"] == _facts(jobs, request.baseline).get("tokens_sha256")}
+    finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
+    results.rows = [row for row in results.rows if row.key in finished]
+    for job in jobs:
+        wanted = [(arm, length) for arm, length in _rows_of(job, request.lengths) if f"{job.info.name}|{arm}|{length}" not in finished]
+        for row, scored in _run(job, wanted, request, update):
+            results.rows.append(row)
+            if scored is not None:
+                _check_tokens(scored, record, job.info.name)
+                record[row.key] = scored
+            _order(results, request.models)
+            results.contrasts = results_file.contrasts(results.rows, record, request.baseline, comparable)
+            if request.output is not None:
+                results_file.save(request.output, results, record)
+    results.contrasts = results_file.contrasts(results.rows, record, request.baseline, comparable)
+    return results, record
+
+
+def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None:
+    """Every row of a model scores the same tokens; a row that does not would be a number that cannot be compared."""
+    for key, other in record.items():
+        if key.startswith(f"{model}|") and not scored.same_tokens(other):
+            raise AlibiError(f"{model}: two lengths scored different tokens. This is a bug; please report it.")
+
+
+def _facts(jobs: list[_Job], name: str | None) -> dict[str, Any]:
+    return next((job.facts for job in jobs if job.info.name == name), {})
+
+
+def _cropped(infos: list[ModelInfo], lengths: tuple[int, ...]) -> int | None:
+    """The shortest length to which any model's crop arm cuts."""
+    return min((info.trained_length for info in infos if info.trained_length and info.trained_length < max(lengths)), default=None)
+
+
+def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
+    tokenizer = load_tokenizer(info, request.trust_remote_code)
+    prefix, suffix = special_tokens(tokenizer)
+    mask_token = tokenizer.mask_token_id if info.masked else None
+    if info.masked and mask_token is None:
+        raise AlibiError(f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with.")
+    protocol = make_protocol(request.protocol, request.lengths, request.targets, request.stride, len(prefix), len(suffix), info.masked, cropped)
+    documents = limit(tokenize(request.text, tokenizer), request.max_segments, protocol.room(max(request.lengths)))
+    facts = {
+        "name": info.name, "model_type": info.model_type, "commit": info.commit, "digest": info.digest, "converted": info.converted,
+        "trained_length": info.trained_length, "special_tokens": [prefix, suffix if info.masked else []],
+        "tokens_sha256": tokens_sha256(documents),
+    }  # fmt: skip
+    return _Job(info, documents, protocol, prefix, suffix, mask_token, facts)
+
+
+def _rows_of(job: _Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """(arm, length) of every row of a model: beyond the length that an original was trained for, the crop arm stands beside it."""
+    trained = job.info.trained_length
+    for length in lengths:
+        yield "full", length
+        if trained is not None and length > trained:
+            yield "crop", length
+
+
+def _run(job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update) -> Iterator[tuple[Row, Scored | None]]:
+    info, scorer = job.info, None
+    for arm, length in wanted:
+        fed = min(length, info.trained_length) if arm == "crop" and info.trained_length else length
+        if info.hard_limit is not None and fed > info.hard_limit:
+            yield Row(model=info.name, arm=arm, length=length, status="out_of_range", fed_length=fed), None
+            continue
+        if fed not in job.cache:
+            if scorer is None:
+                update(f"Loading {info.name}", 0, 1)
+                model = load_model(info, request.device, request.dtype, request.trust_remote_code)
+                scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, request.batch_size)
+            job.cache[fed] = _score(job, scorer, fed, update)
+        row, scored = job.cache[fed]
+        yield row.model_copy(update={"arm": arm, "length": length}), scored
+    del scorer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Scored | None]:
+    name, device = job.info.name, scorer.model.device
+    windows = job.protocol.windows(job.documents, fed)
+    done = 0
+
+    def on_window(n: int) -> None:
+        nonlocal done
+        done += n
+        update(f"{name} at {fed}", done, len(windows))
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.monotonic()
+    try:
+        scores = scorer.score(job.documents, windows, on_window)
+    except OutOfMemory:
+        return Row(model=name, length=fed, status="out_of_memory", fed_length=fed, seconds=time.monotonic() - started), None
+    seconds = time.monotonic() - started
+    fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
+    scored = _scored(job, windows, scores)
+    row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes(device))
+    return row, scored if row.status == "ok" else None
+
+
+def _scored(job: _Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:
+    """The record in document order, the same at every length whatever the order of the windows."""
+    document = np.concatenate([np.full(len(window.targets), window.document) for window in windows])
+    position = np.concatenate([window.targets for window in windows])
+    context = np.concatenate([window.targets - window.begin for window in windows]) + len(job.prefix)
+    n_bytes: int | None = 0
+    for window in windows:
+        part = job.documents[window.document].bytes_of(window.targets)
+        n_bytes = None if part is None or n_bytes is None else n_bytes + int(part.sum())
+    order = np.lexsort((position, document))
+    columns = (column[order].astype(np.int32) for column in (document, position, context))
+    return Scored(np.concatenate(scores)[order].astype(np.float32), *columns, n_bytes=n_bytes)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _order(results: Results, models: list[str]) -> None:
+    results.rows.sort(key=lambda row: (models.index(row.model) if row.model in models else len(models), row.length, row.arm != "full"))

@@ -1,0 +1,143 @@
+"""One negative log-likelihood per scored token, without ever holding the logits of a window.
+
+The body of the model runs once over a batch of windows. Its head then runs on the hidden states of the scored tokens alone, in chunks:
+the body is made to return the chunk while the model's own forward applies whatever it does after the body (projection, scale, soft cap,
+the transform of a masked-language-model head), so no family needs to be known here.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation.tokens import TokenizedDocument
+from alibi_cli.evaluation.windows import Window
+
+LOGITS_PER_CHUNK = 1 << 24  # 64 MB in float32, whatever the vocabulary
+TOKENS_PER_BATCH = 8192
+
+
+class OutOfMemory(Exception):
+    """A single window does not fit."""
+
+
+class Scorer:
+    """Scores windows with one model.
+
+    prefix, suffix: special tokens around every window. mask_token: the id that replaces scored tokens, for a masked model.
+    batch_size: windows per batch; chosen from a budget of tokens if not given. logits_per_chunk: bound of the head's output.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prefix: list[int], suffix: list[int], mask_token: int | None = None, batch_size: int | None = None,
+        logits_per_chunk: int = LOGITS_PER_CHUNK,
+    ):  # fmt: skip
+        self.model, self.prefix, self.suffix, self.mask_token = model.eval(), prefix, suffix if mask_token is not None else [], mask_token
+        self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
+        self.body = _body(model)
+        self.exact = torch.promote_types(model.dtype, torch.float32)
+
+    @torch.no_grad()
+    def score(self, documents: list[TokenizedDocument], windows: list[Window], on_window: Callable[[int], None] = lambda n: None) -> list[np.ndarray]:
+        """The NLL in nats of every target of every window, in the order of `windows`.
+
+        Windows of equal size share a batch and no window is padded, so neither batch size nor neighbours change a result beyond
+        rounding. A batch that does not fit into memory is halved.
+
+        Raises:
+            OutOfMemory: not even one window fits.
+        """
+        by_size: dict[int, list[int]] = {}
+        for index, window in enumerate(windows):
+            by_size.setdefault(window.end - window.begin, []).append(index)
+        scores: list[np.ndarray] = [np.empty(0)] * len(windows)
+        for size, indices in sorted(by_size.items(), reverse=True):
+            batch_size = self.batch_size or max(1, TOKENS_PER_BATCH // size)
+            while indices:
+                batch, rest = indices[:batch_size], indices[batch_size:]
+                try:
+                    results = self._score_batch(documents, [windows[index] for index in batch])
+                except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    results = None  # leave the handler first: its traceback keeps the tensors alive
+                if results is None:
+                    gc.collect()
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                    if batch_size == 1:
+                        raise OutOfMemory
+                    batch_size = max(1, len(batch) // 2)
+                    continue
+                for index, result in zip(batch, results, strict=True):
+                    scores[index] = result
+                on_window(len(batch))
+                indices = rest
+        return scores
+
+    def _score_batch(self, documents: list[TokenizedDocument], windows: list[Window]) -> list[np.ndarray]:
+        rows, places, targets = [], [], []
+        for window in windows:
+            ids = documents[window.document].ids
+            fed = ids[window.begin : window.end].copy()
+            place = window.targets - window.begin + len(self.prefix)  # where the prediction of each target is read
+            targets.append(ids[window.targets])
+            if self.mask_token is None:
+                fed, place = fed[:-1], place - 1
+            else:
+                fed[window.targets - window.begin] = self.mask_token
+            rows.append([*self.prefix, *fed, *self.suffix])
+            places.append(place)
+        device = self.model.device
+        inputs = torch.tensor(rows, device=device)  # (B, L)
+        hidden = self.body(input_ids=inputs, use_cache=False, return_dict=True).last_hidden_state  # (B, L, d)
+        row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
+        picked = hidden[torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)]  # (n, d)
+        del hidden
+        losses = self._losses(picked, torch.as_tensor(np.concatenate(targets), device=device))
+        return np.split(losses.double().cpu().numpy(), np.cumsum([len(place) for place in places])[:-1])
+
+    def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(n, d) hidden states and (n,) tokens -> (n,) NLL, float32 or better."""
+        chunk = max(1, self.logits_per_chunk // self.model.config.vocab_size)
+        parts = []
+        for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            with self._body_returns(states[None]):
+                logits = self.model(input_ids=wanted[None], use_cache=False, return_dict=True).logits[0]  # (chunk, V)
+            parts.append(cross_entropy(logits.to(self.exact), wanted, reduction="none"))
+        return torch.cat(parts)
+
+    @contextmanager
+    def _body_returns(self, hidden: torch.Tensor) -> Iterator[None]:
+        self.body.forward = lambda *args, **kwargs: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+        try:
+            yield
+        finally:
+            del self.body.forward
+
+
+def _body(model: PreTrainedModel) -> PreTrainedModel:
+    """The model inside a model with a head that its forward calls: the first one that runs."""
+    called: list[PreTrainedModel] = []
+    inner = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
+    hooks = [module.register_forward_pre_hook(lambda module, args: called.append(module)) for module in inner]
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not called:
+        raise AlibiError(f"{type(model).__name__} has no language-model head on top of a transformers model.")
+    return called[0]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text

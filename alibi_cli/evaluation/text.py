@@ -1,0 +1,103 @@
+"""The text that is scored: named documents with a fingerprint."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation import python_docs
+
+DEFAULT = "python-docs"
+
+
+@dataclass(frozen=True)
+class Text:
+    """documents: (name, text) pairs. sha256 covers names and texts in order, so it changes with any of them."""
+
+    name: str
+    documents: list[tuple[str, str]]
+
+    @property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for name, text in self.documents:
+            for part in (name.encode(), text.encode()):
+                digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(text.encode()) for _, text in self.documents)
+
+    def fingerprint(self) -> dict[str, str | int]:
+        return {"name": self.name, "sha256": self.sha256, "documents": len(self.documents), "bytes": self.n_bytes}
+
+
+def load_text(
+    dataset: str | None = None, files: Iterable[Path] = (), *, split_on: str = "file", column: str = "text", max_documents: int | None = None
+) -> Text:  # fmt: skip
+    """The documents of some text files, of the embedded text, or of a dataset.
+
+    Args:
+        dataset: "python-docs" (the embedded held-out text, the default), or path[:config[:split]] of anything that
+            `datasets.load_dataset` reads; the split is "test" if not given.
+        files: text files instead; each is one document, or many separated by blank lines if split_on is "blank-line".
+        column: the column of the dataset that holds the text.
+        max_documents: take only the first so many.
+
+    Raises:
+        AlibiError: nothing to read, or something that is not text.
+    """
+    files = list(files)
+    if files and dataset:
+        raise AlibiError("Give --text or --dataset, not both.", exit_code=EXIT_USAGE)
+    if files:
+        name, found = ", ".join(path.name for path in files), _from_files(files, split_on)
+    elif dataset in (None, DEFAULT):
+        name, found = DEFAULT, python_docs.documents(held_out=True)
+    else:
+        name, found = dataset, _from_dataset(dataset, column)
+    documents = list(islice(found, max_documents))
+    if not documents:
+        raise AlibiError(f"{name} holds no text.", exit_code=EXIT_USAGE)
+    return Text(name, documents)
+
+
+def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
+    for path in files:
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except OSError as error:
+            raise AlibiError(f"Cannot read {path}: {error.strerror}.", exit_code=EXIT_USAGE) from None
+        except UnicodeDecodeError as error:
+            raise AlibiError(f"{path} is not UTF-8 text (byte {error.start}).", exit_code=EXIT_USAGE) from None
+        if "\x00" in text:
+            raise AlibiError(f"{path} is not text: it holds NUL bytes.", exit_code=EXIT_USAGE)
+        if split_on == "file":
+            parts = [(path.name, text)]
+        else:
+            blocks = text.replace("\r\n", "\n").split("\n\n")
+            parts = [(f"{path.name}#{i}", block) for i, block in enumerate(blocks)]
+        yield from ((name, part) for name, part in parts if part.strip())
+
+
+def _from_dataset(spec: str, column: str) -> Iterable[tuple[str, str]]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    path, config, split, *rest = [*spec.split(":"), "", ""]
+    if any(rest):
+        raise AlibiError(f"{spec!r} is not path, path:config or path:config:split.", exit_code=EXIT_USAGE)
+    try:
+        rows = load_dataset(path, config or None, split=split or "test", streaming=True)
+    except DatasetNotFoundError:
+        raise AlibiError(f"There is no dataset {path}.", exit_code=EXIT_USAGE) from None
+    except (ValueError, OSError, RuntimeError) as error:  # unknown config or split, unreachable Hub, a dataset that is a script
+        raise AlibiError(f"Dataset {spec} cannot be read: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+    for index, row in enumerate(rows):
+        if not isinstance(row.get(column), str):
+            raise AlibiError(f"{spec} has no text column {column!r}; its columns: {', '.join(row)}.", hint="Name it with --text-column.", exit_code=EXIT_USAGE)
+        if row[column].strip():
+            yield f"{path}#{index}", row[column]

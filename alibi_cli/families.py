@@ -1,0 +1,71 @@
+"""Which transformers families the registered policies reach. Derived from the registry: there is no second list."""
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
+from alibi_cli.runtime.alibi_surgery import origin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+CONVERTED = "alibi_"  # prefix of a converted model_type
+
+
+def family_policies() -> dict[str, list[tuple[str, str, str]]]:
+    """{family: [(module class, what its policy does, file:line)]}, families in alphabetical order."""
+    table: dict[str, list[tuple[str, str, str]]] = {}
+    for key, policy in policy_registry.items():
+        path = key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}"
+        parts = path.split(".")
+        family = parts[2] if path.startswith("transformers.models.") else parts[0]
+        table.setdefault(family, []).append((parts[-1], policy.__name__, origin(policy)))
+    return dict(sorted(table.items()))
+
+
+def mechanism(family: str) -> str:
+    """How the family's positions are removed: the name of the policy that is not the attention's."""
+    return ", ".join(name for _, name, _ in family_policies()[family] if name != take_bias.__name__)
+
+
+def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
+    """The transformers configuration of a config.json of a supported, unconverted family.
+
+    Raises:
+        AlibiError: no model_type, an already converted model, or a family that no policy knows.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise AlibiError(f"The config.json of {where} has no model_type.", exit_code=EXIT_USAGE)
+    if model_type.startswith(CONVERTED):
+        raise AlibiError(
+            f"{where} is already converted (model_type {model_type}).", hint="Convert its source again to change slopes or length.", exit_code=EXIT_USAGE
+        )
+    known = family_policies()
+    if model_type.replace("-", "_") not in known:
+        close = difflib.get_close_matches(model_type.replace("-", "_"), known, n=1, cutoff=0)
+        raise AlibiError(
+            f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.", exit_code=EXIT_USAGE
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(raw)
+    except Exception as error:  # transformers validates configs with errors of many types
+        raise AlibiError(f"The config.json of {where} does not describe a {model_type} model: {error}") from None
+
+
+def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """The class in which a checkpoint was saved; for lack of one, the family's language model."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+    for name in config.architectures or []:
+        cls = getattr(transformers, name, None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel) and cls.config_class is type(config):
+            return cls
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    raise AlibiError(f"transformers has no model class for {type(config).__name__}.", exit_code=EXIT_USAGE)

@@ -1,0 +1,21 @@
+"""The source files that travel inside every converted checkpoint, byte for byte.
+
+They need torch and transformers alone and import each other relatively, so the same text runs here as `alibi_cli.runtime.*` and,
+loaded by transformers' `trust_remote_code`, out of a checkpoint folder. See docs/decisions/001-runtime-files.md.
+"""
+
+from pathlib import Path
+
+RUNTIME_FILES = (
+    "alibi_attention.py",
+    "alibi_surgery.py",
+    "alibi_policies.py",
+    "configuration_alibi.py",
+    "modeling_alibi.py",
+)
+
+
+def runtime_sources() -> dict[str, bytes]:
+    """File name -> content, exactly as it is written into a checkpoint."""
+    folder = Path(__file__).parent
+    return {name: (folder / name).read_bytes() for name in RUNTIME_FILES}

@@ -1,0 +1,168 @@
+"""Module surgery: which function rewrites which module class, and the walk that applies them.
+
+A policy says how one module class gives up its positions, or where its attention takes the bias. It is all that a model family
+needs: surgery in memory, conversion on disk and loading a converted checkpoint run the same registered policies.
+"""
+
+import difflib
+import inspect
+import sys
+import typing
+
+import torch
+
+
+class PolicyRegistry(dict):
+    """Maps module classes to functions (module: torch.nn.Module, module_index: int, max_sequence_length: int).
+
+    A policy returns a replacement module, the module itself if it changed it in place, or None if it left it alone. A class may be
+    given as its dotted path, so that a family's modelling code is imported only when a model of that family is.
+    """
+
+    def register(self, *module_classes):
+        """Decorator: registers one function for one or more module classes. All of them, or none if any is refused.
+
+        Raises:
+            ValueError: no class given, a class that has a policy already, or a function that does not take three arguments.
+            TypeError: not a subclass of torch.nn.Module, or an argument annotated with another type than the above.
+            NameError: the third argument is not named max_sequence_length.
+        """
+        if not module_classes:
+            raise ValueError("Registry decoration without any module class inputs has no effect.")
+
+        def decorator(function):
+            _check_signature(function)
+            seen = set()
+            for cls in module_classes:
+                if not isinstance(cls, str) and not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+                    raise TypeError(f"{cls!r} is not a subclass of torch.nn.Module.")
+                if (known := self._key(cls)) is not None or cls in seen:
+                    first = self[cls] if known is not None else function
+                    raise ValueError(
+                        f"An ALiBi policy has already been registered for module {_path(cls).rpartition('.')[2]}: "
+                        f"{origin(first)}; refused: {origin(function)}."
+                    )
+                seen.add(cls)
+            for cls in module_classes:
+                dict.__setitem__(self, cls, function)
+            return function
+
+        return decorator
+
+    def loaded(self):
+        """{module class: policy} for every registered class whose module has been imported; the others cannot occur in a model."""
+        found = {}
+        for key, function in self.items():
+            if isinstance(key, str):
+                module, _, name = key.rpartition(".")
+                key = getattr(sys.modules.get(module), name, None)
+            if key is not None:
+                found[key] = function
+        return found
+
+    def _key(self, cls):
+        path = _path(cls)
+        for key in (cls, path) if not isinstance(cls, str) else (cls,):
+            if dict.__contains__(self, key):
+                return key
+        return next((key for key in self if isinstance(cls, str) and _path(key) == path), None)
+
+    def __contains__(self, cls):
+        return isinstance(cls, (type, str)) and self._key(cls) is not None
+
+    def __getitem__(self, cls):
+        if cls not in self:
+            names = {_path(key).rpartition(".")[2] for key in self}
+            wanted = _path(cls).rpartition(".")[2]
+            close = difflib.get_close_matches(wanted, names, n=1)
+            raise KeyError(f"No ALiBi policy for {wanted}." + (f" Did you mean {close[0]}?" if close else ""))
+        return dict.__getitem__(self, self._key(cls))
+
+    def __delitem__(self, cls):
+        dict.__delitem__(self, self._key(cls) or cls)
+
+
+def origin(function):
+    """file:line of a policy, for messages and for the table of policies."""
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _path(cls):
+    return cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
+
+
+def _check_signature(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) != 3:
+        raise ValueError(f"Each ALiBi policy must accept 3 arguments; {function.__name__} accepts {len(parameters)}.")
+    hints = typing.get_type_hints(function)  # resolves annotations that `from __future__ import annotations` made strings
+    for nth, parameter, wanted in zip(("first", "second", "third"), parameters, (torch.nn.Module, int, int)):
+        if hints.get(parameter.name) is not wanted:
+            expected = "torch.nn.Module" if wanted is torch.nn.Module else "int"
+            raise TypeError(f'The {nth} argument of {function.__name__} must be of type "{expected}".')
+    if parameters[2].name != "max_sequence_length":
+        raise NameError(f'The third argument of {function.__name__} must be named "max_sequence_length".')
+
+
+def replace_modules(root, policies, recurse_on_replacements=False, indices=None, visit_root=False):
+    """Applies {class: function(module, index)} below `root`, in place; returns {old module: new module}.
+
+    A module that several parents or several names share is rewritten once and linked again everywhere. The index counts the
+    modules that a class has matched so far. With `visit_root` the root is offered to the policies too, which may then only change it
+    in place.
+
+    Raises:
+        TypeError: two policies match one module, or a policy returned something that is not a module or would replace the root.
+    """
+    indices = {} if indices is None else indices
+    replaced, visited = {}, set()
+
+    def rewrite(module):
+        matches = [cls for cls in policies if isinstance(module, cls)]
+        if len(matches) > 1:
+            names = " and ".join(f"{cls.__name__} ({getattr(policies[cls], '__name__', policies[cls])})" for cls in matches)
+            raise TypeError(f"More than one policy matches a {type(module).__name__}: {names}.")
+        if not matches:
+            return None
+        index = indices.setdefault(matches[0], 0)
+        indices[matches[0]] = index + 1
+        new = policies[matches[0]](module, index)
+        if new is not None and not isinstance(new, torch.nn.Module):
+            raise TypeError(f"The policy for {matches[0].__name__} returned a {type(new).__name__}, not a module.")
+        return new
+
+    def final(module):
+        while replaced.get(module, module) is not module:
+            module = replaced[module]
+        return module
+
+    def visit(parent):
+        for name, child in list(parent._modules.items()):
+            if child is None:
+                continue
+            if child not in visited:
+                visited.add(child)
+                new = rewrite(child)
+                if new is not None:
+                    replaced[child] = new
+                while recurse_on_replacements and new is not None and new is not child and new not in visited:
+                    visited.add(new)
+                    following = rewrite(new)
+                    if following is not None:
+                        replaced[new] = following
+                    new = following
+                if final(child) is child or recurse_on_replacements:
+                    visit(final(child))
+            if final(child) is not child:
+                setattr(parent, name, final(child))
+
+    if visit_root:
+        visited.add(root)
+        new = rewrite(root)
+        if new is not None and new is not root:
+            raise TypeError(f"The root {type(root).__name__} cannot be replaced; its policy must change it in place.")
+        if new is not None:
+            replaced[root] = root
+    visit(root)
+    return replaced

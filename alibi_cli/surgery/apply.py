@@ -1,0 +1,70 @@
+"""ALiBi surgery on a model in memory."""
+
+from collections.abc import Iterable
+
+import torch
+import transformers
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
+from alibi_cli.runtime.configuration_alibi import AlibiConfigMixin, config_class_for
+from alibi_cli.runtime.modeling_alibi import AlibiModelMixin, auto_map_for, model_class_for, rewrite
+from alibi_cli.slopes import Slopes, get_slopes
+from alibi_cli.surgery.optimizers import update_params_in_optimizer
+
+
+def apply_alibi(
+    model: torch.nn.Module,
+    max_sequence_length: int,
+    optimizers: Optimizer | Iterable[Optimizer] | None = None,
+    *,
+    slopes: Slopes | None = None,
+) -> None:
+    """Replaces the positional encoding of `model` with ALiBi, in place.
+
+    The model may be a transformers model with or without a head, or any module that contains some. A model of a stock
+    transformers class becomes its converted class (GPT2LMHeadModel -> AlibiGPT2LMHeadModel), so that `save_pretrained` writes a checkpoint
+    that others can load.
+
+    Args:
+        max_sequence_length: what the config promises; no table is sized by it.
+        optimizers: an optimizer made before the surgery; parameters that the surgery removed are taken out of it.
+        slopes: one per query head, or one such list per layer; Press et al.'s if not given.
+
+    Raises:
+        ValueError: max_sequence_length is not positive, the slopes do not fit, or nothing in the model could be changed.
+    """
+    if isinstance(max_sequence_length, bool) or not isinstance(max_sequence_length, int) or max_sequence_length < 1:
+        raise ValueError(f"max_sequence_length must be a positive integer, not {max_sequence_length!r}.")
+    roots = _outermost_models(model)
+    if not roots:
+        raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
+    before = list(model.parameters())
+    for root in roots:
+        config = root.config
+        if not isinstance(config, AlibiConfigMixin):
+            config.__class__ = config_class_for(type(config))
+        config.alibi_slopes = slopes if slopes is not None else get_slopes(config.num_attention_heads)
+        config.alibi_max_sequence_length = max_sequence_length
+        config.max_position_embeddings = max_sequence_length
+        rewrite(root)
+        _become_converted(root)
+        root.set_attn_implementation(ATTENTION_NAME)
+    if optimizers is not None:
+        update_params_in_optimizer(before, list(model.parameters()), optimizers)
+
+
+def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:
+    if isinstance(module, PreTrainedModel):
+        return [module]
+    return [model for child in module.children() for model in _outermost_models(child)]
+
+
+def _become_converted(model: PreTrainedModel) -> None:
+    """A user's own subclass keeps its class: only a stock class has a name that a checkpoint can be loaded by."""
+    cls = type(model)
+    if isinstance(model, AlibiModelMixin) or getattr(transformers, cls.__name__, None) is not cls:
+        return
+    model.config.auto_map = auto_map_for(cls.config_class.model_type)
+    model.__class__ = model_class_for(cls)
