@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from alibi_cli.checkpoint.source import Source
+from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.families import config_of, mechanism, model_class
 from alibi_cli.runtime import runtime_sources
@@ -109,12 +111,10 @@ def make_plan(
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     values, scheme = _slopes(slopes, max_bias, heads, layers)
 
-    before, after, optional = _shapes_before_and_after(cls, config, promised, values)
-    prefix = f"{cls.base_model_prefix}."
-    gone = set(before) - set(after)
-    dropped = [name for name in source.tensors if _in_model(name, prefix, gone) is not None]
+    meta = _Surgery(cls, config, promised, values)
+    _check_tensors(source, meta)
+    dropped = [name for name in source.tensors if meta.name_of(name)[0] in meta.dropped]
     copied = [name for name in source.tensors if name not in set(dropped)]
-    _check_tensors(source, prefix, before, set(after) - optional)
     architecture = f"Alibi{cls.__name__}"
     new_config = _converted_config(source.config, config, architecture, values, promised)
     edited = _edited_tokenizer_config(source, trained, promised)
@@ -123,7 +123,7 @@ def make_plan(
     return Plan(
         source=source, output=output, family=config.model_type, mechanism=mechanism(config.model_type.replace("-", "_")),
         slopes_scheme=scheme, slopes=values, max_sequence_length=promised, trained_length=trained, config=new_config,
-        architecture=architecture, copied=copied, dropped=dropped, added=sorted(set(after) - set(before)),
+        architecture=architecture, copied=copied, dropped=dropped, added=sorted(set(meta.after) - set(meta.before)),
         bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried), carried=carried, edited=edited,
     )  # fmt: skip
 
@@ -141,36 +141,45 @@ def _slopes(slopes: str, max_bias: float | None, heads: int, layers: int) -> tup
         raise AlibiError(str(error), exit_code=EXIT_USAGE) from None
 
 
-Shapes = dict[str, tuple[int, ...]]
+class _Surgery:
+    """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
+    because they are tied to others or made anew."""
+
+    def __init__(self, cls: Any, config: Any, promised: int, slopes: Slopes):
+        with torch.device("meta"):
+            try:
+                model = cls(copy.deepcopy(config))
+            except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+                raise AlibiError(f"The config.json describes a model that cannot be built: {str(error).splitlines()[0]}") from None
+        self.before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.optional = set(model.all_tied_weights_keys)
+        self.optional |= {name for name in self.before for pattern in model._keys_to_ignore_on_load_missing or [] if re.search(pattern, name)}
+        rules = get_model_conversion_mapping(model)
+        self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        self.prefix, self.state = model.base_model_prefix, model.state_dict()
+        try:
+            apply_alibi(model, promised, slopes=slopes)
+        except ValueError as error:
+            raise AlibiError(str(error)) from None
+        self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.dropped = set(self.before) - set(self.after)
+
+    def name_of(self, name: str) -> tuple[str, bool]:
+        """(the model's name for a file's tensor, whether the tensor keeps its shape), by the rules by which transformers loads files:
+        old names, base-model files without the prefix of a head, experts that are stored one by one."""
+        found, merged = rename_source_key(name, self.renamings, self.converters, self.prefix, self.state)
+        return found, merged is None
 
 
-def _shapes_before_and_after(cls: Any, config: Any, promised: int, slopes: Slopes) -> tuple[Shapes, Shapes, set[str]]:
-    """Shapes of the model's tensors before and after surgery, and the names that a file may lack (tied to others, or ignored)."""
-    with torch.device("meta"):
-        model = cls(copy.deepcopy(config))
-    before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    optional = set(model.all_tied_weights_keys)
-    optional |= {name for name in before for pattern in model._keys_to_ignore_on_load_missing or [] if re.search(pattern, name)}
-    try:
-        apply_alibi(model, promised, slopes=slopes)
-    except ValueError as error:
-        raise AlibiError(str(error)) from None
-    return before, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, optional
-
-
-def _in_model(name: str, prefix: str, keys: Any) -> str | None:
-    """The model's name for a file's tensor: base-model files lack the prefix that models with a head have, and the reverse."""
-    return next((key for key in (name, prefix + name, name.removeprefix(prefix)) if key in keys), None)
-
-
-def _check_tensors(source: Source, prefix: str, model: Shapes, needed: set[str]) -> None:
+def _check_tensors(source: Source, meta: _Surgery) -> None:
     found = set()
     for name, (shard, info) in source.tensors.items():
-        key = _in_model(name, prefix, model)
-        if key is not None and model[key] != info.shape:
-            raise AlibiError(f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(model[key])}.")
+        key, keeps_shape = meta.name_of(name)
+        if keeps_shape and key in meta.before and meta.before[key] != info.shape:
+            raise AlibiError(f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}.")
         found.add(key)
-    if missing := sorted(needed - found):
+    if missing := sorted(set(meta.after) - meta.optional - found):
         raise AlibiError(f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them.")
 
 
@@ -193,8 +202,6 @@ def _edited_tokenizer_config(source: Source, trained: int, promised: int) -> dic
     names = {file.name for file in source.side_files}
     if path not in source.side_files and not names & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model"}:
         return {}
-    from alibi_cli.checkpoint.source import read_json
-
     tokenizer = read_json(path) if path in source.side_files else {}
     before = dict(tokenizer)
     longest = tokenizer.get("model_max_length")

@@ -3,6 +3,8 @@
 There are few mechanisms and many families. A family is one line at the bottom of this file; a mechanism is a function above it.
 """
 
+import struct
+
 import torch
 
 from .alibi_surgery import PolicyRegistry
@@ -74,7 +76,8 @@ def _default_token_types(module, args, kwargs):
 
 def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """Rotary positions: rotate by nought. The width is that of the rotated part, which may be less than the head."""
-    return NoRotation(2 * module.inv_freq.numel(), float(module.attention_scaling))
+    scaling = struct.unpack("f", struct.pack("f", module.attention_scaling))[0]  # the stock module multiplies in float32
+    return NoRotation(2 * module.inv_freq.numel(), scaling)
 
 
 def register_family(family, attention, positions, policy):

@@ -42,7 +42,7 @@ def rewrite(model):
     Raises:
         ValueError: the config's slopes do not fit, or the surgery did not reach both the attention and the positions.
     """
-    check_slopes(model.config)
+    check_slopes(model.config.alibi_slopes, model.config)
     length = model.config.alibi_max_sequence_length
     bound = {cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policy_registry.loaded().items()}
     changed = replace_modules(model, bound, visit_root=True)
@@ -53,9 +53,16 @@ def rewrite(model):
         raise ValueError(f"ALiBi surgery is incomplete: no policy knows where {type(model).__name__} keeps its positions.")
 
 
-def check_slopes(config):
-    """Raises ValueError unless config.alibi_slopes holds one positive slope per query head, once or per layer."""
-    slopes, heads, layers = config.alibi_slopes, config.num_attention_heads, config.num_hidden_layers
+def check_reach(model):
+    """Raises ValueError if no policy is registered for any module of the model."""
+    known = tuple(policy_registry.loaded())
+    if not any(isinstance(module, known) for module in model.modules()):
+        raise ValueError(f"ALiBi surgery changed nothing: no policy knows the modules of {type(model).__name__}.")
+
+
+def check_slopes(slopes, config):
+    """Raises ValueError unless `slopes` are finite, not negative, and one per query head: once, or once per layer."""
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
     if not slopes:
         raise ValueError("config.alibi_slopes is missing: it holds one slope per attention head, or one list per layer.")
     per_layer = slopes if isinstance(slopes[0], (list, tuple)) else [slopes] * layers
@@ -84,10 +91,11 @@ def model_class_for(base):
 def _get(name, base):
     if name not in globals():
         config_class = config_class_for(base.config_class)
-        # Families whose files are renamed on loading (mixtures of experts) keep their rules under the new model type.
-        rules = conversion_mapping.get_checkpoint_conversion_mapping(base.config_class.model_type)
-        if rules and conversion_mapping.get_checkpoint_conversion_mapping(config_class.model_type) is None:
-            conversion_mapping.register_checkpoint_conversion_mapping(config_class.model_type, rules)
+        # Families whose files are renamed or merged on loading keep their rules, which transformers finds by class name and model type.
+        for old, new in ((base.__name__, name), (base.config_class.model_type, config_class.model_type)):
+            rules = conversion_mapping.get_checkpoint_conversion_mapping(old)
+            if rules and conversion_mapping.get_checkpoint_conversion_mapping(new) is None:
+                conversion_mapping.register_checkpoint_conversion_mapping(new, rules)
         autos = [auto for auto, target in auto_map_for(base.config_class.model_type).items() if target.endswith(f".{name}")]
         body = {"config_class": config_class, "__annotations__": {"config": config_class}, "__module__": __name__}
         body["_auto_class"] = autos[0] if autos else None  # makes save_pretrained carry these files along

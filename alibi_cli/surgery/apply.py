@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.configuration_alibi import AlibiConfigMixin, config_class_for
-from alibi_cli.runtime.modeling_alibi import AlibiModelMixin, auto_map_for, model_class_for, rewrite
+from alibi_cli.runtime.modeling_alibi import AlibiModelMixin, auto_map_for, check_reach, check_slopes, model_class_for, rewrite
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.optimizers import update_params_in_optimizer
 
@@ -40,12 +40,16 @@ def apply_alibi(
     roots = _outermost_models(model)
     if not roots:
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
+    chosen = [slopes if slopes is not None else get_slopes(root.config.num_attention_heads) for root in roots]
+    for root, values in zip(roots, chosen, strict=True):  # refuse before anything is changed
+        check_reach(root)
+        check_slopes(values, root.config)
     before = list(model.parameters())
-    for root in roots:
+    for root, values in zip(roots, chosen, strict=True):
         config = root.config
         if not isinstance(config, AlibiConfigMixin):
             config.__class__ = config_class_for(type(config))
-        config.alibi_slopes = slopes if slopes is not None else get_slopes(config.num_attention_heads)
+        config.alibi_slopes = values
         config.alibi_max_sequence_length = max_sequence_length
         config.max_position_embeddings = max_sequence_length
         rewrite(root)

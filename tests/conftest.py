@@ -1,0 +1,35 @@
+"""Shared fixtures. Nothing here touches the network or the user's caches."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # help without colours, whatever the terminal
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="alibi-hf-"))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from tests.models import save_tiny  # noqa: E402
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_deterministic() -> None:
+    from alibi_cli.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_gpt2(tmp_path: Path) -> Path:
+    """A saved two-layer GPT-2 of random weights with the demonstration's byte tokenizer."""
+    return save_tiny("gpt2", tmp_path / "tiny-gpt2")
+
+
+@pytest.fixture
+def tiny_llama(tmp_path: Path) -> Path:
+    return save_tiny("llama", tmp_path / "tiny-llama")

@@ -1,0 +1,82 @@
+"""Tiny models of every family that a policy is registered for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from alibi_cli.families import family_policies, model_class
+from alibi_cli.presets import presets_folder
+
+OLD_MAX = 24
+# Large initial weights: attention must matter, or the negative controls could not tell.
+COMMON: dict[str, Any] = dict(
+    vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=64, max_position_embeddings=OLD_MAX,
+    pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.25, init_std=0.25,
+    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, dropout=0.0,
+)  # fmt: skip
+GROUPED: dict[str, Any] = dict(num_key_value_heads=2, head_dim=8)
+SPECIFIC: dict[str, dict[str, Any]] = {
+    "opt": dict(ffn_dim=64, word_embed_proj_dim=48),
+    "llama": GROUPED,
+    "mistral": {**GROUPED, "sliding_window": 7},
+    "qwen2": dict(num_key_value_heads=2),
+    "qwen3": GROUPED,
+    "gemma": GROUPED,
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2-inverse-layer": ("gpt2", dict(scale_attn_by_inverse_layer_idx=True)),
+    "gpt2-upcast": ("gpt2", dict(reorder_and_upcast_attn=True)),
+    "gpt2-8-heads": ("gpt2", dict(num_attention_heads=8)),
+    "opt-350m": ("opt", dict(do_layer_norm_before=False, word_embed_proj_dim=24)),
+    "llama-yarn": ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 6})),
+    "qwen2-window": ("qwen2", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+}
+FAMILIES = list(family_policies())
+MODELS = [*FAMILIES, *VARIANTS]
+
+
+def tiny_config(name: str, **changes: Any) -> Any:
+    family, variant = VARIANTS.get(name, (name, {}))
+    return CONFIG_MAPPING[family.replace("_roberta", "-roberta")](**{**COMMON, **SPECIFIC.get(family, {}), **variant, **changes})
+
+
+def tiny_model(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
+    """An unconverted model of random weights, made in `dtype` from the start."""
+    config = tiny_config(name, **changes)
+    cls = model_class(config) if config.architectures else _language_model(config)
+    torch.manual_seed(1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return cls(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _language_model(config: Any) -> type[PreTrainedModel]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return (MODEL_FOR_MASKED_LM_MAPPING if masked else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    return "MaskedLM" in type(model).__name__
+
+
+def sample_tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Token ids that are neither padding nor other special tokens."""
+    return torch.randint(3, COMMON["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def save_tiny(family: str, folder: Path, **changes: Any) -> Path:
+    """A float32 checkpoint folder with the byte tokenizer of the demonstration checkpoints."""
+    from transformers import AutoTokenizer
+
+    model = tiny_model(family, torch.float32, vocab_size=257, **changes)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2").save_pretrained(folder)
+    return folder
