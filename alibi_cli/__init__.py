@@ -16,7 +16,7 @@ _HOME = {
     "update_params_in_optimizer": "alibi_cli.surgery.optimizers",
     "AlibiError": "alibi_cli.errors",
 }
-__all__ = list(_HOME)  # noqa: PLE0604
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

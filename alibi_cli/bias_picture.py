@@ -25,7 +25,8 @@ def lines(heads: int, length: int, causal: bool) -> Iterator[str]:
     """The picture of every head, one under the other; dark is a key that keeps its weight."""
     cells = min(length, TERMINAL_CELLS)
     for head, slope in enumerate(get_slopes(heads)):
-        yield f"head {head}, slope {slope:.6g}: weight 1/100 at distance {math.log(100) / slope:.0f}; rows are queries, columns keys, {length} tokens"
+        far = math.log(100) / slope
+        yield f"head {head}, slope {slope:.6g}: weight 1/100 at distance {far:.0f} ({length} tokens; rows queries, columns keys)"
         for row in weights(slope, length, causal, cells):
             yield "".join(SHADES[math.ceil(share * (len(SHADES) - 1))] * 2 for share in row)
         yield ""
@@ -44,11 +45,19 @@ def draw(path: Path, heads: int, length: int, causal: bool) -> None:
 
     columns = math.ceil(math.sqrt(heads))
     rows = math.ceil(heads / columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(2.2 * columns, 2.3 * rows), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(2.2 * columns, 2.3 * rows), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[heads:]:
         axis.axis("off")
     for head, (slope, axis) in enumerate(zip(get_slopes(heads), axes.flat, strict=False)):
-        image = axis.imshow(weights(slope, length, causal, min(length, 256)), cmap="magma", vmin=0, vmax=1, extent=(0, length, length, 0))
+        image = axis.imshow(
+            weights(slope, length, causal, min(length, 256)),
+            cmap="magma",
+            vmin=0,
+            vmax=1,
+            extent=(0, length, length, 0),
+        )
         axis.set_title(f"head {head}: m = {slope:.4g}", fontsize=8)
         axis.tick_params(labelsize=6)
     figure.supxlabel("key", fontsize=9)

@@ -42,13 +42,16 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
         raise AlibiError(f"The config.json of {where} has no model_type.", exit_code=EXIT_USAGE)
     if model_type.startswith(CONVERTED):
         raise AlibiError(
-            f"{where} is already converted (model_type {model_type}).", hint="Convert its source again to change slopes or length.", exit_code=EXIT_USAGE
+            f"{where} is already converted (model_type {model_type}).",
+            hint="Convert its source again to change slopes or length.",
+            exit_code=EXIT_USAGE,
         )
     known = family_policies()
     if model_type.replace("-", "_") not in known:
         close = difflib.get_close_matches(model_type.replace("-", "_"), known, n=1, cutoff=0)
         raise AlibiError(
-            f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.", exit_code=EXIT_USAGE
+            f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
+            exit_code=EXIT_USAGE,
         )
     try:
         return CONFIG_MAPPING[model_type].from_dict(raw)
@@ -59,11 +62,15 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
 def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     """The class in which a checkpoint was saved; for lack of one, the family's language model."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_MAPPING,
+    )
 
     for name in config.architectures or []:
         cls = getattr(transformers, name, None)
-        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel) and cls.config_class is type(config):
+        if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:

@@ -28,7 +28,11 @@ def load_preset(name: str) -> tuple[str, str, dict[str, Any]]:
     path = presets_folder() / f"{name}.yaml"
     if name not in preset_names():
         close = difflib.get_close_matches(name, preset_names(), n=1)
-        raise AlibiError(f"There is no preset {name!r}; there are {', '.join(preset_names())}.", f"Did you mean {close[0]}?" if close else None, EXIT_USAGE)
+        raise AlibiError(
+            f"There is no preset {name!r}; there are {', '.join(preset_names())}.",
+            f"Did you mean {close[0]}?" if close else None,
+            EXIT_USAGE,
+        )
     return parse_preset(path.read_text(encoding="utf-8"), path.name)
 
 
@@ -62,7 +66,9 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
     try:
         content = yaml.safe_load(text)
         if not isinstance(content, dict) or set(content) != {"command", "description", "settings"}:
-            raise AlibiError(f"{where} must have the keys command, description and settings, and no other.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{where} must have the keys command, description and settings, and no other.", exit_code=EXIT_USAGE
+            )
         if content["command"] not in schemas:
             raise AlibiError(f"{where}: command is convert or eval, not {content['command']!r}.", exit_code=EXIT_USAGE)
         settings = schemas[content["command"]].model_validate(content["settings"]).model_dump(exclude_unset=True)
@@ -72,5 +78,9 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         close = difflib.get_close_matches(key, schemas[content["command"]].model_fields, n=1)
-        raise AlibiError(f"{where}: {key}: {first['msg']}.", f"Did you mean {close[0]}?" if close and close[0] != key else None, EXIT_USAGE) from None
+        raise AlibiError(
+            f"{where}: {key}: {first['msg']}.",
+            f"Did you mean {close[0]}?" if close and close[0] != key else None,
+            EXIT_USAGE,
+        ) from None
     return content["command"], str(content["description"]), settings

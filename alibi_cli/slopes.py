@@ -43,7 +43,9 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
     try:
         slopes = json.loads(path.read_text())
     except OSError as error:
-        raise AlibiError(f"Cannot read the slopes file {path}: {error.strerror}.", hint=f"It should hold {expected}.", exit_code=2) from None
+        raise AlibiError(
+            f"Cannot read the slopes file {path}: {error.strerror}.", hint=f"It should hold {expected}.", exit_code=2
+        ) from None
     except ValueError as error:
         raise AlibiError(f"{path} is not JSON: {error}.", hint=f"It should hold {expected}.", exit_code=2) from None
     layers = slopes if isinstance(slopes, list) and slopes and isinstance(slopes[0], list) else [slopes]
@@ -51,7 +53,9 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
         raise AlibiError(f"{path} holds {len(layers)} lists of slopes; the model has {n_layers} layers.", exit_code=2)
     for layer in layers:
         if not isinstance(layer, list) or len(layer) != n_heads or not all(_is_slope(slope) for slope in layer):
-            raise AlibiError(f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}.", exit_code=2)
+            raise AlibiError(
+                f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}.", exit_code=2
+            )
     return slopes
 
 

@@ -18,7 +18,15 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
 from alibi_cli.evaluation.python_docs import documents
 
@@ -33,7 +41,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=CONTEXT, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -44,10 +56,16 @@ def build(family: str, eos: int) -> torch.nn.Module:
         return GPT2LMHeadModel(GPT2Config(n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=8, **drop, **shared))
     return LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=128, intermediate_size=352, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=4,
-            max_position_embeddings=CONTEXT, tie_word_embeddings=True, **shared,
+            hidden_size=128,
+            intermediate_size=352,
+            num_hidden_layers=5,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            **shared,
         )
-    )  # fmt: skip
+    )
 
 
 def token_stream(tokenizer: PreTrainedTokenizerFast, held_out: bool) -> torch.Tensor:
@@ -94,7 +112,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=20211)
-    parser.add_argument("--checkpoints", type=Path, default=Path("build/train_demo"), help="where to keep resumable training state")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("build/train_demo"), help="where to keep resumable training state"
+    )
     args = parser.parse_args()
 
     transformers.set_seed(args.seed)
@@ -106,10 +126,23 @@ def main() -> None:
 
     work = args.checkpoints / args.family
     training = TrainingArguments(
-        output_dir=str(work), max_steps=args.steps, per_device_train_batch_size=args.batch_size, learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.05, adam_beta2=0.95, max_grad_norm=1.0, seed=args.seed,
-        logging_steps=50, save_steps=250, save_total_limit=1, report_to=[], use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(work),
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        weight_decay=0.05,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        seed=args.seed,
+        logging_steps=50,
+        save_steps=250,
+        save_total_limit=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
     data = RandomWindows(stream, args.steps * args.batch_size, args.seed)
     trainer = Trainer(model=model, args=training, train_dataset=data)
     started = time.monotonic()
@@ -125,11 +158,22 @@ def main() -> None:
     log = {
         "command": f"python scripts/train_demo.py {args.family} --steps {args.steps} --batch-size {args.batch_size}"
         f" --learning-rate {args.learning_rate} --seed {args.seed}",
-        "seed": args.seed, "parameters": parameters, "training_tokens": args.steps * args.batch_size * CONTEXT,
-        "distinct_training_bytes": len(stream), "held_out_bits_per_byte_at_512": bits, "held_out_bytes_scored": scored, "seconds": round(seconds),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "loss_curve": [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row],
-    }  # fmt: skip
+        "seed": args.seed,
+        "parameters": parameters,
+        "training_tokens": args.steps * args.batch_size * CONTEXT,
+        "distinct_training_bytes": len(stream),
+        "held_out_bits_per_byte_at_512": bits,
+        "held_out_bytes_scored": scored,
+        "seconds": round(seconds),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "loss_curve": [
+            {"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row
+        ],
+    }
     (args.output / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 

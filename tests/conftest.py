@@ -8,10 +8,10 @@ os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # help without colours, whate
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="alibi-hf-"))
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from tests.models import save_tiny  # noqa: E402
+from tests.models import save_tiny
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -13,10 +13,24 @@ from alibi_cli.presets import presets_folder
 OLD_MAX = 24
 # Large initial weights: attention must matter, or the negative controls could not tell.
 COMMON: dict[str, Any] = dict(
-    vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=64, max_position_embeddings=OLD_MAX,
-    pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.25, init_std=0.25,
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, dropout=0.0,
-)  # fmt: skip
+    vocab_size=61,
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    intermediate_size=64,
+    max_position_embeddings=OLD_MAX,
+    pad_token_id=1,
+    bos_token_id=0,
+    eos_token_id=2,
+    initializer_range=0.25,
+    init_std=0.25,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    attn_pdrop=0.0,
+    resid_pdrop=0.0,
+    embd_pdrop=0.0,
+    dropout=0.0,
+)
 GROUPED: dict[str, Any] = dict(num_key_value_heads=2, head_dim=8)
 SPECIFIC: dict[str, dict[str, Any]] = {
     "opt": dict(ffn_dim=64, word_embed_proj_dim=48),
@@ -31,7 +45,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-upcast": ("gpt2", dict(reorder_and_upcast_attn=True)),
     "gpt2-8-heads": ("gpt2", dict(num_attention_heads=8)),
     "opt-350m": ("opt", dict(do_layer_norm_before=False, word_embed_proj_dim=24)),
-    "llama-yarn": ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 6})),
+    "llama-yarn": (
+        "llama",
+        dict(
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 6,
+            }
+        ),
+    ),
     "qwen2-window": ("qwen2", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
 }
 FAMILIES = list(family_policies())
@@ -40,7 +64,9 @@ MODELS = [*FAMILIES, *VARIANTS]
 
 def tiny_config(name: str, **changes: Any) -> Any:
     family, variant = VARIANTS.get(name, (name, {}))
-    return CONFIG_MAPPING[family.replace("_roberta", "-roberta")](**{**COMMON, **SPECIFIC.get(family, {}), **variant, **changes})
+    return CONFIG_MAPPING[family.replace("_roberta", "-roberta")](
+        **{**COMMON, **SPECIFIC.get(family, {}), **variant, **changes}
+    )
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:

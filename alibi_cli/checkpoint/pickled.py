@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def index_of(path: Path) -> dict[str, TensorInfo]:
     """Names, types and shapes of a pickled shard; its weights are mapped, not read."""
     tensors = load_pickled(path)
-    return {name: TensorInfo(str(t.dtype).removeprefix("torch."), tuple(t.shape), 0, t.nbytes) for name, t in tensors.items()}
+    return {
+        name: TensorInfo(str(t.dtype).removeprefix("torch."), tuple(t.shape), 0, t.nbytes)
+        for name, t in tensors.items()
+    }
 
 
 def rewrite_pickled(shard: Path, target: Path, keep: list[str], mode_of: Path, on_bytes: Callable[[int], None]) -> str:
@@ -45,7 +48,9 @@ def load_pickled(path: Path) -> "dict[str, torch.Tensor]":
         zipped = _is_zip(path)  # older files cannot be mapped
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError:
-        raise AlibiError(f"{path} holds Python objects other than tensors; it was not read, because loading it could run code.") from None
+        raise AlibiError(
+            f"{path} holds Python objects other than tensors; it was not read, because loading it could run code."
+        ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise AlibiError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):

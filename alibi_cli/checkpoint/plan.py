@@ -68,21 +68,36 @@ class Plan:
     def n_slopes(self) -> str:
         """'8 heads', or '4 layers of 8 heads'."""
         first = self.slopes[0]
-        return f"{len(self.slopes)} layers of {len(first)} heads" if isinstance(first, list) else f"{len(self.slopes)} heads"
+        return (
+            f"{len(self.slopes)} layers of {len(first)} heads"
+            if isinstance(first, list)
+            else f"{len(self.slopes)} heads"
+        )
 
     def summary(self) -> dict[str, Any]:
         """The plan as one JSON object."""
         return {
-            "source": self.source.name, "source_commit": self.source.commit, "output": str(self.output), "base_model_type": self.family,
-            "model_type": self.config["model_type"], "policy": self.family, "mechanism": self.mechanism, "slopes_scheme": self.slopes_scheme,
-            "slopes": self.slopes, "trained_length": self.trained_length, "max_sequence_length": self.max_sequence_length,
+            "source": self.source.name,
+            "source_commit": self.source.commit,
+            "output": str(self.output),
+            "base_model_type": self.family,
+            "model_type": self.config["model_type"],
+            "policy": self.family,
+            "mechanism": self.mechanism,
+            "slopes_scheme": self.slopes_scheme,
+            "slopes": self.slopes,
+            "trained_length": self.trained_length,
+            "max_sequence_length": self.max_sequence_length,
             "tensors": {"copied": len(self.copied), "dropped": self.dropped, "added": self.added},
             "side_files": {
-                "carried": [path.relative_to(self.source.folder).as_posix() for path in self.carried], "edited": sorted(self.edited),
+                "carried": [path.relative_to(self.source.folder).as_posix() for path in self.carried],
+                "edited": sorted(self.edited),
                 "left_behind": [path.relative_to(self.source.folder).as_posix() for path in self.source.left_behind],
             },
-            "bytes_to_write": self.bytes_to_write, "free_bytes": self.free_bytes, "loads_with": self.how_it_loads,
-        }  # fmt: skip
+            "bytes_to_write": self.bytes_to_write,
+            "free_bytes": self.free_bytes,
+            "loads_with": self.how_it_loads,
+        }
 
     @property
     def how_it_loads(self) -> str:
@@ -90,8 +105,12 @@ class Plan:
 
 
 def make_plan(
-    source: Source, output: Path, slopes: str = "press", max_bias: float | None = None, max_sequence_length: int | None = None
-) -> Plan:  # fmt: skip
+    source: Source,
+    output: Path,
+    slopes: str = "press",
+    max_bias: float | None = None,
+    max_sequence_length: int | None = None,
+) -> Plan:
     """Plans a conversion.
 
     Args:
@@ -118,20 +137,38 @@ def make_plan(
     architecture = f"Alibi{cls.__name__}"
     new_config = _converted_config(source.config, config, architecture, values, promised)
     edited = _edited_tokenizer_config(source, trained, promised)
-    carried = [path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED, *runtime_sources()}]
+    carried = [
+        path
+        for path in source.side_files
+        if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED, *runtime_sources()}
+    ]
     dropped_bytes = sum(source.tensors[name][1].n_bytes for name in dropped)
     return Plan(
-        source=source, output=output, family=config.model_type, mechanism=mechanism(config.model_type.replace("-", "_")),
-        slopes_scheme=scheme, slopes=values, max_sequence_length=promised, trained_length=trained, config=new_config,
-        architecture=architecture, copied=copied, dropped=dropped, added=sorted(set(meta.after) - set(meta.before)),
-        bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried), carried=carried, edited=edited,
-    )  # fmt: skip
+        source=source,
+        output=output,
+        family=config.model_type,
+        mechanism=mechanism(config.model_type.replace("-", "_")),
+        slopes_scheme=scheme,
+        slopes=values,
+        max_sequence_length=promised,
+        trained_length=trained,
+        config=new_config,
+        architecture=architecture,
+        copied=copied,
+        dropped=dropped,
+        added=sorted(set(meta.after) - set(meta.before)),
+        bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried),
+        carried=carried,
+        edited=edited,
+    )
 
 
 def _slopes(slopes: str, max_bias: float | None, heads: int, layers: int) -> tuple[Slopes, str]:
     if slopes != "press":
         if max_bias is not None:
-            raise AlibiError("--max-bias shapes Press's slopes; it cannot be combined with a slopes file.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                "--max-bias shapes Press's slopes; it cannot be combined with a slopes file.", exit_code=EXIT_USAGE
+            )
         return read_slopes(Path(slopes), heads, layers), f"file {Path(slopes).name}"
     if max_bias is None:
         return get_slopes(heads), "press"
@@ -150,10 +187,17 @@ class _Surgery:
             try:
                 model = cls(copy.deepcopy(config))
             except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-                raise AlibiError(f"The config.json describes a model that cannot be built: {str(error).splitlines()[0]}") from None
+                raise AlibiError(
+                    f"The config.json describes a model that cannot be built: {str(error).splitlines()[0]}"
+                ) from None
         self.before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self.optional = set(model.all_tied_weights_keys)
-        self.optional |= {name for name in self.before for pattern in model._keys_to_ignore_on_load_missing or [] if re.search(pattern, name)}
+        self.optional |= {
+            name
+            for name in self.before
+            for pattern in model._keys_to_ignore_on_load_missing or []
+            if re.search(pattern, name)
+        }
         rules = get_model_conversion_mapping(model)
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
@@ -177,20 +221,31 @@ def _check_tensors(source: Source, meta: _Surgery) -> None:
     for name, (shard, info) in source.tensors.items():
         key, keeps_shape = meta.name_of(name)
         if keeps_shape and key in meta.before and meta.before[key] != info.shape:
-            raise AlibiError(f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}.")
+            raise AlibiError(
+                f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}."
+            )
         found.add(key)
     if missing := sorted(set(meta.after) - meta.optional - found):
-        raise AlibiError(f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them.")
+        raise AlibiError(
+            f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them."
+        )
 
 
-def _converted_config(raw: dict[str, Any], config: Any, architecture: str, slopes: Slopes, promised: int) -> dict[str, Any]:
+def _converted_config(
+    raw: dict[str, Any], config: Any, architecture: str, slopes: Slopes, promised: int
+) -> dict[str, Any]:
     """The source's config.json with the fewest changes: everything that conversion does not concern stays as it was written."""
     length_key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
     kept = {key: value for key, value in raw.items() if key != "_name_or_path"}  # a path of somebody's machine
     return {
-        **kept, "architectures": [architecture], "auto_map": auto_map_for(config.model_type), "model_type": f"alibi_{config.model_type}",
-        "alibi_slopes": slopes, "alibi_max_sequence_length": promised, length_key: promised,
-    }  # fmt: skip
+        **kept,
+        "architectures": [architecture],
+        "auto_map": auto_map_for(config.model_type),
+        "model_type": f"alibi_{config.model_type}",
+        "alibi_slopes": slopes,
+        "alibi_max_sequence_length": promised,
+        length_key: promised,
+    }
 
 
 def _edited_tokenizer_config(source: Source, trained: int, promised: int) -> dict[str, bytes]:
@@ -210,4 +265,8 @@ def _edited_tokenizer_config(source: Source, trained: int, promised: int) -> dic
     inferred = TOKENIZER_MAPPING_NAMES.get(source.config["model_type"])
     if "tokenizer_class" not in tokenizer and isinstance(inferred, str):
         tokenizer["tokenizer_class"] = inferred
-    return {} if tokenizer == before else {path.name: (json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n").encode()}
+    return (
+        {}
+        if tokenizer == before
+        else {path.name: (json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n").encode()}
+    )

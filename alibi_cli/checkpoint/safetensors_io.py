@@ -18,9 +18,27 @@ from alibi_cli.errors import AlibiError
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 CHUNK_BYTES = 8 << 20
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16,
-    "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,11 @@ def rewrite_file(source: Path, target: Path, keep: Iterable[str], on_bytes: Call
     position = 0
     for _, name in kept:
         info = header.tensors[name]
-        entries[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, position + info.n_bytes]}
+        entries[name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [position, position + info.n_bytes],
+        }
         position += info.n_bytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data section starts aligned, as the reference implementation writes it
@@ -120,7 +142,9 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> s
     return digest.hexdigest()
 
 
-def _copy(reader: BinaryIO, writer: BinaryIO, n_bytes: int, see: Callable[[bytes], None], on_bytes: Callable[[int], None]) -> None:
+def _copy(
+    reader: BinaryIO, writer: BinaryIO, n_bytes: int, see: Callable[[bytes], None], on_bytes: Callable[[int], None]
+) -> None:
     while n_bytes:
         chunk = reader.read(min(CHUNK_BYTES, n_bytes))
         if not chunk:

@@ -13,9 +13,21 @@ from alibi_cli.presets import DEMONSTRATIONS, presets_folder
 
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
 WEIGHTS = (
-    "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.tflite",
-    "*.safetensors.index.json", "*.bin.index.json",
-)  # fmt: skip
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.onnx_data",
+    "*.gguf",
+    "*.tflite",
+    "*.safetensors.index.json",
+    "*.bin.index.json",
+)
 LEFT_BEHIND = (".git/*", ".cache/*", "*__pycache__/*", ".DS_Store")
 
 
@@ -60,7 +72,11 @@ def open_source(model: str, revision: str | None = None) -> Source:
     weights = {path for path in files if any(fnmatch(path.name, pattern) for pattern in WEIGHTS)}
     hidden = {path for path in files if any(fnmatch(relative[path], pattern) for pattern in LEFT_BEHIND)}
     side_files = [path for path in files if path not in weights | hidden and relative[path] != "config.json"]
-    left = [path for path in files if path in weights - hidden and path not in shards and not path.name.endswith(".index.json")]
+    left = [
+        path
+        for path in files
+        if path in weights - hidden and path not in shards and not path.name.endswith(".index.json")
+    ]
     return Source(model, folder, commit, revision, config, shards, side_files, left, tensors)
 
 
@@ -85,7 +101,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AlibiError(f"{path.parent} has no {path.name}.", hint="A checkpoint folder holds config.json and weights.", exit_code=EXIT_USAGE) from None
+        raise AlibiError(
+            f"{path.parent} has no {path.name}.",
+            hint="A checkpoint folder holds config.json and weights.",
+            exit_code=EXIT_USAGE,
+        ) from None
     except OSError as error:
         raise AlibiError(f"Cannot read {path}: {error.strerror}.") from None
     except ValueError as error:
@@ -118,7 +138,9 @@ def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo
                 raise AlibiError(f"{single}.index.json says that {name!r} is in {file}, which does not hold it.")
         return shards, tensors
     raise AlibiError(
-        f"{folder} has no weights that can be converted.", hint="Expected model.safetensors or pytorch_model.bin, or their index.", exit_code=EXIT_USAGE
+        f"{folder} has no weights that can be converted.",
+        hint="Expected model.safetensors or pytorch_model.bin, or their index.",
+        exit_code=EXIT_USAGE,
     )
 
 
@@ -127,5 +149,7 @@ def _inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise AlibiError(f"The index of {folder} names {name!r}, which lies outside the folder.")
     if not path.is_file():
-        raise AlibiError(f"The index of {folder} names {name}, which is missing.", hint="Download or copy the checkpoint again.")
+        raise AlibiError(
+            f"The index of {folder} names {name}, which is missing.", hint="Download or copy the checkpoint again."
+        )
     return path

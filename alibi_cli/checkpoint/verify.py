@@ -35,7 +35,9 @@ def verify(plan: Plan, folder: Path) -> Verification:
     auto = getattr(transformers, plan.auto_class)
     reloaded = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
     difference = (logits(reloaded, tokens) - expected).abs().max().item()
-    return Verification(max_abs_logit_difference=difference, tolerance=TOLERANCE, tokens=tokens.numel(), passed=difference <= TOLERANCE)
+    return Verification(
+        max_abs_logit_difference=difference, tolerance=TOLERANCE, tokens=tokens.numel(), passed=difference <= TOLERANCE
+    )
 
 
 @torch.no_grad()

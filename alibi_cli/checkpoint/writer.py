@@ -23,9 +23,14 @@ MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
 
 
 def write(
-    plan: Plan, *, force: bool = False, check: bool = True, command: list[str] | None = None, on_bytes: Callable[[int], None] = lambda n: None,
+    plan: Plan,
+    *,
+    force: bool = False,
+    check: bool = True,
+    command: list[str] | None = None,
+    on_bytes: Callable[[int], None] = lambda n: None,
     on_stage: Callable[[str], None] = lambda stage: None,
-) -> ConvertReport:  # fmt: skip
+) -> ConvertReport:
     """Writes, verifies and names the converted checkpoint.
 
     Args:
@@ -52,14 +57,27 @@ def write(
             on_stage("Verifying")
             verified = _verify(plan, partial)
         report = ConvertReport(
-            output=str(output), source=plan.source.name, source_revision=plan.source.revision, source_commit=plan.source.commit,
-            base_model_type=plan.family, model_type=plan.config["model_type"], policy=plan.family, mechanism=plan.mechanism,
-            slopes_scheme=plan.slopes_scheme, slopes=plan.slopes, max_sequence_length=plan.max_sequence_length,
+            output=str(output),
+            source=plan.source.name,
+            source_revision=plan.source.revision,
+            source_commit=plan.source.commit,
+            base_model_type=plan.family,
+            model_type=plan.config["model_type"],
+            policy=plan.family,
+            mechanism=plan.mechanism,
+            slopes_scheme=plan.slopes_scheme,
+            slopes=plan.slopes,
+            max_sequence_length=plan.max_sequence_length,
             tensors=Tensors(copied=len(plan.copied), dropped=plan.dropped, added=plan.added),
-            bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()), seconds=time.monotonic() - started,
-            verified=verified, loads_with=plan.how_it_loads,
-        )  # fmt: skip
-        _write_json(partial / "alibi.json", {**report.model_dump(exclude={"output", "seconds"}), "versions": _versions(), "sha256": digests})
+            bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
+            seconds=time.monotonic() - started,
+            verified=verified,
+            loads_with=plan.how_it_loads,
+        )
+        _write_json(
+            partial / "alibi.json",
+            {**report.model_dump(exclude={"output", "seconds"}), "versions": _versions(), "sha256": digests},
+        )
         (partial / MARKER).unlink()
         _rename(partial, output)
     except BaseException:
@@ -76,14 +94,22 @@ def check_output(plan: Plan, force: bool) -> None:
     if plan.output.is_symlink() or (plan.output.exists() and not plan.output.is_dir()):
         raise AlibiError(f"{plan.output} exists and is not a folder.", exit_code=EXIT_USAGE)
     if plan.output.exists() and any(plan.output.iterdir()) and not force:
-        raise AlibiError(f"{plan.output} exists and is not empty.", hint="Choose another folder, or replace it with --force.", exit_code=EXIT_USAGE)
+        raise AlibiError(
+            f"{plan.output} exists and is not empty.",
+            hint="Choose another folder, or replace it with --force.",
+            exit_code=EXIT_USAGE,
+        )
 
 
 def _start(partial: Path) -> None:
     """A fresh .partial folder, in place of one that an interrupted run left."""
     if partial.exists():
         if not (partial / MARKER).exists():
-            raise AlibiError(f"{partial} exists and was not made by an interrupted conversion.", hint="Move it away.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{partial} exists and was not made by an interrupted conversion.",
+                hint="Move it away.",
+                exit_code=EXIT_USAGE,
+            )
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True)
@@ -111,7 +137,10 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
         placed.update(dict.fromkeys(kept, target.name))
     if set(digests) != {"model.safetensors"}:
         total = sum(plan.source.tensors[name][1].n_bytes for name in placed)
-        _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))})
+        _write_json(
+            folder / "model.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))},
+        )
     return digests
 
 
@@ -124,7 +153,11 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
     readme = plan.source.folder / "README.md"
     if readme.is_file():
         copy_file(readme, folder / "README.source.md", on_bytes)
-    written = {**plan.edited, **runtime_sources(), "README.md": model_card(plan, command, version("alibi-cli")).encode()}
+    written = {
+        **plan.edited,
+        **runtime_sources(),
+        "README.md": model_card(plan, command, version("alibi-cli")).encode(),
+    }
     for name, content in written.items():
         (folder / name).write_bytes(content)
 
@@ -135,9 +168,10 @@ def _verify(plan: Plan, folder: Path) -> Verification:
     result = verify(plan, folder)
     if not result.passed:
         raise AlibiError(
-            f"Verification failed: reloaded logits differ by {result.max_abs_logit_difference:.1e} (at most {result.tolerance:.0e} is allowed).",
-            hint="Nothing was written under the final name. Please report this with the model's name.", exit_code=EXIT_FAILED,
-        )  # fmt: skip
+            f"Verification failed: reloaded logits differ by {result.max_abs_logit_difference:.1e}, more than {result.tolerance:.0e}.",
+            hint="Nothing was written under the final name. Please report this with the model's name.",
+            exit_code=EXIT_FAILED,
+        )
     return result
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -26,13 +25,17 @@ app.add_typer(inspect.app, name="inspect")
 
 def _show_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version
+
         output.print_text(f"alibi-cli {version('alibi-cli')}")
         raise typer.Exit()
 
 
 @app.callback()
 def _options(
-    show_version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     pass
 
@@ -52,7 +55,12 @@ def main() -> None:
     except Exception as error:
         _debug()
         what = str(error).strip().splitlines() or [""]
-        output.print_error(AlibiError(f"{type(error).__name__}: {what[0]}", hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."))
+        output.print_error(
+            AlibiError(
+                f"{type(error).__name__}: {what[0]}",
+                hint="This is not expected; ALIBI_DEBUG=1 shows where it happened.",
+            )
+        )
         sys.exit(1)
 
 

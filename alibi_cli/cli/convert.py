@@ -29,8 +29,13 @@ def command(
     revision: options.Revision = None,
     preset: options.Preset = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a non-empty DIR, once the new one is verified.")] = False,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Reload the result and compare its logits before DIR gets its name.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a non-empty DIR, once the new one is verified.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Reload the result and compare its logits before DIR gets its name."),
+    ] = True,
     json: options.Json = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
@@ -55,9 +60,13 @@ def command(
             update("Writing", done, plan.bytes_to_write)
 
         report = write(
-            plan, force=force, check=chosen["verify"], command=["alibi", *sys.argv[1:]], on_bytes=on_bytes,
+            plan,
+            force=force,
+            check=chosen["verify"],
+            command=["alibi", *sys.argv[1:]],
+            on_bytes=on_bytes,
             on_stage=lambda stage: update(stage, done, plan.bytes_to_write),
-        )  # fmt: skip
+        )
     if json:
         output.print_json(report.model_dump())
     else:
@@ -72,7 +81,9 @@ def plan_for(model: str, folder: Path | None, chosen: dict[str, Any], revision: 
     from alibi_cli.checkpoint.source import open_source
 
     source = open_source(model, revision)
-    target = folder or Path(f"{Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition('/')[2]}-alibi")
+    target = folder or Path(
+        f"{Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition('/')[2]}-alibi"
+    )
     return make_plan(source, target, chosen["slopes"], chosen["max_bias"], chosen["max_sequence_length"])
 
 
@@ -82,6 +93,10 @@ def print_plan(plan: "Plan", json: bool) -> None:
         output.print_json(plan.summary())
         return
     source = plan.source
+
+    def names(paths: list[Path]) -> list[str]:
+        return sorted(path.relative_to(source.folder).as_posix() for path in paths)
+
     output.print_facts(
         [
             ("source", f"{source.name}" + (f" at {source.commit}" if source.commit else "")),
@@ -92,12 +107,15 @@ def print_plan(plan: "Plan", json: bool) -> None:
             ("tensors kept", f"{len(plan.copied)} of {len(source.tensors)}, byte for byte"),
             ("tensors dropped", ", ".join(plan.dropped) or "none"),
             ("tensors added", ", ".join(plan.added) or "none"),
-            ("side files", ", ".join([*sorted(p.relative_to(source.folder).as_posix() for p in plan.carried), *(f"{n} (edited)" for n in plan.edited)]) or "none"),
-            ("left behind", ", ".join(p.relative_to(source.folder).as_posix() for p in source.left_behind) or "none"),
-            ("bytes to write", f"{output.format_bytes(plan.bytes_to_write)}; {output.format_bytes(plan.free_bytes)} free"),
+            ("side files", ", ".join([*names(plan.carried), *(f"{name} (edited)" for name in plan.edited)]) or "none"),
+            ("left behind", ", ".join(names(source.left_behind)) or "none"),
+            (
+                "bytes to write",
+                f"{output.format_bytes(plan.bytes_to_write)}; {output.format_bytes(plan.free_bytes)} free",
+            ),
             ("loads with", plan.how_it_loads),
         ]
-    )  # fmt: skip
+    )
 
 
 def _print_report(report: "ConvertReport", plan: "Plan") -> None:
@@ -110,9 +128,14 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
             ("written", f"{report.output}, {output.format_bytes(report.bytes_written)} in {report.seconds:.1f} s"),
             ("family", f"{report.base_model_type} -> {report.model_type}"),
             ("slopes", f"{report.slopes_scheme}, {plan.n_slopes}"),
-            ("tensors", f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added"),
+            (
+                "tensors",
+                f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added",
+            ),
             ("verified", verified),
             ("loads with", report.loads_with),
         ]
     )
-    output.note(f"Next: alibi eval {report.output} --baseline {report.source} --lengths {plan.trained_length}:{plan.max_sequence_length}")
+    output.note(
+        f"Next: alibi eval {report.output} --baseline {report.source} --lengths {plan.trained_length}:{plan.max_sequence_length}"
+    )

@@ -24,32 +24,76 @@ DEFAULT_MODEL = "demo-gpt2"
 
 def command(
     context: typer.Context,
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Folders or Hub names. [default: the embedded demo-gpt2]", show_default=False)] = None,
-    lengths: Annotated[str, typer.Option(metavar="L,L,…|A:B", help="Sequence lengths in tokens: a list, or every doubling from A to B.")] = "512,1024,2048",
-    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare every MODEL with this one, on the same tokens.", show_default=False)] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...", help="Folders or Hub names. Default: the embedded demo-gpt2.", show_default=False
+        ),
+    ] = None,
+    lengths: Annotated[
+        str,
+        typer.Option(metavar="L,L,…|A:B", help="Sequence lengths in tokens: a list, or every doubling from A to B."),
+    ] = "512,1024,2048",
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Compare every MODEL with this one, on the same tokens.", show_default=False
+        ),
+    ] = None,
     protocol: Annotated[
         Literal["fixed-target", "non-overlapping", "sliding"],
-        typer.Option(help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S."),
+        typer.Option(
+            help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S."
+        ),
     ] = "fixed-target",
-    targets: Annotated[int | None, typer.Option(min=1, help="K of fixed-target. [default: 256, or half the shortest length]", show_default=False)] = None,
+    targets: Annotated[
+        int | None,
+        typer.Option(min=1, help="K of fixed-target. Default: 256, or half the shortest length.", show_default=False),
+    ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="S of sliding.", show_default=False)] = None,
-    text: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Score this file; repeatable, one document each.", show_default=False)] = None,
-    split_on: Annotated[Literal["file", "blank-line"], typer.Option(help="What separates documents in --text files.")] = "file",
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Score this file; repeatable, one document each.", show_default=False),
+    ] = None,
+    split_on: Annotated[
+        Literal["file", "blank-line"], typer.Option(help="What separates documents in --text files.")
+    ] = "file",
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="python-docs, or PATH:CONFIG:SPLIT of a dataset. [default: python-docs]", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.",
+            show_default=False,
+        ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="The dataset's column that holds the text.")] = "text",
-    max_documents: Annotated[int | None, typer.Option(min=1, help="Take only the first N documents.", show_default=False)] = None,
-    max_segments: Annotated[
-        int | None, typer.Option(min=1, help="Score only about N segments of the longest length, spread over the documents.", show_default=False)
+    max_documents: Annotated[
+        int | None, typer.Option(min=1, help="Take only the first N documents.", show_default=False)
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows per batch. [default: by a budget of tokens]", show_default=False)] = None,
-    output_file: Annotated[Path | None, typer.Option("--output", metavar="FILE.json", help="Write results there, after every row.", show_default=False)] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw perplexity by length: .png, .svg or .pdf.", show_default=False)] = None,
+    max_segments: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Score only about N segments of the longest length, spread over the documents.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows per batch. Default: by a budget of tokens.", show_default=False)
+    ] = None,
+    output_file: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE.json", help="Write results there, after every row.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw perplexity by length: .png, .svg or .pdf.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that --output already has.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")] = "auto",
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "float64"], typer.Option(help="auto: float32 on a CPU, the checkpoint's own elsewhere.")
+        Literal["auto", "float32", "bfloat16", "float16", "float64"],
+        typer.Option(help="auto: float32 on a CPU, the checkpoint's own elsewhere."),
     ] = "auto",
     revision: options.Revision = None,
     preset: options.Preset = None,
@@ -58,9 +102,18 @@ def command(
 ) -> None:
     """Measure perplexity at every length, on the same tokens, with intervals."""
     given = dict(
-        lengths=lengths, protocol=protocol, targets=targets, stride=stride, dataset=dataset, text_column=text_column, max_documents=max_documents,
-        max_segments=max_segments, batch_size=batch_size, device=device, dtype=dtype,
-    )  # fmt: skip
+        lengths=lengths,
+        protocol=protocol,
+        targets=targets,
+        stride=stride,
+        dataset=dataset,
+        text_column=text_column,
+        max_documents=max_documents,
+        max_segments=max_segments,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
     chosen = settings(context, preset, "eval", given)
     parsed = options.parse_lengths(chosen.pop("lengths"))
     check_files(output_file, plot, resume)
@@ -75,10 +128,17 @@ def command(
     column, n_documents, source = (chosen.pop(key) for key in ("text_column", "max_documents", "dataset"))
     names = list(dict.fromkeys([*([baseline] if baseline else []), *(models or [DEFAULT_MODEL])]))
     request = Request(
-        models=names, lengths=parsed, baseline=baseline, output=output_file, resume=resume, revision=revision, trust_remote_code=trust_remote_code,
+        models=names,
+        lengths=parsed,
+        baseline=baseline,
+        output=output_file,
+        resume=resume,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
         text=load_text(source, text or (), split_on=split_on, column=column, max_documents=n_documents),
-        command=shlex.join(["alibi", *sys.argv[1:]]), **chosen,
-    )  # fmt: skip
+        command=shlex.join(["alibi", *sys.argv[1:]]),
+        **chosen,
+    )
     with output.progress() as update:
         results, record = evaluate(request, update)
     if plot is not None:
@@ -103,12 +163,17 @@ def check_files(output_file: Path | None, plot: Path | None, resume: bool) -> No
         raise typer.BadParameter("it continues the file that --output names.", param_hint="--resume")
     for path, option in ((output_file, "--output"), (plot, "--plot")):
         if path is not None and (not path.parent.is_dir() or path.is_dir()):
-            raise typer.BadParameter(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder does not exist'}.", param_hint=option)
+            raise typer.BadParameter(
+                f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder does not exist'}.",
+                param_hint=option,
+            )
 
 
 def _print(results: "Results") -> None:
     protocol, text = results.protocol, results.text
-    detail = {"fixed-target": f", K={protocol['targets']}", "sliding": f", S={protocol['stride']}"}.get(protocol["name"], "")
+    detail = {"fixed-target": f", K={protocol['targets']}", "sliding": f", S={protocol['stride']}"}.get(
+        protocol["name"], ""
+    )
     kind = "masked-token" if protocol["masked"] else "next-token"
     title = f"{protocol['name']}{detail}: {kind} perplexity on {text['name']} ({text['documents']} documents, sha256 {text['sha256'][:12]})"
     columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
@@ -116,12 +181,21 @@ def _print(results: "Results") -> None:
     if results.contrasts:
         output.print_text("")
         columns = ["model", "length", "against", "delta NLL", "95 % interval", "ppl ratio", "verdict"]
-        output.print_table("Paired differences in nats per token, on the same tokens", columns, [_contrast(c) for c in results.contrasts], numeric=columns[3:6])
+        output.print_table(
+            "Paired differences in nats per token, on the same tokens",
+            columns,
+            [_contrast(c) for c in results.contrasts],
+            numeric=columns[3:6],
+        )
 
 
 def _row(row: "Row") -> list[str]:
     name = _short(row.model) + (f" (crop {row.fed_length})" if row.arm == "crop" else "")
-    note = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}.get(row.status, "")
+    note = {
+        "out_of_range": "beyond its position table",
+        "out_of_memory": "out of memory",
+        "non_finite": "NaN or Inf",
+    }.get(row.status, "")
     if row.perplexity is None:
         return [name, str(row.length), *["–"] * 4, note]
     interval = "–" if row.perplexity_ci95 is None else f"{row.perplexity_ci95[0]:.3f} – {row.perplexity_ci95[1]:.3f}"
@@ -135,7 +209,15 @@ def _contrast(contrast: "Contrast") -> list[str]:
     else:
         against = _short(contrast.baseline) + (" (crop)" if contrast.baseline_arm == "crop" else "")
     interval = "–" if contrast.ci95 is None else f"{contrast.ci95[0]:+.4f} – {contrast.ci95[1]:+.4f}"
-    return [_short(contrast.model), str(contrast.length), against, f"{contrast.delta_nll:+.4f}", interval, f"{contrast.perplexity_ratio:.4f}", contrast.verdict]
+    return [
+        _short(contrast.model),
+        str(contrast.length),
+        against,
+        f"{contrast.delta_nll:+.4f}",
+        interval,
+        f"{contrast.perplexity_ratio:.4f}",
+        contrast.verdict,
+    ]
 
 
 def _short(name: str) -> str:

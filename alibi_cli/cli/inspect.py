@@ -19,7 +19,14 @@ Heads = Annotated[int | None, typer.Option(min=1, max=4096, help="Number of atte
 
 @app.command(epilog="Examples:\n\n  alibi inspect slopes --heads 12\n\n  alibi inspect slopes gpt2-alibi --json")
 def slopes(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A checkpoint folder or Hub name; its own slopes if it is converted.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A checkpoint folder or Hub name; its own slopes if it is converted.",
+            show_default=False,
+        ),
+    ] = None,
     heads: Heads = None,
     max_bias: options.MaxBias = None,
     json: options.Json = False,
@@ -51,20 +58,34 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
     from alibi_cli.checkpoint.source import locate, read_json
 
     config = read_json(locate(model)[0] / "config.json")
-    n_heads = next((config[key] for key in ("num_attention_heads", "n_head", "n_heads", "num_heads") if isinstance(config.get(key), int)), None)
-    if n_heads is None or n_heads < 1:
+    keys = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+    found = next((config[key] for key in keys if isinstance(config.get(key), int)), 0)
+    if found < 1:
         raise AlibiError(f"The config.json of {model} does not say how many heads it has.", exit_code=EXIT_USAGE)
     if (own := config.get("alibi_slopes")) is not None:
-        return {"n_heads": n_heads, "scheme": "checkpoint", "max_bias": None, "slopes": own}
-    return {"n_heads": n_heads, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(n_heads, max_bias)}
+        return {"n_heads": found, "scheme": "checkpoint", "max_bias": None, "slopes": own}
+    return {"n_heads": found, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(found, max_bias)}
 
 
-@app.command(epilog="Examples:\n\n  alibi inspect bias --heads 8 --length 64\n\n  alibi inspect bias --heads 12 --length 512 -o bias.png")
+@app.command(
+    epilog="Examples:\n\n  alibi inspect bias --heads 8 --length 64\n\n  alibi inspect bias --heads 12 --length 512 -o bias.png"
+)
 def bias(
     heads: Annotated[int, typer.Option(min=1, max=256, help="Number of attention heads.")] = 8,
     length: Annotated[int, typer.Option(min=1, max=65536, help="Number of tokens.")] = 64,
-    causal: Annotated[bool, typer.Option("--causal/--symmetric", help="Decoders see the past alone; encoders both sides.")] = True,
-    picture: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.png", help="Write a picture instead of drawing in the terminal.", show_default=False)] = None,
+    causal: Annotated[
+        bool, typer.Option("--causal/--symmetric", help="Decoders see the past alone; encoders both sides.")
+    ] = True,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.png",
+            help="Write a picture instead of drawing in the terminal.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """A picture of the bias -m|i-j| of every head, as the share exp(bias) of a key's weight that it leaves."""
     from alibi_cli.bias_picture import draw, lines
@@ -105,9 +126,18 @@ def policies(json: options.Json = False) -> None:
 
     table = family_policies()
     if json:
-        output.print_json({family: [dict(zip(("module", "policy", "origin"), row, strict=True)) for row in rows] for family, rows in table.items()})
+        output.print_json(
+            {
+                family: [dict(zip(("module", "policy", "origin"), row, strict=True)) for row in rows]
+                for family, rows in table.items()
+            }
+        )
         return
-    rows = [[family, module, policy, _in_package(origin)] for family, found in table.items() for module, policy, origin in found]
+    rows = [
+        [family, module, policy, _in_package(origin)]
+        for family, found in table.items()
+        for module, policy, origin in found
+    ]
     output.print_table(None, ["family", "module class", "policy", "origin"], rows)
 
 
@@ -117,7 +147,10 @@ def _in_package(origin: str) -> str:
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Show this one in full.", show_default=False)] = None, json: options.Json = False) -> None:
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.", show_default=False)] = None,
+    json: options.Json = False,
+) -> None:
     """The named settings for --preset."""
     from alibi_cli.presets import load_preset, preset_names, presets_folder
 
@@ -127,6 +160,15 @@ def presets(name: Annotated[str | None, typer.Argument(help="Show this one in fu
         return
     found = {each: load_preset(each) for each in ([name] if name else preset_names())}
     if json:
-        output.print_json({each: {"command": command, "description": text, "settings": chosen} for each, (command, text, chosen) in found.items()})
+        output.print_json(
+            {
+                each: {"command": command, "description": text, "settings": chosen}
+                for each, (command, text, chosen) in found.items()
+            }
+        )
         return
-    output.print_table(None, ["preset", "for", "description"], [[each, f"alibi {command}", text] for each, (command, text, _) in found.items()])
+    output.print_table(
+        None,
+        ["preset", "for", "description"],
+        [[each, f"alibi {command}", text] for each, (command, text, _) in found.items()],
+    )

@@ -28,18 +28,43 @@ def parse_lengths(text: str) -> Lengths:
     return Lengths(lengths)
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A local folder, or the name of a Hub repository.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A local folder, or the name of a Hub repository.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.", show_default=False)]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Let MODEL's own Python code run. Off unless given.", rich_help_panel="Dangerous options")
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let MODEL's own Python code run. Off unless given.",
+        rich_help_panel="Dangerous options",
+    ),
 ]
 SlopesFrom = Annotated[
-    str, typer.Option("--slopes", metavar="press|FILE", help="Press et al.'s slopes, or a JSON file: one list, or one list per layer.")
+    str,
+    typer.Option(
+        "--slopes", metavar="press|FILE", help="Press et al.'s slopes, or a JSON file: one list, or one list per layer."
+    ),
 ]
-MaxBias = Annotated[float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)]
+MaxBias = Annotated[
+    float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)
+]
 MaxSequenceLength = Annotated[
-    int | None, typer.Option(min=1, help="The length that the config promises; no table is sized by it. [default: 4 x the trained length]", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        help="The length that the config promises; no table is sized by it. Default: 4 x the trained length.",
+        show_default=False,
+    ),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write. [default: MODEL's name + -alibi]", show_default=False)]
-Preset = Annotated[str | None, typer.Option(metavar="NAME", help="Settings from presets/NAME.yaml; options given here win.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Where to write. Default: MODEL's name + -alibi.", show_default=False
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Settings from presets/NAME.yaml; options given here win.", show_default=False),
+]

@@ -27,15 +27,26 @@ def print_text(text: str) -> None:
     Console().print(Text(text), soft_wrap=True)
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()) -> None:
+def print_table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
+) -> None:
     """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
-    table = Table(title=None if title is None else Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
     for index, column in enumerate(columns):
         if column in numeric:
             width = max([len(column), *(len(row[index]) for row in rows)])
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
         else:
-            table.add_column(column, overflow="fold", min_width=min(12, max([len(column), *(len(row[index]) for row in rows)])))
+            table.add_column(
+                column, overflow="fold", min_width=min(12, max([len(column), *(len(row[index]) for row in rows)]))
+            )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
@@ -81,11 +92,8 @@ def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
 
 def format_bytes(n: int) -> str:
     """12,345,678 -> '12.3 MB' (decimal units)."""
-    size = float(n)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            break
+    size, units = float(n), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        units.pop(0)
+    return f"{size:.0f} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -2,11 +2,13 @@
 
 
 def quiet_libraries() -> None:
-    """Silences transformers' load reports and progress bars; its errors are kept."""
+    """Silences load reports, progress bars and retries; errors are kept."""
     import warnings
 
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="transformers")

@@ -43,7 +43,10 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
         AlibiError: no such model, or one that is no language model.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
@@ -51,11 +54,17 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     base = model_type.removeprefix(CONVERTED)
     converted = model_type != base
     names = [str(architecture) for architecture in raw.get("architectures") or []]
-    masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (not any("CausalLM" in n or "LMHead" in n for n in names) and base in ("bert", "roberta"))
+    masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (
+        not any("CausalLM" in n or "LMHead" in n for n in names) and base in ("bert", "roberta")
+    )
     known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if base not in known and not (trust_remote_code and "auto_map" in raw):
         hint = "It brings its own code; --trust-remote-code lets that run." if "auto_map" in raw else None
-        raise AlibiError(f"{name} has the model type {model_type!r}, which is no language model that transformers knows.", hint, EXIT_USAGE)
+        raise AlibiError(
+            f"{name} has the model type {model_type!r}, which is no language model that transformers knows.",
+            hint,
+            EXIT_USAGE,
+        )
     trained = hard = None
     if not converted:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -70,13 +79,23 @@ def _has_table(family: str) -> bool:
     """True if the registered policy of the family drops a table of positions, which cannot be read beyond its end."""
     prefix = f"transformers.models.{family.replace('-', '_')}."
     tables = (drop_position_table, drop_position_table_of_encoder)
-    return any(isinstance(key, str) and key.startswith(prefix) and policy in tables for key, policy in policy_registry.items())
+    return any(
+        isinstance(key, str) and key.startswith(prefix) and policy in tables for key, policy in policy_registry.items()
+    )
 
 
 def digest_of(folder: Path) -> str:
     """sha256 over names and contents of config.json, tokenizer files and weights."""
     digest = hashlib.sha256()
-    patterns = ("config.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.json", "vocab.*", "merges.txt", "*.model")
+    patterns = (
+        "config.json",
+        "*.safetensors",
+        "pytorch_model*.bin",
+        "tokenizer.json",
+        "vocab.*",
+        "merges.txt",
+        "*.model",
+    )
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         blob = path.resolve().name  # the Hub cache names the blobs of large files by their sha256
         content = blob if path.is_symlink() and len(blob) == 64 else sha256_of(path)
@@ -88,7 +107,9 @@ def load_tokenizer(info: ModelInfo, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info))
+        return AutoTokenizer.from_pretrained(
+            info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info)
+        )
     except (ValueError, OSError, KeyError) as error:
         raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {str(error).splitlines()[0]}") from None
 
@@ -113,7 +134,9 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
     import transformers
 
     target = pick_device(device)
-    kind: Any = "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
+    kind: Any = (
+        "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
+    )
     auto = transformers.AutoModelForMaskedLM if info.masked else transformers.AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
     try:
@@ -142,7 +165,7 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
 
 
 def pick_device(device: str) -> str:
-    """"auto" is the GPU if there is one.
+    """ "auto" is the GPU if there is one.
 
     Raises:
         AlibiError: there is no such device.
@@ -152,5 +175,7 @@ def pick_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise AlibiError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+        raise AlibiError(
+            f"Device {device!r} cannot be used: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE
+        ) from None
     return device

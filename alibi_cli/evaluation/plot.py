@@ -32,17 +32,38 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
         lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
         left.plot(lengths, values, marker="o", linestyle="--" if arm == "crop" else "-", **style)
         bands = [row.perplexity_ci95 or (value, value) for row, value in zip(rows, values, strict=True)]
-        left.fill_between(lengths, [low for low, _ in bands], [high for _, high in bands], color=colours[model], alpha=0.15, linewidth=0)
+        left.fill_between(
+            lengths,
+            [low for low, _ in bands],
+            [high for _, high in bands],
+            color=colours[model],
+            alpha=0.15,
+            linewidth=0,
+        )
         if arm == "full":
             for row in rows:
                 context, nll = by_context(record[row.key])
                 depth = 0.35 + 0.65 * (lengths.index(row.length) + 1) / len(lengths)
-                right.plot(context, nll, color=colours[model], alpha=depth, linewidth=1, label=f"{Path(model).name} at {row.length}")
+                right.plot(
+                    context,
+                    nll,
+                    color=colours[model],
+                    alpha=depth,
+                    linewidth=1,
+                    label=f"{Path(model).name} at {row.length}",
+                )
     trained = {model["trained_length"] for model in results.models if model["trained_length"]}
     ticks = sorted({row.length for rows in arms.values() for row in rows})
-    left.set(xscale="log", xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol['name']}, {results.text['name']}")
+    left.set(
+        xscale="log",
+        xlabel="length (tokens)",
+        ylabel="perplexity",
+        title=f"{results.protocol['name']}, {results.text['name']}",
+    )
     left.xaxis.set(major_locator=FixedLocator(ticks), major_formatter=ScalarFormatter(), minor_locator=NullLocator())
-    if max(row.perplexity or 0 for rows in arms.values() for row in rows) > 4 * min(row.perplexity or 1 for rows in arms.values() for row in rows):
+    if max(row.perplexity or 0 for rows in arms.values() for row in rows) > 4 * min(
+        row.perplexity or 1 for rows in arms.values() for row in rows
+    ):
         left.set_yscale("log")
     right.set(xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position")
     for axis in (left, right):

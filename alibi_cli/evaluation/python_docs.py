@@ -18,7 +18,20 @@ from types import ModuleType
 HELD_OUT_ONE_IN = 10
 # Left out: tests, vendored or generated trees, code tables, and what distributions package separately.
 EXCLUDED_FOLDERS = frozenset(
-    "test tests idlelib lib2to3 site-packages dist-packages __pycache__ ensurepip turtledemo tkinter encodings pydoc_data".split()
+    [
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "ensurepip",
+        "turtledemo",
+        "tkinter",
+        "encodings",
+        "pydoc_data",
+    ]
 )
 
 
@@ -46,7 +59,9 @@ def _sources() -> Iterator[tuple[str, str]]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).parts):
         folders = path.relative_to(root).parts[:-1]
-        machine_specific = path.name.startswith(("_sysconfigdata", "sitecustomize")) or any(f.startswith("config-") for f in folders)
+        machine_specific = path.name.startswith(("_sysconfigdata", "sitecustomize")) or any(
+            f.startswith("config-") for f in folders
+        )
         if machine_specific or EXCLUDED_FOLDERS.intersection(folders):
             continue
         with tokenize.open(path) as file:  # honours the coding line

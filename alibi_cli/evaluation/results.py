@@ -6,7 +6,6 @@ figure is computed from: float32 NLLs and where they were read. `--resume` trust
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, IMPROVES, LONGER_CONTEXT, Scored, difference, mean_interval, per_document, verdict
+from alibi_cli.evaluation.statistics import (
+    FEW_DOCUMENTS,
+    IMPROVES,
+    LONGER_CONTEXT,
+    Scored,
+    difference,
+    mean_interval,
+    per_document,
+    verdict,
+)
 
 SCHEMA_VERSION = 1
 FIELDS = ("nll", "document", "position", "context")
@@ -80,8 +88,12 @@ class Results(BaseModel):
     contrasts: list[Contrast] = []
 
 
-def ok_row(model: str, arm: str, length: int, fed_length: int, scored: Scored, seconds: float, fed_tokens: int, peak_bytes: int) -> Row:
-    row = Row(model=model, arm=arm, length=length, status="ok", fed_length=fed_length, seconds=seconds, peak_bytes=peak_bytes)
+def ok_row(
+    model: str, arm: str, length: int, fed_length: int, scored: Scored, seconds: float, fed_tokens: int, peak_bytes: int
+) -> Row:
+    row = Row(
+        model=model, arm=arm, length=length, status="ok", fed_length=fed_length, seconds=seconds, peak_bytes=peak_bytes
+    )
     row.tokens_scored, row.documents_scored = len(scored.nll), len(np.unique(scored.document))
     row.tokens_per_second = fed_tokens / seconds if seconds else 0.0
     if not np.isfinite(scored.nll).all():
@@ -89,7 +101,9 @@ def ok_row(model: str, arm: str, length: int, fed_length: int, scored: Scored, s
         return row
     row.nll, row.perplexity, row.bits_per_byte = scored.mean, math.exp(min(scored.mean, 700)), scored.bits_per_byte
     row.ci95 = mean_interval(scored)
-    row.perplexity_ci95 = None if row.ci95 is None else (math.exp(min(row.ci95[0], 700)), math.exp(min(row.ci95[1], 700)))
+    row.perplexity_ci95 = (
+        None if row.ci95 is None else (math.exp(min(row.ci95[0], 700)), math.exp(min(row.ci95[1], 700)))
+    )
     return row
 
 
@@ -116,9 +130,16 @@ def contrasts(rows: list[Row], record: dict[str, Scored], baseline: str | None, 
 def _contrast(row: Row, reference: Row, record: dict[str, Scored], better: str) -> Contrast:
     delta, ci = difference(record[row.key], record[reference.key])
     return Contrast(
-        model=row.model, baseline=reference.model, length=row.length, baseline_length=reference.length, baseline_arm=reference.arm,
-        delta_nll=delta, perplexity_ratio=math.exp(min(delta, 700)), ci95=ci, verdict=verdict(ci, better),
-    )  # fmt: skip
+        model=row.model,
+        baseline=reference.model,
+        length=row.length,
+        baseline_length=reference.length,
+        baseline_arm=reference.arm,
+        delta_nll=delta,
+        perplexity_ratio=math.exp(min(delta, 700)),
+        ci95=ci,
+        verdict=verdict(ci, better),
+    )
 
 
 def nll_path(path: Path) -> Path:
@@ -132,11 +153,11 @@ def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
     try:
         temporary = nll_path(path).with_name(nll_path(path).name + ".tmp")
         save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, nll_path(path))
+        temporary.replace(nll_path(path))
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
         nll_path(path).chmod(temporary.stat().st_mode & 0o777)  # safetensors makes files that only their owner can read
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
 
@@ -157,10 +178,17 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
     except FileNotFoundError:
         return results, {}
     except (ValidationError, ValueError, SafetensorError, KeyError, TypeError) as error:
-        raise AlibiError(f"{path} is not a results file that can be resumed: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
-    record = {key: Scored(*(tensors[f"{key}|{name}"] for name in FIELDS), n_bytes=n) for key, n in n_bytes.items()}
+        raise AlibiError(
+            f"{path} is not a results file that can be resumed: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE
+        ) from None
+    record = {key: _scored(tensors, key, n) for key, n in n_bytes.items()}
     results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
     return results, record
+
+
+def _scored(tensors: dict[str, np.ndarray], key: str, n_bytes: int | None) -> Scored:
+    nll, document, position, context = (tensors[f"{key}|{name}"] for name in FIELDS)
+    return Scored(nll, document, position, context, n_bytes)
 
 
 def check_same_run(old: Results, new: Results, path: Path) -> None:
@@ -168,13 +196,25 @@ def check_same_run(old: Results, new: Results, path: Path) -> None:
     for part in ("schema_version", "protocol", "text"):
         before, now = getattr(old, part), getattr(new, part)
         if before != now:
-            what = next((f"{part}.{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now.get(k)), part) if isinstance(now, dict) else part
-            raise AlibiError(f"{path} was made differently ({what}); its rows cannot be resumed.", hint="Choose another --output.", exit_code=EXIT_USAGE)
+            what = (
+                next((f"{part}.{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now.get(k)), part)
+                if isinstance(now, dict)
+                else part
+            )
+            raise AlibiError(
+                f"{path} was made differently ({what}); its rows cannot be resumed.",
+                hint="Choose another --output.",
+                exit_code=EXIT_USAGE,
+            )
     known = {model["name"]: model for model in old.models}
     for model in new.models:
         if model["name"] in known and known[model["name"]] != model:
             key = next(k for k in model if known[model["name"]].get(k) != model[k])
-            raise AlibiError(f"{model['name']} has changed since {path} was made ({key}).", hint="Choose another --output.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{model['name']} has changed since {path} was made ({key}).",
+                hint="Choose another --output.",
+                exit_code=EXIT_USAGE,
+            )
 
 
 def few_documents(record: dict[str, Scored]) -> int | None:

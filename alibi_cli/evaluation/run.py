@@ -25,12 +25,13 @@ from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens
 from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
 
 Update = Callable[[str, float, float], None]
+PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose versions a results file records
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate. models: names; baseline: one of them that the others are compared with. max_segments: score only so many segments of
-    the longest length. The rest as in `alibi eval --help`."""
+    """What to evaluate. models: names; baseline: one of them that the others are compared with. max_segments: score
+    only so many segments of the longest length. The rest as in `alibi eval --help`."""
 
     models: list[str]
     lengths: tuple[int, ...]
@@ -61,7 +62,9 @@ class _Job:
     suffix: list[int]
     mask_token: int | None
     facts: dict[str, Any]
-    cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)  # by fed length: the crop arm repeats rows
+    cache: dict[int, tuple[Row, Scored | None]] = field(
+        default_factory=dict
+    )  # by fed length: the crop arm repeats rows
 
 
 def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Results, dict[str, Scored]]:
@@ -73,27 +76,49 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
     infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
     jobs = [_prepare(info, _cropped(infos, request.lengths), request) for info in infos]
     first = jobs[0].protocol
+    segments = (
+        first.name == "fixed-target" or request.max_segments is not None
+    )  # then the longest length decides which tokens are scored
     results = Results(
         command=request.command,
-        versions={"python": platform.python_version(), **{name: version(name) for name in ("alibi-cli", "torch", "transformers", "tokenizers")}},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         protocol={
-            "name": first.name, "targets": first.targets, "stride": first.stride, "longest": max(first.lengths), "masked": first.masked,
-            "max_segments": request.max_segments, "device": pick_device(request.device).split(":")[0], "dtype": request.dtype,
+            "name": first.name,
+            "targets": first.targets,
+            "stride": first.stride,
+            "longest": max(first.lengths) if segments else None,
+            "masked": first.masked,
+            "max_segments": request.max_segments,
+            "device": pick_device(request.device).split(":")[0],
+            "dtype": request.dtype,
         },
-        text=request.text.fingerprint(), models=[job.facts for job in jobs],
-    )  # fmt: skip
+        text=request.text.fingerprint(),
+        models=[job.facts for job in jobs],
+    )
     record: dict[str, Scored] = {}
     if request.output is not None and request.output.exists():
         if not request.resume:
-            raise AlibiError(f"{request.output} exists.", hint="Continue it with --resume, or choose another --output.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{request.output} exists.",
+                hint="Continue it with --resume, or choose another --output.",
+                exit_code=EXIT_USAGE,
+            )
         old, record = results_file.load(request.output)
         results_file.check_same_run(old, results, request.output)
         results.rows = old.rows
-    comparable = {job.info.name for job in jobs if job.facts["tokens_sha256"] == _facts(jobs, request.baseline).get("tokens_sha256")}
+    comparable = {
+        job.info.name
+        for job in jobs
+        if job.facts["tokens_sha256"] == _facts(jobs, request.baseline).get("tokens_sha256")
+    }
     finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
     results.rows = [row for row in results.rows if row.key in finished]
     for job in jobs:
-        wanted = [(arm, length) for arm, length in _rows_of(job, request.lengths) if f"{job.info.name}|{arm}|{length}" not in finished]
+        wanted = [
+            (arm, length)
+            for arm, length in _rows_of(job, request.lengths)
+            if f"{job.info.name}|{arm}|{length}" not in finished
+        ]
         for row, scored in _run(job, wanted, request, update):
             results.rows.append(row)
             if scored is not None:
@@ -120,7 +145,10 @@ def _facts(jobs: list[_Job], name: str | None) -> dict[str, Any]:
 
 def _cropped(infos: list[ModelInfo], lengths: tuple[int, ...]) -> int | None:
     """The shortest length to which any model's crop arm cuts."""
-    return min((info.trained_length for info in infos if info.trained_length and info.trained_length < max(lengths)), default=None)
+    return min(
+        (info.trained_length for info in infos if info.trained_length and info.trained_length < max(lengths)),
+        default=None,
+    )
 
 
 def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
@@ -128,14 +156,30 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
     prefix, suffix = special_tokens(tokenizer)
     mask_token = tokenizer.mask_token_id if info.masked else None
     if info.masked and mask_token is None:
-        raise AlibiError(f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with.")
-    protocol = make_protocol(request.protocol, request.lengths, request.targets, request.stride, len(prefix), len(suffix), info.masked, cropped)
+        raise AlibiError(
+            f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with."
+        )
+    protocol = make_protocol(
+        request.protocol,
+        request.lengths,
+        request.targets,
+        request.stride,
+        len(prefix),
+        len(suffix),
+        info.masked,
+        cropped,
+    )
     documents = limit(tokenize(request.text, tokenizer), request.max_segments, protocol.room(max(request.lengths)))
     facts = {
-        "name": info.name, "model_type": info.model_type, "commit": info.commit, "digest": info.digest, "converted": info.converted,
-        "trained_length": info.trained_length, "special_tokens": [prefix, suffix if info.masked else []],
+        "name": info.name,
+        "model_type": info.model_type,
+        "commit": info.commit,
+        "digest": info.digest,
+        "converted": info.converted,
+        "trained_length": info.trained_length,
+        "special_tokens": [prefix, suffix if info.masked else []],
         "tokens_sha256": tokens_sha256(documents),
-    }  # fmt: skip
+    }
     return _Job(info, documents, protocol, prefix, suffix, mask_token, facts)
 
 
@@ -148,7 +192,9 @@ def _rows_of(job: _Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
             yield "crop", length
 
 
-def _run(job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update) -> Iterator[tuple[Row, Scored | None]]:
+def _run(
+    job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update
+) -> Iterator[tuple[Row, Scored | None]]:
     info, scorer = job.info, None
     for arm, length in wanted:
         fed = min(length, info.trained_length) if arm == "crop" and info.trained_length else length
@@ -185,7 +231,9 @@ def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Sc
     try:
         scores = scorer.score(job.documents, windows, on_window)
     except OutOfMemory:
-        return Row(model=name, length=fed, status="out_of_memory", fed_length=fed, seconds=time.monotonic() - started), None
+        return Row(
+            model=name, length=fed, status="out_of_memory", fed_length=fed, seconds=time.monotonic() - started
+        ), None
     seconds = time.monotonic() - started
     fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
     scored = _scored(job, windows, scores)
@@ -203,8 +251,8 @@ def _scored(job: _Job, windows: list[Window], scores: list[np.ndarray]) -> Score
         part = job.documents[window.document].bytes_of(window.targets)
         n_bytes = None if part is None or n_bytes is None else n_bytes + int(part.sum())
     order = np.lexsort((position, document))
-    columns = (column[order].astype(np.int32) for column in (document, position, context))
-    return Scored(np.concatenate(scores)[order].astype(np.float32), *columns, n_bytes=n_bytes)
+    document, position, context = (column[order].astype(np.int32) for column in (document, position, context))
+    return Scored(np.concatenate(scores)[order].astype(np.float32), document, position, context, n_bytes)
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -215,4 +263,6 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _order(results: Results, models: list[str]) -> None:
-    results.rows.sort(key=lambda row: (models.index(row.model) if row.model in models else len(models), row.length, row.arm != "full"))
+    results.rows.sort(
+        key=lambda row: (models.index(row.model) if row.model in models else len(models), row.length, row.arm != "full")
+    )

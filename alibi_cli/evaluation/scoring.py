@@ -35,16 +35,31 @@ class Scorer:
     """
 
     def __init__(
-        self, model: PreTrainedModel, prefix: list[int], suffix: list[int], mask_token: int | None = None, batch_size: int | None = None,
+        self,
+        model: PreTrainedModel,
+        prefix: list[int],
+        suffix: list[int],
+        mask_token: int | None = None,
+        batch_size: int | None = None,
         logits_per_chunk: int = LOGITS_PER_CHUNK,
-    ):  # fmt: skip
-        self.model, self.prefix, self.suffix, self.mask_token = model.eval(), prefix, suffix if mask_token is not None else [], mask_token
+    ):
+        self.model, self.prefix, self.suffix, self.mask_token = (
+            model.eval(),
+            prefix,
+            suffix if mask_token is not None else [],
+            mask_token,
+        )
         self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
         self.body = _body(model)
         self.exact = torch.promote_types(model.dtype, torch.float32)
 
     @torch.no_grad()
-    def score(self, documents: list[TokenizedDocument], windows: list[Window], on_window: Callable[[int], None] = lambda n: None) -> list[np.ndarray]:
+    def score(
+        self,
+        documents: list[TokenizedDocument],
+        windows: list[Window],
+        on_window: Callable[[int], None] = lambda n: None,
+    ) -> list[np.ndarray]:
         """The NLL in nats of every target of every window, in the order of `windows`.
 
         Windows of equal size share a batch and no window is padded, so neither batch size nor neighbours change a result beyond
@@ -57,7 +72,8 @@ class Scorer:
         for index, window in enumerate(windows):
             by_size.setdefault(window.end - window.begin, []).append(index)
         scores: list[np.ndarray] = [np.empty(0)] * len(windows)
-        for size, indices in sorted(by_size.items(), reverse=True):
+        for size, waiting in sorted(by_size.items(), reverse=True):
+            indices = waiting
             batch_size = self.batch_size or max(1, TOKENS_PER_BATCH // size)
             while indices:
                 batch, rest = indices[:batch_size], indices[batch_size:]
@@ -98,7 +114,9 @@ class Scorer:
         inputs = torch.tensor(rows, device=device)  # (B, L)
         hidden = self.body(input_ids=inputs, use_cache=False, return_dict=True).last_hidden_state  # (B, L, d)
         row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
-        picked = hidden[torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)]  # (n, d)
+        picked = hidden[
+            torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)
+        ]  # (n, d)
         del hidden
         losses = self._losses(picked, torch.as_tensor(np.concatenate(targets), device=device))
         return np.split(losses.double().cpu().numpy(), np.cumsum([len(place) for place in places])[:-1])
@@ -140,4 +158,8 @@ def _body(model: PreTrainedModel) -> PreTrainedModel:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )

@@ -1,8 +1,9 @@
 """Means, intervals and verdicts from per-token negative log-likelihoods. Everything is summed in float64.
 
-The unit of resampling is the document: tokens of one document are alike, so resampling tokens would claim too much. A mean is
-the total NLL over the total number of tokens; perplexity is exp of that mean. Differences are paired: both sides are read at the same tokens
-of the same resampled documents, which is several times tighter than comparing two intervals.
+The unit of resampling is the document: tokens of one document are alike, so resampling tokens would claim too much.
+A mean is the total NLL over the total number of tokens; perplexity is exp of that mean. Differences are paired: both
+sides are read at the same tokens of the same resampled documents, which is several times tighter than comparing two
+intervals.
 """
 
 import math
@@ -46,17 +47,19 @@ def per_document(values: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, 
     return np.bincount(index, weights=values.astype(np.float64)), np.bincount(index).astype(np.float64)
 
 
-def interval(sums: np.ndarray, counts: np.ndarray, level: float = 0.95, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float] | None:
+def interval(
+    sums: np.ndarray, counts: np.ndarray, level: float = 0.95, resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[float, float] | None:
     """Percentile bootstrap interval of sum(sums) / sum(counts) over documents; None for fewer than two documents."""
     documents = len(sums)
     if documents < 2:
         return None
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for start in range(0, resamples, 1000):  # bounded memory for many documents
-        n = min(1000, resamples - start)
-        drawn = rng.multinomial(documents, np.full(documents, 1 / documents), size=n)  # (n, D): how often each document was drawn
-        means[start : start + n] = (drawn @ sums) / (drawn @ counts)
+    chunk = max(1, 2_000_000 // documents)  # bounded memory for many documents
+    for start in range(0, resamples, chunk):
+        drawn = rng.integers(documents, size=(min(chunk, resamples - start), documents))  # (n, D)
+        means[start : start + len(drawn)] = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -88,4 +91,6 @@ def by_context(scored: Scored, bins: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """(mean context, mean NLL) in bins of equal token count, for the plot of NLL by position."""
     order = np.argsort(scored.context, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
-    return np.array([scored.context[part].mean() for part in parts]), np.array([scored.nll[part].mean(dtype=np.float64) for part in parts])
+    return np.array([scored.context[part].mean() for part in parts]), np.array(
+        [scored.nll[part].mean(dtype=np.float64) for part in parts]
+    )

@@ -36,8 +36,13 @@ class Text:
 
 
 def load_text(
-    dataset: str | None = None, files: Iterable[Path] = (), *, split_on: str = "file", column: str = "text", max_documents: int | None = None
-) -> Text:  # fmt: skip
+    dataset: str | None = None,
+    files: Iterable[Path] = (),
+    *,
+    split_on: str = "file",
+    column: str = "text",
+    max_documents: int | None = None,
+) -> Text:
     """The documents of some text files, of the embedded text, or of a dataset.
 
     Args:
@@ -94,10 +99,18 @@ def _from_dataset(spec: str, column: str) -> Iterable[tuple[str, str]]:
         rows = load_dataset(path, config or None, split=split or "test", streaming=True)
     except DatasetNotFoundError:
         raise AlibiError(f"There is no dataset {path}.", exit_code=EXIT_USAGE) from None
-    except (ValueError, OSError, RuntimeError) as error:  # unknown config or split, unreachable Hub, a dataset that is a script
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:  # unknown config or split, unreachable Hub, a dataset that is a script
         raise AlibiError(f"Dataset {spec} cannot be read: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
     for index, row in enumerate(rows):
         if not isinstance(row.get(column), str):
-            raise AlibiError(f"{spec} has no text column {column!r}; its columns: {', '.join(row)}.", hint="Name it with --text-column.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{spec} has no text column {column!r}; its columns: {', '.join(row)}.",
+                hint="Name it with --text-column.",
+                exit_code=EXIT_USAGE,
+            )
         if row[column].strip():
             yield f"{path}#{index}", row[column]

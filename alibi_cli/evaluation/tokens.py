@@ -26,7 +26,9 @@ class TokenizedDocument:
         return (self.byte_ends - starts)[positions]
 
     def cut(self, n_tokens: int) -> "TokenizedDocument":
-        return TokenizedDocument(self.name, self.ids[:n_tokens], None if self.byte_ends is None else self.byte_ends[:n_tokens])
+        return TokenizedDocument(
+            self.name, self.ids[:n_tokens], None if self.byte_ends is None else self.byte_ends[:n_tokens]
+        )
 
 
 def tokenize(text: Text, tokenizer: Any) -> list[TokenizedDocument]:

@@ -70,8 +70,9 @@ class Protocol:
             longest = max((len(document.ids) for document in documents), default=0)
             raise AlibiError(
                 f"No document is long enough: the longest has {longest} tokens, and {self.name} at {max(self.lengths)} needs more.",
-                hint="Use shorter --lengths, other text, or --protocol non-overlapping.", exit_code=EXIT_USAGE,
-            )  # fmt: skip
+                hint="Use shorter --lengths, other text, or --protocol non-overlapping.",
+                exit_code=EXIT_USAGE,
+            )
         return found
 
     def _fixed(self, n_tokens: int, length: int) -> Iterator[tuple[int, int, int]]:
@@ -100,9 +101,15 @@ class Protocol:
 
 
 def make_protocol(
-    name: str, lengths: tuple[int, ...], targets: int | None = None, stride: int | None = None, prefix: int = 0, suffix: int = 0,
-    masked: bool = False, cropped: int | None = None,
-) -> Protocol:  # fmt: skip
+    name: str,
+    lengths: tuple[int, ...],
+    targets: int | None = None,
+    stride: int | None = None,
+    prefix: int = 0,
+    suffix: int = 0,
+    masked: bool = False,
+    cropped: int | None = None,
+) -> Protocol:
     """A checked protocol. `cropped`: the shortest length to which the crop arm cuts windows, which must hold the targets too.
 
     Raises:
@@ -119,9 +126,16 @@ def make_protocol(
     protocol = Protocol(name, tuple(lengths), targets, stride, prefix, suffix, masked)
     shortest = protocol.room(min(*lengths, cropped or max(lengths)))
     if targets is not None and not 1 <= targets < shortest + (1 if masked or prefix else 0):
-        raise AlibiError(f"--targets {targets} leaves no context in a window of {shortest} tokens.", hint="K must be smaller than the shortest length.", exit_code=EXIT_USAGE)
+        raise AlibiError(
+            f"--targets {targets} leaves no context in a window of {shortest} tokens.",
+            hint="K must be smaller than the shortest length.",
+            exit_code=EXIT_USAGE,
+        )
     if stride is not None and not 1 <= stride <= protocol.room(min(lengths)):
-        raise AlibiError(f"--stride must lie between 1 and {protocol.room(min(lengths))}, the shortest window; it is {stride}.", exit_code=EXIT_USAGE)
+        raise AlibiError(
+            f"--stride must lie between 1 and {protocol.room(min(lengths))}, the shortest window; it is {stride}.",
+            exit_code=EXIT_USAGE,
+        )
     if shortest < 1:
         raise AlibiError(f"A window of {min(lengths)} tokens has no room for text.", exit_code=EXIT_USAGE)
     return protocol

@@ -76,7 +76,9 @@ def _default_token_types(module, args, kwargs):
 
 def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """Rotary positions: rotate by nought. The width is that of the rotated part, which may be less than the head."""
-    scaling = struct.unpack("f", struct.pack("f", module.attention_scaling))[0]  # the stock module multiplies in float32
+    scaling = struct.unpack("f", struct.pack("f", module.attention_scaling))[
+        0
+    ]  # the stock module multiplies in float32
     return NoRotation(2 * module.inv_freq.numel(), scaling)
 
 

@@ -53,11 +53,10 @@ class PolicyRegistry(dict):
         """{module class: policy} for every registered class whose module has been imported; the others cannot occur in a model."""
         found = {}
         for key, function in self.items():
-            if isinstance(key, str):
-                module, _, name = key.rpartition(".")
-                key = getattr(sys.modules.get(module), name, None)
-            if key is not None:
-                found[key] = function
+            module, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
+            cls = getattr(sys.modules.get(module), name, None) if isinstance(key, str) else key
+            if cls is not None:
+                found[cls] = function
         return found
 
     def _key(self, cls):
@@ -89,15 +88,21 @@ def origin(function):
 
 
 def _path(cls):
-    return cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
+    return (
+        cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
+    )
 
 
 def _check_signature(function):
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 3:
         raise ValueError(f"Each ALiBi policy must accept 3 arguments; {function.__name__} accepts {len(parameters)}.")
-    hints = typing.get_type_hints(function)  # resolves annotations that `from __future__ import annotations` made strings
-    for nth, parameter, wanted in zip(("first", "second", "third"), parameters, (torch.nn.Module, int, int)):
+    hints = typing.get_type_hints(
+        function
+    )  # resolves annotations that `from __future__ import annotations` made strings
+    for nth, parameter, wanted in zip(
+        ("first", "second", "third"), parameters, (torch.nn.Module, int, int), strict=True
+    ):
         if hints.get(parameter.name) is not wanted:
             expected = "torch.nn.Module" if wanted is torch.nn.Module else "int"
             raise TypeError(f'The {nth} argument of {function.__name__} must be of type "{expected}".')
@@ -121,7 +126,9 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
     def rewrite(module):
         matches = [cls for cls in policies if isinstance(module, cls)]
         if len(matches) > 1:
-            names = " and ".join(f"{cls.__name__} ({getattr(policies[cls], '__name__', policies[cls])})" for cls in matches)
+            names = " and ".join(
+                f"{cls.__name__} ({getattr(policies[cls], '__name__', policies[cls])})" for cls in matches
+            )
             raise TypeError(f"More than one policy matches a {type(module).__name__}: {names}.")
         if not matches:
             return None

@@ -23,7 +23,12 @@ def _get(name, base):
     if name not in globals():
         fields = {"alibi_slopes": None, "alibi_max_sequence_length": None}
         annotations = {"alibi_slopes": list | None, "alibi_max_sequence_length": int | None}
-        body = {"model_type": f"alibi_{base.model_type}", "__annotations__": annotations, "__module__": __name__, **fields}
+        body = {
+            "model_type": f"alibi_{base.model_type}",
+            "__annotations__": annotations,
+            "__module__": __name__,
+            **fields,
+        }
         body["_auto_class"] = "AutoConfig"  # makes save_pretrained carry this file along
         globals()[name] = type(name, (AlibiConfigMixin, base), body)
     return globals()[name]

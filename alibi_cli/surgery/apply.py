@@ -9,7 +9,14 @@ from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.configuration_alibi import AlibiConfigMixin, config_class_for
-from alibi_cli.runtime.modeling_alibi import AlibiModelMixin, auto_map_for, check_reach, check_slopes, model_class_for, rewrite
+from alibi_cli.runtime.modeling_alibi import (
+    AlibiModelMixin,
+    auto_map_for,
+    check_reach,
+    check_slopes,
+    model_class_for,
+    rewrite,
+)
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.optimizers import update_params_in_optimizer
 

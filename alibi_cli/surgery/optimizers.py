@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 def update_params_in_optimizer(
     old_params: Iterable[Parameter], new_params: Iterable[Parameter], optimizers: Optimizer | Iterable[Optimizer]
-) -> None:  # fmt: skip
+) -> None:
     """Takes the parameters of `old_params` that are not in `new_params` out of the optimizer, and puts the new ones in.
 
     New parameters join the group that the removed ones were in. The order of what stays is kept, and the optimizer's state of what
@@ -30,7 +30,9 @@ def update_params_in_optimizer(
         raise RuntimeError(f"{len(missing)} of the removed parameters are not in the optimizer.")
     homes = [group for group in groups if any(id(p) in removed for p in group["params"])]
     if added and len(homes) != 1 and len(groups) > 1:
-        raise RuntimeError(f"{len(added)} new parameters could go to any of {len(homes) or len(groups)} parameter groups; add them yourself.")
+        raise RuntimeError(
+            f"{len(added)} new parameters could go to any of {len(homes) or len(groups)} parameter groups; add them yourself."
+        )
     added = [p for p in added if id(p) not in held]
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in removed]

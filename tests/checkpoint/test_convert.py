@@ -27,13 +27,28 @@ def convert(source: Path, output: Path, force: bool = False, check: bool = True,
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_command_line_and_json(tiny_gpt2: Path, tmp_path: Path) -> None:
     before = snapshot(tiny_gpt2)
     report = alibi_json("convert", tiny_gpt2, "-o", tmp_path / "out", "--max-sequence-length", "96")
-    assert {"output", "source", "base_model_type", "model_type", "policy", "slopes", "tensors", "bytes_written", "seconds", "verified"} <= set(report)
+    assert {
+        "output",
+        "source",
+        "base_model_type",
+        "model_type",
+        "policy",
+        "slopes",
+        "tensors",
+        "bytes_written",
+        "seconds",
+        "verified",
+    } <= set(report)
     assert (report["base_model_type"], report["model_type"]) == ("gpt2", "alibi_gpt2")
     assert report["tensors"] == {"copied": 27, "dropped": ["transformer.wpe.weight"], "added": []}
     assert report["verified"]["passed"] and report["verified"]["max_abs_logit_difference"] <= 1e-5
@@ -64,7 +79,9 @@ def test_everything_that_is_not_weights_is_carried(tiny_llama: Path, tmp_path: P
 def test_alibi_json_has_the_digest_of_every_shard(tiny_gpt2: Path, tmp_path: Path) -> None:
     convert(tiny_gpt2, tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "alibi.json").read_text())
-    assert facts["sha256"] == {"model.safetensors": hashlib.sha256((tmp_path / "out" / "model.safetensors").read_bytes()).hexdigest()}
+    assert facts["sha256"] == {
+        "model.safetensors": hashlib.sha256((tmp_path / "out" / "model.safetensors").read_bytes()).hexdigest()
+    }
     assert facts["verified"]["passed"] and facts["versions"]["transformers"] == transformers.__version__
     assert facts["slopes"] == [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]
 
@@ -77,7 +94,7 @@ def test_kept_tensors_keep_their_bytes(tiny_gpt2: Path, tmp_path: Path) -> None:
 
 
 def test_files_get_the_mode_that_the_umask_says(tiny_gpt2: Path, tmp_path: Path) -> None:
-    os.chmod(tiny_gpt2 / "model.safetensors", 0o600)
+    (tiny_gpt2 / "model.safetensors").chmod(0o600)
     before = os.umask(0o027)
     try:
         convert(tiny_gpt2, tmp_path / "out")
@@ -110,7 +127,9 @@ def test_sharded_source_keeps_its_shards_and_index(tmp_path: Path) -> None:
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     held = {name: file.name for file in (tmp_path / "out").glob("*.safetensors") for name in load_file(file)}
     assert index["weight_map"] == held and "transformer.wpe.weight" not in held
-    assert index["metadata"]["total_size"] == sum(t.nbytes for file in (tmp_path / "out").glob("*.safetensors") for t in load_file(file).values())
+    assert index["metadata"]["total_size"] == sum(
+        t.nbytes for file in (tmp_path / "out").glob("*.safetensors") for t in load_file(file).values()
+    )
 
 
 def test_names_without_the_base_model_prefix(tmp_path: Path) -> None:
@@ -126,7 +145,9 @@ def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     tiny_model("llama", torch.float32).to(torch.bfloat16).save_pretrained(tmp_path / "source")
     report = convert(tmp_path / "source", tmp_path / "out")
     assert report.verified.passed
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "source" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "source" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
@@ -138,7 +159,9 @@ def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
     report = convert(source, tmp_path / "out")
     assert report.verified.passed and report.tensors.dropped == ["transformer.wpe.weight"]
     after = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(torch.equal(after[name], tensors[name]) for name in after) and set(tensors) - set(after) == {"transformer.wpe.weight"}
+    assert all(torch.equal(after[name], tensors[name]) for name in after) and set(tensors) - set(after) == {
+        "transformer.wpe.weight"
+    }
     assert not list((tmp_path / "out").glob("*.bin"))
 
 
@@ -155,11 +178,15 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
     torch.save({"transformer.wte.weight": Canary(tmp_path / "fired")}, source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
     result = alibi("convert", source, "-o", tmp_path / "out", code=1)
-    assert "pytorch_model.bin" in result.stderr and not (tmp_path / "fired").exists() and not (tmp_path / "out").exists()
+    assert (
+        "pytorch_model.bin" in result.stderr and not (tmp_path / "fired").exists() and not (tmp_path / "out").exists()
+    )
 
 
 def test_code_beside_a_checkpoint_never_runs(tiny_gpt2: Path, tmp_path: Path) -> None:
-    (tiny_gpt2 / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'fired')!r}).touch()\nclass C: pass\n")
+    (tiny_gpt2 / "evil.py").write_text(
+        f"import pathlib; pathlib.Path({str(tmp_path / 'fired')!r}).touch()\nclass C: pass\n"
+    )
     config = json.loads((tiny_gpt2 / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}
     (tiny_gpt2 / "config.json").write_text(json.dumps(config))
@@ -176,20 +203,29 @@ def test_dry_run_prints_the_plan_and_touches_nothing(tiny_gpt2: Path, tmp_path: 
         assert part in text
     plan = alibi_json("inspect", "plan", tiny_gpt2, "-o", tmp_path / "out")
     assert plan["tensors"]["dropped"] == ["transformer.wpe.weight"] and plan["free_bytes"] > 0
-    assert plan == {**alibi_json("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run"), "free_bytes": plan["free_bytes"]}
+    assert plan == {
+        **alibi_json("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run"),
+        "free_bytes": plan["free_bytes"],
+    }
     assert snapshot(tmp_path) == before
 
 
 def test_the_plan_is_what_happens(tiny_gpt2: Path, tmp_path: Path) -> None:
     plan = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
     report = write(plan)
-    assert (report.tensors.copied, report.tensors.dropped, report.tensors.added) == (len(plan.copied), plan.dropped, plan.added)
+    assert (report.tensors.copied, report.tensors.dropped, report.tensors.added) == (
+        len(plan.copied),
+        plan.dropped,
+        plan.added,
+    )
     weights = (tmp_path / "out" / "model.safetensors").stat().st_size
     assert abs(plan.bytes_to_write - weights - sum(path.stat().st_size for path in plan.carried)) < 1000
 
 
 def test_slopes_from_options_and_files(tiny_gpt2: Path, tmp_path: Path) -> None:
-    assert alibi_json("inspect", "plan", tiny_gpt2, "--max-bias", "16")["slopes"] == [2.0**-e for e in (4, 8, 12, 16, 2, 6)]
+    assert alibi_json("inspect", "plan", tiny_gpt2, "--max-bias", "16")["slopes"] == [
+        2.0**-e for e in (4, 8, 12, 16, 2, 6)
+    ]
     good = [[0.5, 0.25, 0.1, 0.05, 0.02, 0.01], [1, 2, 3, 4, 5, 6]]
     for content in (good[0], good):
         (tmp_path / "slopes.json").write_text(json.dumps(content))
@@ -198,7 +234,16 @@ def test_slopes_from_options_and_files(tiny_gpt2: Path, tmp_path: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
         assert model.config.alibi_slopes == content
         assert model.transformer.h[1].attn.alibi_slopes == (content[1] if content is good else content)
-    for bad in ([0.5], good[:1], [0, *good[0][1:]], [-1.0] * 6, ["a"] * 6, {}, [[0.5] * 6, [0.5] * 5], [float("nan")] * 6):
+    for bad in (
+        [0.5],
+        good[:1],
+        [0, *good[0][1:]],
+        [-1.0] * 6,
+        ["a"] * 6,
+        {},
+        [[0.5] * 6, [0.5] * 5],
+        [float("nan")] * 6,
+    ):
         (tmp_path / "slopes.json").write_text(json.dumps(bad))
         with pytest.raises(AlibiError, match=r"slopes") as error:
             make_plan(open_source(str(tiny_gpt2)), tmp_path / "o", slopes=str(tmp_path / "slopes.json"))
@@ -218,9 +263,11 @@ def test_output_is_refused_or_replaced(tiny_gpt2: Path, tmp_path: Path) -> None:
         assert alibi("convert", tiny_gpt2, "-o", bad, "--force", code=2).stderr.count("\n") <= 2
 
 
-def test_a_failed_verification_leaves_nothing_under_the_final_name(tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_verification_leaves_nothing_under_the_final_name(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The shard is corrupted between writing and verifying, as a bad disk would; the old folder survives --force."""
-    import alibi_cli.checkpoint.writer as writer
+    from alibi_cli.checkpoint import writer
 
     real = writer._write_files
 
@@ -264,7 +311,7 @@ def test_a_converted_checkpoint_is_not_converted_again(tiny_gpt2: Path, tmp_path
     assert "already converted" in alibi("convert", tmp_path / "out", "-o", tmp_path / "twice", code=2).stderr
 
 
-def damage(folder: Path, how: str) -> None:
+def damage(folder: Path, how: str) -> None:  # noqa: PLR0912
     weights, config = folder / "model.safetensors", folder / "config.json"
     content = json.loads(config.read_text())
     if how == "truncated":
@@ -277,7 +324,9 @@ def damage(folder: Path, how: str) -> None:
         weights.unlink()
     elif how == "missing shard":
         weights.rename(folder / "model-00001-of-00002.safetensors")
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}}))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
+        )
     elif how == "shard outside":
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     elif how == "wrong shapes":
@@ -297,9 +346,20 @@ def damage(folder: Path, how: str) -> None:
 
 
 DAMAGE = [
-    "truncated", "long header", "header is no JSON", "no weights", "missing shard", "shard outside", "wrong shapes", "missing tensors",
-    "config is no JSON", "config is a list", "config without type", "no config", "heads do not divide",
-]  # fmt: skip
+    "truncated",
+    "long header",
+    "header is no JSON",
+    "no weights",
+    "missing shard",
+    "shard outside",
+    "wrong shapes",
+    "missing tensors",
+    "config is no JSON",
+    "config is a list",
+    "config without type",
+    "no config",
+    "heads do not divide",
+]
 
 
 @pytest.mark.parametrize("how", DAMAGE)

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
-def alibi(*args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+def alibi(
+    *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
     """Runs `alibi ARGS`; checks the exit code unless `code` is None."""
     command = [sys.executable, "-m", "alibi_cli", *map(str, args)]
-    result = subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600, check=False
+    )
     assert code is None or result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
 

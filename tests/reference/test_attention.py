@@ -23,7 +23,9 @@ def by_definition(q, k, v, slopes, offset=0):
     for b, h, i in np.ndindex(*q.shape[:3]):
         group = h * k.shape[1] // q.shape[1]
         keys = range(i + offset + 1)
-        scores = np.array([q[b, h, i] @ k[b, group, j] / math.sqrt(q.shape[3]) - slopes[h] * (i + offset - j) for j in keys])
+        scores = np.array(
+            [q[b, h, i] @ k[b, group, j] / math.sqrt(q.shape[3]) - slopes[h] * (i + offset - j) for j in keys]
+        )
         weights = np.exp(scores - scores.max())
         out[b, i, h] = weights / weights.sum() @ v[b, group, : i + offset + 1]
     return torch.from_numpy(out)
@@ -32,7 +34,10 @@ def by_definition(q, k, v, slopes, offset=0):
 def qkv(heads=6, groups=2, queries=9, keys=9, width=8, dtype=torch.float64, requires_grad=False):
     generator = torch.Generator().manual_seed(3)
     shapes = ((2, heads, queries, width), (2, groups, keys, width), (2, groups, keys, width))
-    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(requires_grad) for shape in shapes)
+    return tuple(
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(requires_grad)
+        for shape in shapes
+    )
 
 
 def test_forward_equals_the_definition_with_grouped_queries() -> None:
@@ -51,7 +56,9 @@ def test_a_query_chunk_after_a_cache_equals_the_same_rows() -> None:
 def test_gradients() -> None:
     q, k, v = qkv(queries=5, keys=5, width=4, requires_grad=True)
     module, distances = Module(get_slopes(6)), alibi_distances(2, 5, 5)
-    assert torch.autograd.gradcheck(lambda *args: alibi_attention(module, *args, distances)[0], (q, k, v), eps=1e-6, atol=1e-8)
+    assert torch.autograd.gradcheck(
+        lambda *args: alibi_attention(module, *args, distances)[0], (q, k, v), eps=1e-6, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
@@ -78,7 +85,12 @@ def test_distances_are_symmetric_without_a_causal_mask_and_hidden_with_one() -> 
 
 def test_one_mask_for_the_whole_batch_is_kept_once() -> None:
     assert alibi_distances(8, 4, 4).shape == (1, 1, 4, 4)
-    assert alibi_distances(2, 4, 4, attention_mask=torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]).bool()).shape == (2, 1, 4, 4)
+    assert alibi_distances(2, 4, 4, attention_mask=torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]).bool()).shape == (
+        2,
+        1,
+        4,
+        4,
+    )
 
 
 def test_masks_without_distances_are_refused() -> None:

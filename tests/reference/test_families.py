@@ -37,7 +37,12 @@ def test_logits_equal_the_textbook_and_controls_do_not(name: str) -> None:
     tokens = sample_tokens(2, 20)
     ours, expected = logits(converted, tokens), textbook_logits(stock, tokens)
     assert difference(ours, expected) <= EXACT
-    assert difference(ours, textbook_logits(stock, tokens, [1.1 * m for m in textbook_slopes(stock.config.num_attention_heads)])) > VISIBLE
+    assert (
+        difference(
+            ours, textbook_logits(stock, tokens, [1.1 * m for m in textbook_slopes(stock.config.num_attention_heads)])
+        )
+        > VISIBLE
+    )
     if name != "opt-350m":  # below: position ids reach it through the embedding alone, whose table the textbook zeroes
         assert difference(ours, textbook_logits(stock, tokens, keep_positions=True)) > VISIBLE
     assert difference(ours, logits(stock, tokens)) > VISIBLE
@@ -48,7 +53,11 @@ def test_longer_than_the_old_maximum(name: str) -> None:
     stock, converted = pair(name)
     tokens = sample_tokens(1, 3 * OLD_MAX)
     roomy = tiny_model(name, max_position_embeddings=4 * OLD_MAX)
-    weights = {key: value for key, value in stock.state_dict().items() if key in roomy.state_dict() and value.shape == roomy.state_dict()[key].shape}
+    weights = {
+        key: value
+        for key, value in stock.state_dict().items()
+        if key in roomy.state_dict() and value.shape == roomy.state_dict()[key].shape
+    }
     roomy.load_state_dict(weights, strict=False)
     assert difference(logits(converted, tokens), textbook_logits(roomy, tokens)) <= EXACT
 
@@ -93,9 +102,16 @@ def test_generation_with_and_without_cache_and_padding(name: str) -> None:
     mask = torch.ones_like(prompt)
     expected = converted.generate(prompt, attention_mask=mask, use_cache=False, **settings)
     assert torch.equal(converted.generate(prompt, attention_mask=mask, use_cache=True, **settings), expected)
-    assert torch.equal(converted.generate(prompt, attention_mask=mask, cache_implementation="static", **settings), expected)
+    assert torch.equal(
+        converted.generate(prompt, attention_mask=mask, cache_implementation="static", **settings), expected
+    )
     pads = torch.full((2, 5), 1)
-    padded = converted.generate(torch.cat([pads, prompt], 1), attention_mask=torch.cat([torch.zeros_like(pads), mask], 1), use_cache=True, **settings)
+    padded = converted.generate(
+        torch.cat([pads, prompt], 1),
+        attention_mask=torch.cat([torch.zeros_like(pads), mask], 1),
+        use_cache=True,
+        **settings,
+    )
     assert torch.equal(padded[:, 5:], expected)
 
 
@@ -105,7 +121,9 @@ def test_save_and_reload_is_bit_identical(name: str, tmp_path) -> None:
     converted.save_pretrained(tmp_path)
     reloaded, loading = type(converted).from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
-    for (key, before), (other, after) in zip(converted.state_dict().items(), reloaded.state_dict().items(), strict=True):
+    for (key, before), (other, after) in zip(
+        converted.state_dict().items(), reloaded.state_dict().items(), strict=True
+    ):
         assert key == other and torch.equal(before, after), key
     tokens = sample_tokens(2, 3 * OLD_MAX)
     if name != "gemma":  # its embedding scale is rounded to float32 on loading, converted or not

@@ -44,10 +44,14 @@ def test_bias_equals_bloom_and_mpt(heads: int) -> None:
         bloom = build_alibi_tensor(torch.ones(1, length), heads, torch.float32)
         mpt = build_mpt_alibi_tensor(heads, length, alibi_bias_max=8)
         for other in (bloom, mpt):
-            assert torch.allclose(ours(heads, length)[:, visible], row_shifted(other, length)[:, visible], rtol=1e-5, atol=1e-4)
+            assert torch.allclose(
+                ours(heads, length)[:, visible], row_shifted(other, length)[:, visible], rtol=1e-5, atol=1e-4
+            )
     steeper = alibi_bias(alibi_distances(1, 64, 64), [1.1 * m for m in get_slopes(heads)], torch.float32)[0]
     visible = torch.ones(64, 64).tril().bool()
-    assert not torch.allclose(steeper[:, visible], row_shifted(build_mpt_alibi_tensor(heads, 64, 8), 64)[:, visible], rtol=1e-5, atol=1e-4)
+    assert not torch.allclose(
+        steeper[:, visible], row_shifted(build_mpt_alibi_tensor(heads, 64, 8), 64)[:, visible], rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, True, None, "8"])

@@ -106,7 +106,11 @@ def test_packed_sequences_equal_separate_ones() -> None:
     model = tiny_model("llama")
     apply_alibi(model, 64)
     a, b = sample_tokens(1, 9, seed=1), sample_tokens(1, 14, seed=2)
-    packed = model(input_ids=torch.cat([a, b], 1), position_ids=torch.cat([torch.arange(9), torch.arange(14)])[None], use_cache=False).logits
+    packed = model(
+        input_ids=torch.cat([a, b], 1),
+        position_ids=torch.cat([torch.arange(9), torch.arange(14)])[None],
+        use_cache=False,
+    ).logits
     assert (packed[:, :9] - model(input_ids=a).logits).abs().max() <= 1e-12
     assert (packed[:, 9:] - model(input_ids=b).logits).abs().max() <= 1e-12
 
@@ -130,7 +134,9 @@ def test_compiled_equals_eager() -> None:
     tokens = sample_tokens(2, 30)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        assert (compiled(input_ids=tokens, use_cache=False).logits - model(input_ids=tokens, use_cache=False).logits).abs().max() <= 1e-12
+        assert (
+            compiled(input_ids=tokens, use_cache=False).logits - model(input_ids=tokens, use_cache=False).logits
+        ).abs().max() <= 1e-12
 
 
 def test_other_attention_implementations_are_refused() -> None:

@@ -22,7 +22,7 @@ SETTING: dict = {}
 
 def textbook_slopes(n: int) -> list[float]:
     """From the text of the paper and its footnote: exponents 8/p, 16/p, … 8 for p heads; the rest from every other one of 2p heads."""
-    p = 2 ** int(math.floor(math.log(n, 2) + 1e-9))
+    p = 2 ** math.floor(math.log(n, 2) + 1e-9)
     exponents = np.arange(1, p + 1) * (8.0 / p)
     between = (np.arange(2 * p)[::2] + 1) * (8.0 / (2 * p))
     return [float(math.exp(-math.log(2.0) * e)) for e in np.concatenate([exponents, between[: n - p]])]
@@ -41,7 +41,9 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
                 visible = [j for j in range(k.shape[2]) if _sees(kwargs.get("sliding_window"), b, i, j)]
                 if not visible:
                     continue  # a padded query: its output is read by nobody
-                scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) - slopes[h] * abs(i - j) for j in visible])
+                scores = np.array(
+                    [scale * float(q[b, h, i] @ k[b, h // group, j]) - slopes[h] * abs(i - j) for j in visible]
+                )
                 weights = np.exp(scores - scores.max())
                 out[b, i, h] = (weights / weights.sum()) @ v[b, h // group, visible]
     return torch.from_numpy(out).to(query.dtype), None
@@ -61,8 +63,12 @@ AttentionMaskInterface.register("textbook", lambda *args, **kwargs: None)
 
 
 def textbook_logits(
-    stock: PreTrainedModel, tokens: torch.Tensor, slopes: list | None = None, padding: torch.Tensor | None = None, keep_positions: bool = False
-) -> torch.Tensor:  # fmt: skip
+    stock: PreTrainedModel,
+    tokens: torch.Tensor,
+    slopes: list | None = None,
+    padding: torch.Tensor | None = None,
+    keep_positions: bool = False,
+) -> torch.Tensor:
     """Logits of an unconverted model, computed as if it had textbook ALiBi. `keep_positions` is the negative control: positions stay on."""
     config = stock.config
     slopes = textbook_slopes(config.num_attention_heads) if slopes is None else slopes
@@ -76,7 +82,9 @@ def textbook_logits(
                 parameter.data.zero_()
     ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
     with _setting(slopes=per_layer, padding=padding, causal="MaskedLM" not in type(stock).__name__), torch.no_grad():
-        return model(input_ids=tokens, attention_mask=padding, position_ids=ids.expand(tokens.shape), use_cache=False).logits
+        return model(
+            input_ids=tokens, attention_mask=padding, position_ids=ids.expand(tokens.shape), use_cache=False
+        ).logits
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""Hub ids, through the real huggingface_hub client, against a small server on loopback that speaks its protocol."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run import alibi, alibi_json
+from tests.models import save_tiny
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "someone/tiny"
+
+
+class Hub(BaseHTTPRequestHandler):
+    folder: Path
+    requested: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        self.requested.append(path)
+        if path.startswith(f"/api/models/{REPOSITORY}"):
+            revision = path.partition("/revision/")[2] or "main"
+            if revision not in ("main", "v1", COMMIT):
+                return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
+            if "/tree/" in path:
+                files = [
+                    {
+                        "type": "file",
+                        "path": p.name,
+                        "size": p.stat().st_size,
+                        "oid": hashlib.sha1(p.read_bytes()).hexdigest(),
+                    }
+                    for p in self.folder.iterdir()
+                ]
+                return self.send(200, json.dumps(files).encode(), {}, body)
+            info = {
+                "id": REPOSITORY,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": p.name} for p in sorted(self.folder.iterdir())],
+            }
+            return self.send(200, json.dumps(info).encode(), {}, body)
+        if path.startswith("/api/models/someone/gated"):
+            return self.send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
+        if path.startswith(f"/{REPOSITORY}/resolve/"):
+            file = self.folder / path.rpartition("/")[2]
+            if file.is_file():
+                content = file.read_bytes()
+                return self.send(
+                    200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}, body
+                )
+        return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
+
+    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), "Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
+    source = save_tiny("gpt2", tmp_path / "repository")
+    (source / "pytorch_model.bin").write_bytes(b"never downloaded")
+    Hub.folder, Hub.requested = source, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    server.shutdown()
+
+
+def test_a_hub_id_is_downloaded_converted_and_its_commit_recorded(hub: dict[str, str], tmp_path: Path) -> None:
+    report = alibi_json("convert", REPOSITORY, "--revision", "v1", "-o", tmp_path / "out", env=hub)
+    assert (report["source"], report["source_revision"], report["source_commit"]) == (REPOSITORY, "v1", COMMIT)
+    assert report["verified"]["passed"]
+    assert json.loads((tmp_path / "out" / "alibi.json").read_text())["source_commit"] == COMMIT
+    assert f"base_model: {REPOSITORY}" in (tmp_path / "out" / "README.md").read_text()
+    assert not any(path.endswith("pytorch_model.bin") for path in Hub.requested)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    offline = {**hub, "HF_HUB_OFFLINE": "1"}
+    assert (
+        alibi_json("convert", REPOSITORY, "--revision", "v1", "-o", tmp_path / "again", env=offline)["source_commit"]
+        == COMMIT
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "code"),
+    [
+        (["someone/absent"], "no Hub repository", 2),
+        ([REPOSITORY, "--revision", "v9"], "no revision v9", 2),
+        (["someone/gated"], "restricted", 1),
+        (["not a name"], "not the name", 2),
+    ],
+)
+def test_what_goes_wrong_on_the_hub_is_one_clear_line(
+    arguments: list[str], says: str, code: int, hub: dict[str, str], tmp_path: Path
+) -> None:
+    result = alibi("convert", *arguments, "-o", tmp_path / "out", env=hub, code=code)
+    assert says in result.stderr and result.stderr.count("\n") <= 2 and not (tmp_path / "out").exists()
+
+
+def test_an_unreachable_hub_is_one_clear_line(tmp_path: Path) -> None:
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    result = alibi("convert", "someone/tiny", "-o", tmp_path / "out", env=env, code=1)
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") <= 2
+
+
+def test_a_local_folder_needs_no_network(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """Refuses every connection, rather than trusting HF_HUB_OFFLINE."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\ndef refuse(*a, **k): raise SystemExit('a connection was made')\n"
+        "socket.socket.connect = refuse\nsocket.create_connection = refuse\nsocket.getaddrinfo = refuse\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    alibi("convert", tiny_gpt2, "-o", tmp_path / "out", env=env)
+    alibi("eval", tmp_path / "out", "--lengths", "8,16", "--max-segments", "2", env=env)

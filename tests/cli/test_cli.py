@@ -1,0 +1,197 @@
+"""The command line as a contract: speed of the start, streams, exit codes, pictures, presets, documentation."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alibi_cli import AlibiError, get_slopes
+from alibi_cli.presets import load_preset, parse_preset, preset_names, presets_folder
+from tests.cli.run import alibi, alibi_json
+from tests.conftest import REPOSITORY
+
+HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["inspect", "slopes", "--json"],
+        ["eval", "--help"],
+        ["convert", "--help"],
+        ["--version"],
+        ["inspect", "presets"],
+    ],
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    script = "\n".join(
+        [
+            "import sys, runpy",
+            "sys.argv = ['alibi', *sys.argv[1:]]",
+            "try: runpy.run_module('alibi_cli')",
+            "except SystemExit: pass",
+            "print('\\0'.join(sys.modules), file=sys.stderr)",
+        ]
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    ).stderr.split("\0")
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "slopes", "--json"]])
+def test_light_commands_answer_in_half_a_second(arguments: list[str]) -> None:
+    """The best of several, in processor time: a busy machine must not fail it, an import of torch (over a second) must."""
+    best = float("inf")
+    for _ in range(5):
+        before = os.times()
+        alibi(*arguments)
+        after = os.times()
+        best = min(best, after.children_user + after.children_system - before.children_user - before.children_system)
+    assert best < 0.5
+
+
+def test_slopes_as_json_and_as_a_table() -> None:
+    assert alibi_json("inspect", "slopes", "--heads", "6") == {
+        "n_heads": 6,
+        "scheme": "press",
+        "max_bias": 8.0,
+        "slopes": get_slopes(6),
+    }
+    table = alibi("inspect", "slopes", "--heads", "8").stdout
+    assert "0.00390625" in table and "1178.9" in table and "-8" in table
+    assert alibi_json("inspect", "slopes", "--heads", "4", "--max-bias", "16")["slopes"][-1] == 2.0**-16
+
+
+def test_slopes_of_checkpoints(tiny_gpt2: Path, tmp_path: Path) -> None:
+    assert alibi_json("inspect", "slopes", tiny_gpt2)["slopes"] == get_slopes(6)
+    layers = [[0.5] * 6, [0.25] * 6]
+    (tmp_path / "s.json").write_text(json.dumps(layers))
+    alibi("convert", tiny_gpt2, "-o", tmp_path / "out", "--slopes", tmp_path / "s.json", "--no-verify")
+    assert alibi_json("inspect", "slopes", tmp_path / "out") == {
+        "n_heads": 6,
+        "scheme": "checkpoint",
+        "max_bias": None,
+        "slopes": layers,
+    }
+    assert "layer" in alibi("inspect", "slopes", tmp_path / "out").stdout
+
+
+def test_tables_do_not_shorten_numbers_in_a_pipe() -> None:
+    table = alibi("inspect", "slopes", "--heads", "257", env={"COLUMNS": "20"}).stdout
+    assert "…" not in table and all(f"{slope:.10g}" in table for slope in get_slopes(257))
+
+
+def test_bias_pictures(tmp_path: Path) -> None:
+    drawn = alibi("inspect", "bias", "--heads", "2", "--length", "8").stdout.splitlines()
+    assert drawn[1].startswith("@@ ") and drawn[8].endswith("@@")
+    symmetric = alibi("inspect", "bias", "--heads", "1", "--length", "8", "--symmetric").stdout.splitlines()
+    assert symmetric[1] == symmetric[8][::-1]
+    alibi("inspect", "bias", "--heads", "6", "--length", "300", "-o", tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "cannot" in alibi("inspect", "bias", "-o", tmp_path / "b.nonsense", code=2).stderr.lower()
+
+
+def test_policies_table_names_every_family_and_where_it_is_written() -> None:
+    table = alibi_json("inspect", "policies")
+    assert {"gpt2", "opt", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "phi", "gemma", "bert", "roberta"} <= set(
+        table
+    )
+    assert all("alibi_policies.py:" in row["origin"] for rows in table.values() for row in rows)
+    assert "GPT2Attention" in alibi("inspect", "policies").stdout
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_its_command_takes_its_settings(name: str) -> None:
+    command, description, settings = load_preset(name)
+    assert description
+    help_text = alibi(command, "--help", env={"COLUMNS": "200"}).stdout
+    assert all(f"--{key.replace('_', '-')}" in help_text for key in settings)
+    assert f"--preset {name}" in (presets_folder() / f"{name}.yaml").read_text().split("command:")[0]
+
+
+def test_a_preset_is_applied_and_options_win(tiny_gpt2: Path) -> None:
+    _, _, settings = load_preset("long-context")
+    plan = alibi_json("inspect", "plan", tiny_gpt2, "--preset", "long-context")
+    assert plan["max_sequence_length"] == settings["max_sequence_length"] and plan["slopes"] == get_slopes(6, 16)
+    assert (
+        alibi_json("inspect", "plan", tiny_gpt2, "--preset", "long-context", "--max-sequence-length", "99")[
+            "max_sequence_length"
+        ]
+        == 99
+    )
+    assert "is for `alibi eval`" in alibi("convert", tiny_gpt2, "--preset", "demo", "--dry-run", code=2).stderr
+    assert "Did you mean demo" in alibi("eval", "--preset", "demos", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("command: eval\ndescription: x\nsettings: {lenghts: '8'}", "lenghts"),
+        ("command: eval\ndescription: x\nsettings: {protocol: backwards}", "protocol"),
+        ("command: fly\ndescription: x\nsettings: {}", "fly"),
+        ("command: eval\nsettings: {}", "description"),
+        ("- 1", "keys"),
+        ("a: [", "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_bad_presets_are_named(text: str, says: str) -> None:
+    with pytest.raises(AlibiError, match=says) as error:
+        parse_preset(text, "mine.yaml")
+    assert error.value.exit_code == 2
+    if "lenghts" in text:
+        assert error.value.hint == "Did you mean lengths?"
+
+
+def test_exit_codes_and_streams() -> None:
+    assert alibi("nonsense", code=2).stdout == ""
+    assert alibi(code=2).returncode == 2
+    assert alibi("inspect", "slopes", "--heads", "0", code=2).stdout == ""
+    assert alibi("--version").stdout.startswith("alibi-cli ")
+    result = alibi("convert", "[bold]/absent", code=2)
+    assert "[bold]/absent" in result.stderr and "Traceback" not in result.stderr
+    assert "Traceback" in alibi("convert", "./absent", env={"ALIBI_DEBUG": "1"}, code=1).stderr
+
+
+def test_interrupting_is_exit_130() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alibi_cli", "eval"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(8)  # well inside the scoring
+    process.send_signal(2)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stdout == "" and "Traceback" not in stderr
+
+
+def test_the_documentation_of_the_command_line_is_current() -> None:
+    result = subprocess.run(
+        [sys.executable, "scripts/write_cli_docs.py", "--check"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_readme_maps_every_file() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    missing = [
+        str(path.relative_to(REPOSITORY))
+        for folder in ("alibi_cli", "scripts", "presets")
+        for path in sorted((REPOSITORY / folder).rglob("*"))
+        if path.suffix in (".py", ".yaml") and path.name != "__init__.py" and path.name not in readme
+    ]
+    assert not missing
+
+
+def test_no_module_is_a_second_place_that_prints() -> None:
+    for path in (REPOSITORY / "alibi_cli").rglob("*.py"):
+        assert path.name == "output.py" or not re.search(r"(?<![\w.])print\(", path.read_text()), path

@@ -1,0 +1,276 @@
+"""alibi eval from end to end: rows, arms, contrasts, files, resuming."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from alibi_cli import AlibiError
+from alibi_cli.checkpoint.plan import make_plan
+from alibi_cli.checkpoint.source import open_source
+from alibi_cli.checkpoint.writer import write
+from alibi_cli.evaluation.run import Request, evaluate
+from alibi_cli.evaluation.text import Text, load_text
+from tests.cli.run import alibi, alibi_json
+from tests.models import OLD_MAX, save_tiny
+
+LENGTHS = (12, OLD_MAX, 2 * OLD_MAX)
+
+
+@pytest.fixture(scope="module")
+def text() -> Text:
+    return Text(
+        "sample", [(name, document[:400]) for name, document in load_text().documents if len(document) > 400][:12]
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    found = {}
+    for family in ("gpt2", "llama", "roberta"):
+        found[family] = str(save_tiny(family, folder / family))
+        write(make_plan(open_source(found[family]), folder / f"{family}-alibi"), check=False)
+        found[f"{family}-alibi"] = str(folder / f"{family}-alibi")
+    return found
+
+
+def rows_of(results, model: str) -> dict[tuple[str, int], object]:
+    return {(row.arm, row.length): row for row in results.rows if row.model == model}
+
+
+def test_a_table_of_positions_ends_and_the_crop_arm_stands_beside_it(checkpoints: dict[str, str], text: Text) -> None:
+    gpt2, converted = checkpoints["gpt2"], checkpoints["gpt2-alibi"]
+    results, record = evaluate(Request([gpt2, converted], LENGTHS, text, baseline=gpt2))
+    rows = rows_of(results, gpt2)
+    assert {key: row.status for key, row in rows.items()} == {
+        ("full", 12): "ok",
+        ("full", 24): "ok",
+        ("full", 48): "out_of_range",
+        ("crop", 48): "ok",
+    }
+    assert rows["crop", 48].nll == rows["full", 24].nll and rows["crop", 48].fed_length == 24
+    assert set(rows_of(results, converted)) == {("full", length) for length in LENGTHS}
+    assert len({row.tokens_scored for row in results.rows if row.status == "ok"}) == 1
+    keys = list(record)
+    assert all(record[key].same_tokens(record[keys[0]]) for key in keys)
+
+
+def test_rotary_originals_are_measured_beyond_their_range(checkpoints: dict[str, str], text: Text) -> None:
+    rows = rows_of(evaluate(Request([checkpoints["llama"]], LENGTHS, text))[0], checkpoints["llama"])
+    assert rows["full", 48].status == "ok" and rows["crop", 48].status == "ok"
+    assert rows["full", 48].nll != rows["crop", 48].nll
+
+
+@pytest.mark.parametrize("protocol", ["fixed-target", "non-overlapping", "sliding"])
+def test_figures_follow_from_the_record(protocol: str, checkpoints: dict[str, str], text: Text) -> None:
+    model = checkpoints["llama-alibi"]
+    results, record = evaluate(
+        Request([model], LENGTHS, text, protocol=protocol, stride=5 if protocol == "sliding" else None)
+    )
+    for row in results.rows:
+        nll = record[f"{model}|full|{row.length}"].nll.astype(np.float64)
+        assert row.nll == pytest.approx(nll.mean(), abs=1e-12) and row.perplexity == pytest.approx(math.exp(nll.mean()))
+        assert row.bits_per_byte == pytest.approx(nll.mean() / math.log(2), rel=1e-9)  # one byte is one token here
+        assert row.ci95[0] <= row.nll <= row.ci95[1] and row.tokens_scored == len(nll)
+    if protocol != "fixed-target":
+        assert results.rows[0].tokens_scored == sum(len(document.encode()) - 1 for _, document in text.documents)
+    for contrast in results.contrasts:
+        assert contrast.delta_nll == pytest.approx(
+            results.rows[LENGTHS.index(contrast.length)].nll - results.rows[0].nll, abs=1e-9
+        )
+
+
+def test_models_are_compared_in_pairs(checkpoints: dict[str, str], text: Text) -> None:
+    llama, converted = checkpoints["llama"], checkpoints["llama-alibi"]
+    results, _ = evaluate(Request([llama, converted], LENGTHS, text, baseline=llama))
+    found = {(c.model, c.baseline, c.baseline_arm, c.length, c.baseline_length) for c in results.contrasts}
+    assert {(converted, llama, "full", length, length) for length in LENGTHS} <= found
+    assert (converted, llama, "crop", 48, 48) in found and (converted, converted, "full", 48, 12) in found
+    assert {c.verdict for c in results.contrasts} <= {
+        "uses longer context",
+        "improves",
+        "no detectable change",
+        "degrades",
+    }
+
+
+def test_a_model_compared_with_itself_shows_no_change(checkpoints: dict[str, str], text: Text) -> None:
+    llama = checkpoints["llama"]
+    results, _ = evaluate(Request([llama, llama + "/"], LENGTHS, text, baseline=llama))
+    same = [c for c in results.contrasts if c.model != c.baseline and c.baseline_arm == "full"]
+    assert same and all(c.delta_nll == 0 and c.verdict == "no detectable change" for c in same)
+
+
+def test_encoders_fill_in_the_same_masked_positions_at_every_length(
+    checkpoints: dict[str, str], text: Text, tmp_path: Path
+) -> None:
+    masked = tmp_path / "masked"
+    save_tiny("roberta", masked)
+    tokenizer = json.loads((masked / "tokenizer_config.json").read_text())
+    (masked / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "mask_token": "<|endoftext|>"}))
+    results, record = evaluate(Request([str(masked)], (8, 16), text, protocol="non-overlapping"))
+    assert results.protocol["masked"] and [row.status for row in results.rows] == ["ok", "ok"]
+    (a, b) = record.values()
+    assert a.same_tokens(b)
+    _, record2 = evaluate(Request([str(masked)], (8, 16), text, protocol="non-overlapping"))
+    assert all(np.array_equal(record[key].nll, record2[key].nll) for key in record)
+    with pytest.raises(AlibiError, match="mask token"):
+        evaluate(Request([checkpoints["roberta"]], (8, 16), text))
+
+
+def test_two_runs_are_bit_identical(checkpoints: dict[str, str], text: Text) -> None:
+    runs = [evaluate(Request([checkpoints["gpt2-alibi"]], LENGTHS, text))[1] for _ in range(2)]
+    assert all(np.array_equal(runs[0][key].nll, runs[1][key].nll) for key in runs[0])
+
+
+def strip(results: dict) -> dict:
+    """Without what may differ between two runs: the times."""
+    for row in results["rows"]:
+        for key in ("seconds", "tokens_per_second", "peak_bytes"):
+            row.pop(key)
+    results.pop("command")
+    return results
+
+
+def test_an_interrupted_run_resumes_to_the_same_file(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
+    models = [checkpoints["llama"], checkpoints["llama-alibi"]]
+    whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
+    evaluate(Request(models, LENGTHS, text, baseline=models[0], output=whole))
+    seen = []
+
+    def stop_at_the_second_model(description: str, done: float, total: float) -> None:
+        if description.startswith(f"{models[1]} at {LENGTHS[1]}"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Request(models, LENGTHS, text, baseline=models[0], output=broken), stop_at_the_second_model)
+    assert 0 < len(json.loads(broken.read_text())["rows"]) < len(json.loads(whole.read_text())["rows"])
+    evaluate(
+        Request(models, LENGTHS, text, baseline=models[0], output=broken, resume=True), lambda d, *_: seen.append(d)
+    )
+    assert not any(d.startswith(f"{models[0]} at") for d in seen), "finished rows were computed again"
+    assert strip(json.loads(broken.read_text())) == strip(json.loads(whole.read_text()))
+    a, b = load_file(tmp_path / "whole.nll.safetensors"), load_file(tmp_path / "broken.nll.safetensors")
+    assert set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "broken.json",
+        "broken.nll.safetensors",
+        "whole.json",
+        "whole.nll.safetensors",
+    ]
+
+
+def test_resuming_something_else_is_refused(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
+    model, output = checkpoints["llama-alibi"], tmp_path / "r.json"
+    request = dict(models=[model], lengths=LENGTHS, text=text, output=output)
+    evaluate(Request(**request))
+    with pytest.raises(AlibiError, match=r"r\.json exists"):
+        evaluate(Request(**request))
+    other = Text("sample", [*text.documents[:-1], ("x", "y" * 400)])
+    for change, says in (
+        (dict(text=other), "text.sha256"),
+        (dict(protocol="non-overlapping"), "protocol.name"),
+        (dict(targets=3), "protocol.targets"),
+        (dict(dtype="float64"), "protocol.dtype"),
+        (dict(max_segments=3), "protocol.max_segments"),
+    ):
+        with pytest.raises(AlibiError, match=says) as error:
+            evaluate(Request(**{**request, **change, "resume": True}))
+        assert error.value.exit_code == 2
+    more, _ = evaluate(Request(**{**request, "lengths": (12, 18, *LENGTHS[1:]), "resume": True}))
+    assert [row.length for row in more.rows] == [12, 18, 24, 48]
+    output.write_text("{}")
+    with pytest.raises(AlibiError, match="can be resumed"):
+        evaluate(Request(**{**request, "resume": True}))
+
+
+def test_a_changed_model_is_refused(text: Text, tmp_path: Path) -> None:
+    folder, output = save_tiny("gpt2", tmp_path / "m"), tmp_path / "r.json"
+    evaluate(Request([str(folder)], (8, 12), text, output=output))
+    save_tiny("gpt2", folder, initializer_range=0.3)
+    with pytest.raises(AlibiError, match="digest"):
+        evaluate(Request([str(folder)], (8, 10, 12), text, output=output, resume=True))
+
+
+def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
+    out, picture = tmp_path / "r.json", tmp_path / "r.svg"
+    arguments = [
+        checkpoints["gpt2-alibi"],
+        "--baseline",
+        checkpoints["gpt2"],
+        "--lengths",
+        "12:48",
+        "--max-segments",
+        "30",
+    ]
+    result = alibi("eval", *arguments, "--output", out, "--plot", picture)
+    assert (
+        "crop 24" in result.stdout
+        and "beyond its position table" in result.stdout
+        and "no detectable change" in result.stdout
+    )
+    assert "fixed-target, K=6" in result.stdout and result.stderr.count("\n") <= 2
+    written = json.loads(out.read_text())
+    assert picture.read_text().startswith("<?xml") and written["schema_version"] == 1
+    assert written["text"]["name"] == "python-docs" and len(written["text"]["sha256"]) == 64
+    printed = alibi_json("eval", *arguments)
+    row = next(row for row in written["rows"] if row["status"] == "ok")
+    wanted = {
+        "model",
+        "length",
+        "status",
+        "nll",
+        "perplexity",
+        "bits_per_byte",
+        "tokens_scored",
+        "ci95",
+        "seconds",
+        "tokens_per_second",
+        "peak_bytes",
+    }
+    assert wanted <= set(row)
+    assert {"model", "baseline", "length", "baseline_length", "delta_nll", "ci95", "verdict"} <= set(
+        written["contrasts"][0]
+    )
+    assert strip(printed) == strip(written)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lengths", "abc"],
+        ["--lengths", "0,5"],
+        ["--lengths", "9:5"],
+        ["--protocol", "sliding"],
+        ["--plot", "x.bmp"],
+        ["--resume"],
+        ["--output", "nowhere/at/all.json"],
+        ["--lengths", "100000,200000"],
+        ["--text", "absent.txt"],
+        ["--dataset", "a:b:c:d"],
+        ["--preset", "demos"],
+        ["--targets", "24", "--lengths", "12,24"],
+        ["--device", "cuda:77"],
+        ["--stride", "3"],
+    ],
+)
+def test_bad_arguments_are_one_clear_message(arguments: list[str], checkpoints: dict[str, str], tmp_path: Path) -> None:
+    result = alibi("eval", checkpoints["gpt2-alibi"], *arguments, cwd=tmp_path, code=2)
+    assert result.stdout == "" and "Traceback" not in result.stderr and result.stderr.strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_non_finite_losses_are_a_row_and_an_exit_code(tmp_path: Path, checkpoints: dict[str, str]) -> None:
+    from safetensors.torch import load_file as load
+    from safetensors.torch import save_file
+
+    folder = save_tiny("gpt2", tmp_path / "m")
+    tensors = load(folder / "model.safetensors")
+    tensors["transformer.ln_f.weight"][:] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    result = alibi("eval", folder, "--lengths", "8,16", "--max-segments", "5", "--json", code=1)
+    assert [row["status"] for row in json.loads(result.stdout)["rows"]] == ["non_finite", "non_finite"]

@@ -1,0 +1,110 @@
+"""Documents, fingerprints, tokens and their bytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from alibi_cli import AlibiError
+from alibi_cli.evaluation.python_docs import documents, is_held_out
+from alibi_cli.evaluation.text import load_text
+from alibi_cli.evaluation.tokens import special_tokens, tokenize
+from alibi_cli.presets import presets_folder
+
+
+def test_the_embedded_text_is_split_by_name() -> None:
+    train, held_out = dict(documents(held_out=False)), dict(documents(held_out=True))
+    assert not set(train) & set(held_out)
+    assert all(is_held_out(name) for name in held_out) and not any(is_held_out(name) for name in train)
+    assert 0.05 < len(held_out) / (len(train) + len(held_out)) < 0.2
+    assert sum(len(text.encode()) > 2048 for text in held_out.values()) >= 20
+
+
+def test_the_fingerprint_changes_with_any_byte(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one two")
+    (tmp_path / "b").write_text("three")
+    first = load_text(files=[tmp_path / "a", tmp_path / "b"]).fingerprint()
+    assert (first["documents"], first["bytes"]) == (2, 12)
+    assert load_text(files=[tmp_path / "a", tmp_path / "b"]).fingerprint() == first
+    (tmp_path / "b").write_text("threE")
+    assert load_text(files=[tmp_path / "a", tmp_path / "b"]).sha256 != first["sha256"]
+
+
+def test_files_and_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"eins\r\n\r\nzwei\n\n\n\ndrei")
+    assert [text for _, text in load_text(files=[tmp_path / "a"], split_on="blank-line").documents] == [
+        "eins",
+        "zwei",
+        "drei",
+    ]
+    assert len(load_text(files=[tmp_path / "a"]).documents) == 1
+    assert len(load_text(files=[tmp_path / "a"], split_on="blank-line", max_documents=2).documents) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "no text"), (b"  \n ", "no text"), (b"\xff\xfe\x00a", "UTF-8"), (b"a\x00b", "NUL")]
+)
+def test_what_is_not_text_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(AlibiError, match=says) as error:
+        load_text(files=[tmp_path / "a"])
+    assert error.value.exit_code == 2
+
+
+def test_a_dataset_of_rows(tmp_path: Path) -> None:
+    rows = [{"content": f"document {i}"} for i in range(5)] + [{"content": " "}]
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    text = load_text(str(tmp_path), column="content", max_documents=4)
+    assert [document for _, document in text.documents] == [f"document {i}" for i in range(4)]
+    assert len(load_text(f"{tmp_path}::test", column="content").documents) == 5
+    for spec, column, says in (
+        (str(tmp_path), "text", "text column"),
+        (f"{tmp_path}::train", "content", "cannot be read"),
+        ("a:b:c:d", "text", "is not path"),
+    ):
+        with pytest.raises(AlibiError, match=says):
+            load_text(spec, column=column)
+
+
+def test_a_dataset_script_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'fired')!r}).touch()")
+    with pytest.raises(AlibiError):
+        load_text(str(tmp_path / "evil.py"))
+    with pytest.raises(AlibiError):
+        load_text(str(tmp_path))
+    assert not (tmp_path / "fired").exists()
+
+
+def test_a_text_and_a_dataset_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AlibiError, match="not both"):
+        load_text("python-docs", [tmp_path / "a"])
+
+
+def test_bytes_of_tokens_add_up_to_the_text(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2")
+    (tmp_path / "a").write_text("naïve – ünïcode 🙂 text")
+    (document,) = tokenize(load_text(files=[tmp_path / "a"]), tokenizer)
+    n_bytes = len((tmp_path / "a").read_bytes())
+    assert len(document.ids) == n_bytes
+    spans = document.bytes_of(np.arange(n_bytes))
+    assert spans is not None and spans.sum() == n_bytes and (spans >= 0).all()
+    assert tokenizer.decode(document.ids) == (tmp_path / "a").read_text()
+
+
+def test_bytes_of_words_count_the_spaces_that_a_tokenizer_drops(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({"[CLS]": 0, "[SEP]": 1, "ein": 2, "größer": 3, "[UNK]": 4}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]")
+    (tmp_path / "a").write_text("ein  größer ein")
+    (document,) = tokenize(load_text(files=[tmp_path / "a"]), tokenizer)
+    assert document.ids.tolist() == [2, 3, 2]
+    assert document.bytes_of(np.arange(3)).tolist() == [3, 2 + 8, 1 + 3]
+    assert special_tokens(tokenizer) == ([0], [1])

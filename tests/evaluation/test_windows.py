@@ -1,0 +1,138 @@
+"""Which tokens are scored, and with how much context."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alibi_cli import AlibiError
+from alibi_cli.evaluation.tokens import TokenizedDocument, limit
+from alibi_cli.evaluation.windows import MASKED_SHARE, make_protocol
+
+
+def documents(*sizes: int) -> list[TokenizedDocument]:
+    return [TokenizedDocument(f"d{i}", np.arange(size), np.arange(1, size + 1)) for i, size in enumerate(sizes)]
+
+
+def scored(protocol, docs, length) -> list[tuple[int, int]]:
+    return sorted((w.document, int(t)) for w in protocol.windows(docs, length) for t in w.targets)
+
+
+SIZES = st.lists(st.integers(0, 90), min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    SIZES,
+    st.lists(st.integers(2, 40), min_size=1, max_size=3, unique=True),
+    st.integers(0, 1),
+    st.integers(1, 40),
+    st.sampled_from(["sliding", "non-overlapping"]),
+)
+def test_every_token_once_at_every_length(
+    sizes: list[int], lengths: list[int], prefix: int, stride: int, name: str
+) -> None:
+    docs = documents(*sizes)
+    shortest = min(lengths) - prefix
+    if shortest < 1 or all(size < 2 - prefix for size in sizes):
+        return
+    protocol = make_protocol(
+        name, tuple(lengths), stride=min(stride, shortest) if name == "sliding" else None, prefix=prefix
+    )
+    expected = [(d, t) for d, size in enumerate(sizes) for t in range(0 if prefix else 1, size)]
+    for length in lengths:
+        windows = protocol.windows(docs, length)
+        assert scored(protocol, docs, length) == expected
+        for window in windows:
+            fed = prefix + (window.end - 1) - window.begin  # the last scored token is not fed
+            assert window.begin >= 0 and fed <= length
+            assert all(window.begin < t < window.end or (prefix and t == 0) for t in window.targets)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SIZES, st.lists(st.integers(4, 40), min_size=1, max_size=3, unique=True), st.integers(0, 1), st.integers(1, 3))
+def test_fixed_targets_are_the_same_tokens_with_the_stated_context(
+    sizes: list[int], lengths: list[int], prefix: int, targets: int
+) -> None:
+    docs = documents(*sizes)
+    if targets >= min(lengths) - prefix or max(sizes) < max(lengths) - prefix:
+        return
+    protocol = make_protocol("fixed-target", tuple(lengths), targets=targets, prefix=prefix)
+    segment = max(lengths) - prefix
+    expected = [
+        (d, t)
+        for d, size in enumerate(sizes)
+        for end in range(segment, size + 1, segment)
+        for t in range(end - targets, end)
+    ]
+    for length in lengths:
+        assert scored(protocol, docs, length) == expected
+        for window in protocol.windows(docs, length):
+            context = window.targets - window.begin + prefix
+            assert context.tolist() == list(range(length - targets, length))
+
+
+def test_stride_one_gives_every_token_a_full_window() -> None:
+    protocol = make_protocol("sliding", (7,), stride=1)
+    for window in protocol.windows(documents(30), 7):
+        for target in window.targets:
+            assert target - window.begin == min(target, 7)
+
+
+def test_a_full_stride_is_non_overlapping() -> None:
+    docs = documents(50, 33, 1)
+    a, b = make_protocol("sliding", (8,), stride=8), make_protocol("non-overlapping", (8,))
+    for x, y in zip(a.windows(docs, 8), b.windows(docs, 8), strict=True):
+        assert (x.document, x.begin, x.end, x.targets.tolist()) == (y.document, y.begin, y.end, y.targets.tolist())
+
+
+def test_masked_positions_are_the_same_at_every_length_and_fifteen_percent() -> None:
+    docs = documents(3000, 2000)
+    for name, stride in (("non-overlapping", None), ("sliding", 20)):
+        protocol = make_protocol(name, (32, 64, 128), stride=stride, prefix=1, suffix=1, masked=True)
+        sets = [scored(protocol, docs, length) for length in (32, 64, 128)]
+        assert sets[0] == sets[1] == sets[2]
+        assert abs(len(sets[0]) / 5000 - MASKED_SHARE) < 0.02
+        for length in (32, 64, 128):
+            assert all(window.end - window.begin + 2 <= length for window in protocol.windows(docs, length))
+    fixed = make_protocol("fixed-target", (32, 64), prefix=1, suffix=1, masked=True)
+    assert scored(fixed, docs, 32) == scored(fixed, docs, 64) != []
+
+
+def test_the_default_number_of_targets() -> None:
+    assert make_protocol("fixed-target", (512, 2048)).targets == 256
+    assert make_protocol("fixed-target", (100, 2048)).targets == 50
+    assert make_protocol("fixed-target", (1024, 2048), cropped=300).targets == 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (dict(name="fixed-target", lengths=(8,), targets=8), "no context"),
+        (dict(name="fixed-target", lengths=(8, 16), targets=9), "no context"),
+        (dict(name="sliding", lengths=(8,)), "stride"),
+        (dict(name="sliding", lengths=(8,), stride=9), "between 1 and 8"),
+        (dict(name="non-overlapping", lengths=(8,), stride=4), "stride"),
+        (dict(name="non-overlapping", lengths=(8,), targets=4), "targets"),
+        (dict(name="backwards", lengths=(8,)), "no protocol"),
+        (dict(name="non-overlapping", lengths=(2,), prefix=1, suffix=1, masked=True), "no room"),
+    ],
+)
+def test_what_leaves_nothing_to_score_is_refused(arguments: dict, says: str) -> None:
+    with pytest.raises(AlibiError, match=says) as error:
+        make_protocol(**arguments)
+    assert error.value.exit_code == 2
+
+
+def test_too_short_documents_are_an_error() -> None:
+    with pytest.raises(AlibiError, match="long enough"):
+        make_protocol("fixed-target", (8, 64)).windows(documents(63), 8)
+    with pytest.raises(AlibiError, match="long enough"):
+        make_protocol("non-overlapping", (8,)).windows(documents(1, 0), 8)
+
+
+def test_a_limit_is_spread_over_documents() -> None:
+    cut = limit(documents(100, 35, 5, 1000), 6, 10)
+    assert [(document.name, len(document.ids)) for document in cut] == [("d0", 20), ("d1", 20), ("d3", 20)]
+    assert limit(documents(100), None, 10)[0].ids.shape == (100,)
+    assert sum(len(document.ids) for document in limit(documents(25, 7), 99, 10)) == 20
