@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from alibi_cli.checkpoint.safetensors_io import TensorInfo
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
 # Formats that are never read; a repository often holds the same weights four times.
@@ -21,8 +22,10 @@ NEVER = [
 ]
 
 
-def download(model: str, revision: str | None) -> tuple[Path, str]:
+def download(model: str, revision: str | None, read_weights: bool = True) -> tuple[Path, str]:
     """Downloads what conversion needs of a repository; returns the snapshot folder and the resolved commit.
+
+    read_weights: False leaves the weights where they are, unless the repository has only pickled ones.
 
     Raises:
         AlibiError: no such repository or revision, no access, or no network.
@@ -38,8 +41,9 @@ def download(model: str, revision: str | None) -> tuple[Path, str]:
     )
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, ignore_patterns=[*NEVER, "*.bin"]))
-        if not any(folder.glob("*.safetensors")):
+        ignored = [*NEVER, "*.bin", *([] if read_weights else ["*.safetensors"])]
+        folder = Path(snapshot_download(model, revision=revision, ignore_patterns=ignored))
+        if not any(folder.glob("*.safetensors")) and (read_weights or not _has_safetensors(model, folder.name)):
             folder = Path(snapshot_download(model, revision=revision, ignore_patterns=NEVER))
     except HFValidationError:
         raise AlibiError(
@@ -62,3 +66,26 @@ def download(model: str, revision: str | None) -> tuple[Path, str]:
     except (HfHubHTTPError, OSError) as error:
         raise AlibiError(f"Downloading {model} failed: {str(error).splitlines()[0]}") from None
     return folder, folder.name  # a snapshot's folder is named after its commit
+
+
+def _has_safetensors(model: str, commit: str) -> bool:
+    from huggingface_hub import HfApi
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any(HfApi().file_exists(model, name, revision=commit) for name in names)
+
+
+def remote_tensors(model: str, commit: str, folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
+    """{tensor: (where its shard would be, where it lies there)}, from the headers of the repository's weight files."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        repository = get_safetensors_metadata(model, revision=commit)
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise AlibiError(f"The weights of {model} cannot be read: {str(error).splitlines()[0]}") from None
+    found = {}
+    for name, file in repository.files_metadata.items():
+        for tensor, info in file.tensors.items():
+            found[tensor] = (folder / name, TensorInfo(str(info.dtype), tuple(info.shape), *info.data_offsets))
+    return found

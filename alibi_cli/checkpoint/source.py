@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from alibi_cli.checkpoint.hub import download, remote_tensors
 from alibi_cli.checkpoint.pickled import index_of
 from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
 from alibi_cli.errors import EXIT_USAGE, AlibiError
@@ -55,18 +56,24 @@ class Source:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(shard.stat().st_size for shard in self.shards)
+        return sum(info.n_bytes for _, info in self.tensors.values())
 
 
-def open_source(model: str, revision: str | None = None) -> Source:
+def open_source(model: str, revision: str | None = None, read_weights: bool = True) -> Source:
     """Finds a local folder, or downloads a Hub repository into the Hub cache, and reads its config and tensor index.
+
+    read_weights: False fetches the headers of a Hub repository's weight files instead of the files: enough for a plan.
 
     Raises:
         AlibiError: no such model, no config or weights, or files that do not fit together.
     """
-    folder, commit = locate(model, revision)
+    folder, commit = locate(model, revision, read_weights)
     config = read_json(folder / "config.json")
-    shards, tensors = _weights(folder)
+    if commit is not None and not read_weights and not any(folder.glob("pytorch_model*.bin")):
+        tensors = remote_tensors(model, commit, folder)
+        shards = sorted({shard for shard, _ in tensors.values()})
+    else:
+        shards, tensors = _weights(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     relative = {path: path.relative_to(folder).as_posix() for path in files}
     weights = {path for path in files if any(fnmatch(path.name, pattern) for pattern in WEIGHTS)}
@@ -80,7 +87,7 @@ def open_source(model: str, revision: str | None = None) -> Source:
     return Source(model, folder, commit, revision, config, shards, side_files, left, tensors)
 
 
-def locate(model: str, revision: str | None = None) -> tuple[Path, str | None]:
+def locate(model: str, revision: str | None = None, read_weights: bool = True) -> tuple[Path, str | None]:
     """The folder that holds a model, and the commit it was resolved to if it came from the Hub."""
     path = Path(model).expanduser()
     if model in DEMONSTRATIONS and not path.exists():
@@ -91,9 +98,7 @@ def locate(model: str, revision: str | None = None) -> tuple[Path, str | None]:
         raise AlibiError(f"{model} is a file; a checkpoint is a folder with a config.json.", exit_code=EXIT_USAGE)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise AlibiError(f"There is no folder {model}.", exit_code=EXIT_USAGE)
-    from alibi_cli.checkpoint.hub import download
-
-    return download(model, revision)
+    return download(model, revision, read_weights)
 
 
 def read_json(path: Path) -> dict[str, Any]:

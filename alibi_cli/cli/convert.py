@@ -42,7 +42,7 @@ def command(
     """Write MODEL with ALiBi instead of its positional encoding, as a checkpoint that transformers can load."""
     given = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length, verify=verify)
     chosen = settings(context, preset, "convert", given)
-    plan = plan_for(model, output_folder, chosen, revision)
+    plan = plan_for(model, output_folder, chosen, revision, read_weights=not dry_run)
     if dry_run:
         from alibi_cli.checkpoint.writer import check_output
 
@@ -73,14 +73,16 @@ def command(
         _print_report(report, plan)
 
 
-def plan_for(model: str, folder: Path | None, chosen: dict[str, Any], revision: str | None) -> "Plan":
+def plan_for(
+    model: str, folder: Path | None, chosen: dict[str, Any], revision: str | None, read_weights: bool
+) -> "Plan":
     from alibi_cli.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from alibi_cli.checkpoint.plan import make_plan
     from alibi_cli.checkpoint.source import open_source
 
-    source = open_source(model, revision)
+    source = open_source(model, revision, read_weights)
     target = folder or Path(
         f"{Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition('/')[2]}-alibi"
     )

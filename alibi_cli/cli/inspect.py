@@ -57,7 +57,7 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
         return {"n_heads": n_heads, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(n_heads, max_bias)}
     from alibi_cli.checkpoint.source import locate, read_json
 
-    config = read_json(locate(model)[0] / "config.json")
+    config = read_json(locate(model, read_weights=False)[0] / "config.json")
     keys = ("num_attention_heads", "n_head", "n_heads", "num_heads")
     found = next((config[key] for key in keys if isinstance(config.get(key), int)), 0)
     if found < 1:
@@ -113,7 +113,7 @@ def plan(
     from alibi_cli.cli.convert import plan_for, print_plan
 
     given: dict[str, Any] = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length)
-    print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision), json)
+    print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, False), json)
 
 
 @app.command()

@@ -19,6 +19,7 @@ REPOSITORY = "someone/tiny"
 class Hub(BaseHTTPRequestHandler):
     folder: Path
     requested: list[str]
+    sent: dict[str, int]
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -55,9 +56,16 @@ class Hub(BaseHTTPRequestHandler):
         if path.startswith(f"/{REPOSITORY}/resolve/"):
             file = self.folder / path.rpartition("/")[2]
             if file.is_file():
-                content = file.read_bytes()
+                content, wanted = file.read_bytes(), self.headers.get("Range", "")
+                if wanted:
+                    first, last = wanted.removeprefix("bytes=").split("-")
+                    content = content[int(first) : int(last) + 1 if last else None]
+                self.sent[file.name] = self.sent.get(file.name, 0) + (len(content) if body else 0)
                 return self.send(
-                    200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}, body
+                    206 if wanted else 200,
+                    content,
+                    {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'},
+                    body,
                 )
         return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
 
@@ -77,7 +85,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     source = save_tiny("gpt2", tmp_path / "repository")
     (source / "pytorch_model.bin").write_bytes(b"never downloaded")
-    Hub.folder, Hub.requested = source, []
+    Hub.folder, Hub.requested, Hub.sent = source, [], {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield {
@@ -102,6 +110,15 @@ def test_a_hub_id_is_downloaded_converted_and_its_commit_recorded(hub: dict[str,
         alibi_json("convert", REPOSITORY, "--revision", "v1", "-o", tmp_path / "again", env=offline)["source_commit"]
         == COMMIT
     )
+
+
+def test_a_dry_run_reads_headers_and_leaves_the_weights_where_they_are(hub: dict[str, str], tmp_path: Path) -> None:
+    plan = alibi_json("convert", REPOSITORY, "-o", tmp_path / "out", "--dry-run", env=hub)
+    assert plan["tensors"] == {"copied": 27, "dropped": ["transformer.wpe.weight"], "added": []}
+    assert plan["source_commit"] == COMMIT and plan["bytes_to_write"] > 100_000
+    assert not list((tmp_path / "home").rglob("*.safetensors")) and not (tmp_path / "out").exists()
+    assert Hub.sent["model.safetensors"] < Hub.folder.joinpath("model.safetensors").stat().st_size
+    assert alibi_json("inspect", "slopes", REPOSITORY, env=hub)["n_heads"] == 6
 
 
 @pytest.mark.parametrize(
