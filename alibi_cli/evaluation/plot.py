@@ -17,7 +17,7 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator, ScalarFormatter
 
     arms: dict[tuple[str, str], list[Row]] = {}
     for row in results.rows:
@@ -65,6 +65,7 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
         row.perplexity or 1 for rows in arms.values() for row in rows
     ):
         left.set_yscale("log")
+        left.yaxis.set(major_formatter=FormatStrFormatter("%g"), minor_formatter=FormatStrFormatter("%g"))
     right.set(xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position")
     for axis in (left, right):
         for length in trained:
