@@ -1,10 +1,11 @@
 """Which transformers families the registered policies reach. Derived from the registry: there is no second list."""
 
 import difflib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
+from alibi_cli.runtime.alibi_policies import BOUNDED, policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import origin
 
 if TYPE_CHECKING:
@@ -22,6 +23,37 @@ def family_policies() -> dict[str, list[tuple[str, str, str]]]:
         family = parts[2] if path.startswith("transformers.models.") else parts[0]
         table.setdefault(family, []).append((parts[-1], policy.__name__, origin(policy)))
     return dict(sorted(table.items()))
+
+
+def family_of(model_type: str) -> str:
+    """The family, which is the name of its folder in transformers, of a model type: xlm-roberta -> xlm_roberta."""
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    return model_type_to_module_name(model_type)
+
+
+def trained_length(config: "PreTrainedConfig") -> int | None:
+    """Tokens that the stock model's positions were made for; None if its config names no length.
+
+    RoBERTa and its like count positions from the padding token on, so their tables have rows that no token uses.
+    """
+    length = getattr(config, "max_position_embeddings", None)
+    if length is None:
+        return None
+    for key in policy_registry:
+        if isinstance(key, str) and key.startswith(f"transformers.models.{family_of(config.model_type)}."):
+            module, _, name = key.rpartition(".")
+            if hasattr(getattr(import_module(module), name), "create_position_ids_from_input_ids"):
+                return int(length) - config.pad_token_id - 1
+    return int(length)
+
+
+def positions_end(model_type: str) -> bool:
+    """True if a stock model of this type cannot compute anything beyond its trained length."""
+    prefix = f"transformers.models.{family_of(model_type)}."
+    return any(
+        isinstance(key, str) and key.startswith(prefix) and policy in BOUNDED for key, policy in policy_registry.items()
+    )
 
 
 def mechanism(family: str) -> str:
@@ -47,8 +79,8 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             exit_code=EXIT_USAGE,
         )
     known = family_policies()
-    if model_type.replace("-", "_") not in known:
-        close = difflib.get_close_matches(model_type.replace("-", "_"), known, n=1, cutoff=0)
+    if family_of(model_type) not in known:
+        close = difflib.get_close_matches(family_of(model_type), known, n=1, cutoff=0)
         raise AlibiError(
             f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
             exit_code=EXIT_USAGE,

@@ -32,14 +32,41 @@ COMMON: dict[str, Any] = dict(
     dropout=0.0,
 )
 GROUPED: dict[str, Any] = dict(num_key_value_heads=2, head_dim=8)
+EXPERTS: dict[str, Any] = {
+    **GROUPED, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32, "experts_implementation": "eager",
+}  # fmt: skip
+ALTERNATING: dict[str, Any] = {**GROUPED, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
 SPECIFIC: dict[str, dict[str, Any]] = {
-    "opt": dict(ffn_dim=64, word_embed_proj_dim=48),
+    "albert": {"embedding_size": 32},
+    "ctrl": {"dff": 64},
+    "cohere": {"num_key_value_heads": 2},
+    "cohere2": {**ALTERNATING, "head_dim": 8},
+    "distilbert": {"hidden_dim": 64},
+    "electra": {"embedding_size": 48},
+    "gemma": GROUPED,
+    "gemma2": {**ALTERNATING, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0},
+    "gemma3": {**ALTERNATING, "query_pre_attn_scalar": 8},
+    "glm": GROUPED,
+    "gpt_oss": {**EXPERTS, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+    "granite": GROUPED,
     "llama": GROUPED,
     "mistral": {**GROUPED, "sliding_window": 7},
-    "qwen2": dict(num_key_value_heads=2),
+    "mixtral": {**EXPERTS, "sliding_window": None},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
+    "nemotron": GROUPED,
+    "olmo3": ALTERNATING,
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 48},
+    "phi3": {**GROUPED, "sliding_window": None},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen2_moe": EXPERTS,
     "qwen3": GROUPED,
-    "gemma": GROUPED,
+    "qwen3_moe": EXPERTS,
+    "smollm3": GROUPED,
+    "stablelm": {"num_key_value_heads": 2},
+    "starcoder2": {**GROUPED, "sliding_window": None},
 }
+MODEL_TYPES = {"gemma3": "gemma3_text", "xlm_roberta": "xlm-roberta"}  # where the folder's name is not the model's type
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-inverse-layer": ("gpt2", dict(scale_attn_by_inverse_layer_idx=True)),
     "gpt2-upcast": ("gpt2", dict(reorder_and_upcast_attn=True)),
@@ -64,9 +91,8 @@ MODELS = [*FAMILIES, *VARIANTS]
 
 def tiny_config(name: str, **changes: Any) -> Any:
     family, variant = VARIANTS.get(name, (name, {}))
-    return CONFIG_MAPPING[family.replace("_roberta", "-roberta")](
-        **{**COMMON, **SPECIFIC.get(family, {}), **variant, **changes}
-    )
+    settings = {**COMMON, **SPECIFIC.get(family, {}), **variant, **changes}
+    return CONFIG_MAPPING[MODEL_TYPES.get(family, family)](**settings)
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:

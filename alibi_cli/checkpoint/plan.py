@@ -18,7 +18,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import config_of, mechanism, model_class
+from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
@@ -123,7 +123,7 @@ def make_plan(
     """
     config = config_of(source.config, source.name)
     cls = model_class(config)
-    trained = int(getattr(config, "max_position_embeddings", 0) or 0)
+    trained = trained_length(config) or 0
     promised = max_sequence_length or 4 * trained
     if promised < 1:
         raise AlibiError("The config names no length.", hint="Give --max-sequence-length.", exit_code=EXIT_USAGE)
@@ -147,7 +147,7 @@ def make_plan(
         source=source,
         output=output,
         family=config.model_type,
-        mechanism=mechanism(config.model_type.replace("-", "_")),
+        mechanism=mechanism(family_of(config.model_type)),
         slopes_scheme=scheme,
         slopes=values,
         max_sequence_length=promised,

@@ -10,8 +10,7 @@ import torch
 from alibi_cli.checkpoint.safetensors_io import sha256_of
 from alibi_cli.checkpoint.source import locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import CONVERTED
-from alibi_cli.runtime.alibi_policies import drop_position_table, drop_position_table_of_encoder, policy_registry
+from alibi_cli.families import CONVERTED, positions_end, trained_length
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -54,8 +53,9 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     base = model_type.removeprefix(CONVERTED)
     converted = model_type != base
     names = [str(architecture) for architecture in raw.get("architectures") or []]
+    causal = any("CausalLM" in n or "LMHead" in n for n in names) or raw.get("is_decoder") is True
     masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (
-        not any("CausalLM" in n or "LMHead" in n for n in names) and base in ("bert", "roberta")
+        not causal and base in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
     known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if base not in known and not (trust_remote_code and "auto_map" in raw):
@@ -68,20 +68,9 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     trained = hard = None
     if not converted:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        trained = getattr(config, "max_position_embeddings", None)
-        if base == "roberta" and trained:
-            trained -= config.pad_token_id + 1  # its positions are counted from there
-        hard = trained if _has_table(base) else None
+        trained = trained_length(config)
+        hard = trained if positions_end(base) else None
     return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, digest_of(folder))
-
-
-def _has_table(family: str) -> bool:
-    """True if the registered policy of the family drops a table of positions, which cannot be read beyond its end."""
-    prefix = f"transformers.models.{family.replace('-', '_')}."
-    tables = (drop_position_table, drop_position_table_of_encoder)
-    return any(
-        isinstance(key, str) and key.startswith(prefix) and policy in tables for key, policy in policy_registry.items()
-    )
 
 
 def digest_of(folder: Path) -> str:

@@ -69,24 +69,40 @@ def alibi_bias(distances, slopes, dtype):
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
 
-def alibi_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+def alibi_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, softcap=None, s_aux=None, **kwargs
+):
     """softmax(scaling * q.k - m_h * |i - j|) v for query (B, H, Q, D) and key, value (B, G, K, D) -> (B, Q, H, D).
 
-    The bias is added after the scaling and never multiplied by it.
+    The bias is added after the scaling and the soft cap and never multiplied by either. `s_aux` are attention sinks: one
+    more score per head, which takes part in the softmax and has no value.
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(
             "ALiBi attention takes distances from the mask that the model builds itself; a ready-made 4-D attention mask "
             "carries none. Pass a 2-D attention mask (1 = token, 0 = padding) instead."
         )
-    for unknown in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(unknown) is not None:
-            raise ValueError(f"ALiBi attention does not know what to do with {unknown!r}.")
+    if kwargs.get("position_bias") is not None:
+        raise ValueError("ALiBi attention does not know what to do with position_bias.")
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
+    if softcap is None and s_aux is None:
+        output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
+    else:
+        scores = (
+            query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        )  # (B, H, Q, K)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores = scores + bias
+        if s_aux is not None:
+            sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
+            scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
+        output = torch.nn.functional.dropout(weights, dropout, module.training) @ value
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -42,8 +42,8 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
         return None
     slopes = module.config.alibi_slopes
     if isinstance(slopes[0], (list, tuple)):
-        layer = module_index if getattr(module, "layer_idx", None) is None else module.layer_idx
-        slopes = slopes[layer]
+        layer = getattr(module, "layer_idx", None)
+        slopes = slopes[module_index if layer is None else layer]
     module.alibi_slopes = [float(slope) for slope in slopes]
     return module
 
@@ -76,27 +76,98 @@ def _default_token_types(module, args, kwargs):
 
 def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """Rotary positions: rotate by nought. The width is that of the rotated part, which may be less than the head."""
-    scaling = struct.unpack("f", struct.pack("f", module.attention_scaling))[
-        0
-    ]  # the stock module multiplies in float32
-    return NoRotation(2 * module.inv_freq.numel(), scaling)
+    return NoRotation(*_rotation(module, 2))
 
 
-def register_family(family, attention, positions, policy):
-    """One transformers family: its self-attention class takes the bias, `policy` takes the positions out of class `positions`."""
+def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """The same for families that hand on one cosine per pair instead of two equal ones."""
+    return NoRotation(*_rotation(module, 1))
+
+
+def _rotation(module, per_frequency):
+    """(width, scaling) of a rotary embedding. Families with one set of frequencies per type of layer have the same width in all."""
+    kinds = [name for name in module._buffers if name.endswith("inv_freq") and "original" not in name]
+    widths = {per_frequency * module._buffers[name].numel() for name in kinds}
+    scalings = {float(getattr(module, name.replace("inv_freq", "attention_scaling"), 1.0)) for name in kinds}
+    if len(widths) != 1 or len(scalings) != 1:
+        raise ValueError(
+            f"{type(module).__name__} rotates layers by different widths or scales, which is not supported."
+        )
+    scaling = struct.unpack("f", struct.pack("f", scalings.pop()))[0]  # the stock module multiplies in float32
+    return widths.pop(), scaling
+
+
+class NoTable:
+    """Stands where a table of positions was kept as a buffer: every row is nought. No tensor, so that nothing fills it on loading."""
+
+    _is_hf_initialized = True
+
+    def to(self, *args, **kwargs):
+        return self
+
+    def __getitem__(self, index):
+        return torch.zeros(())
+
+
+def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Added positions that are computed once and kept as a buffer."""
+    module._buffers.pop("pos_encoding", None)
+    module.pos_encoding = NoTable()
+    return module
+
+
+# Policies of families whose stock positions end: nothing beyond the last row of a table can be computed.
+BOUNDED = (drop_position_table, drop_position_table_of_encoder, drop_position_buffer)
+
+
+def register_family(family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention"):
+    """One transformers family: `policy` takes the positions out of class prefix + positions, class prefix + attention takes the bias."""
     path = f"transformers.models.{family}.modeling_{family}."
-    policy_registry.register(path + attention)(take_bias)
-    policy_registry.register(path + positions)(policy)
+    policy_registry.register(path + prefix + attention)(take_bias)
+    policy_registry.register(path + prefix + positions)(policy)
 
 
-register_family("gpt2", "GPT2Attention", "GPT2Model", drop_position_table)
-register_family("opt", "OPTAttention", "OPTDecoder", drop_position_table)
-register_family("gpt_neox", "GPTNeoXAttention", "GPTNeoXRotaryEmbedding", drop_rotation)
-register_family("llama", "LlamaAttention", "LlamaRotaryEmbedding", drop_rotation)
-register_family("mistral", "MistralAttention", "MistralRotaryEmbedding", drop_rotation)
-register_family("qwen2", "Qwen2Attention", "Qwen2RotaryEmbedding", drop_rotation)
-register_family("qwen3", "Qwen3Attention", "Qwen3RotaryEmbedding", drop_rotation)
-register_family("phi", "PhiAttention", "PhiRotaryEmbedding", drop_rotation)
-register_family("gemma", "GemmaAttention", "GemmaRotaryEmbedding", drop_rotation)
-register_family("bert", "BertSelfAttention", "BertEmbeddings", drop_position_table_of_encoder)
-register_family("roberta", "RobertaSelfAttention", "RobertaEmbeddings", drop_position_table_of_encoder)
+# Rotary positions.
+register_family("cohere", "Cohere")
+register_family("cohere2", "Cohere2")
+register_family("gemma", "Gemma")
+register_family("gemma2", "Gemma2")
+register_family("gemma3", "Gemma3")
+register_family("glm", "Glm")
+register_family("gpt_neox", "GPTNeoX")
+register_family("gpt_oss", "GptOss", policy=drop_half_rotation)
+register_family("granite", "Granite")
+register_family("llama", "Llama")
+register_family("mistral", "Mistral")
+register_family("mixtral", "Mixtral")
+register_family("modernbert", "ModernBert")
+register_family("nemotron", "Nemotron")
+register_family("olmo", "Olmo")
+register_family("olmo2", "Olmo2")
+register_family("olmo3", "Olmo3")
+register_family("persimmon", "Persimmon")
+register_family("phi", "Phi")
+register_family("phi3", "Phi3")
+register_family("qwen2", "Qwen2")
+register_family("qwen2_moe", "Qwen2Moe")
+register_family("qwen3", "Qwen3")
+register_family("qwen3_moe", "Qwen3Moe")
+register_family("smollm3", "SmolLM3")
+register_family("stablelm", "StableLm")
+register_family("starcoder2", "Starcoder2")
+
+# A table of positions that is added, learned or sinusoidal.
+register_family("biogpt", "BioGpt", "Model", drop_position_table)
+register_family("gpt2", "GPT2", "Model", drop_position_table)
+register_family("gpt_bigcode", "GPTBigCode", "Model", drop_position_table)
+register_family("opt", "OPT", "Decoder", drop_position_table)
+register_family("ctrl", "", "CTRLModel", drop_position_buffer, "MultiHeadAttention")
+
+# Encoders with a learned table.
+register_family("albert", "Albert", "Embeddings", drop_position_table_of_encoder)
+register_family("bert", "Bert", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
+register_family("camembert", "Camembert", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
+register_family("distilbert", "", "Embeddings", drop_position_table, "DistilBertSelfAttention")
+register_family("electra", "Electra", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
+register_family("roberta", "Roberta", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
+register_family("xlm_roberta", "XLMRoberta", "Embeddings", drop_position_table_of_encoder, "SelfAttention")

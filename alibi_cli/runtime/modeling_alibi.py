@@ -54,6 +54,11 @@ def rewrite(model):
     }
     changed = replace_modules(model, bound, visit_root=True)
     biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
+    layers = model.config.num_hidden_layers
+    if isinstance(model.config.alibi_slopes[0], (list, tuple)) and len(biased) != layers:
+        raise ValueError(
+            f"{type(model).__name__} has {len(biased)} attention modules for {layers} layers: slopes per layer do not fit it."
+        )
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
     if biased.issuperset(changed) and not any(

@@ -33,7 +33,8 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     batch, heads, queries, width = q.shape
     scale = width**-0.5 if scaling is None else scaling
     group = heads // k.shape[1]
-    slopes = SETTING["slopes"][module.layer_idx]
+    slopes = SETTING["slopes"][getattr(module, "layer_idx", None) or 0]
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     out = np.zeros((batch, queries, heads, width))
     for b in range(batch):
         for h in range(heads):
@@ -41,11 +42,14 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
                 visible = [j for j in range(k.shape[2]) if _sees(kwargs.get("sliding_window"), b, i, j)]
                 if not visible:
                     continue  # a padded query: its output is read by nobody
-                scores = np.array(
-                    [scale * float(q[b, h, i] @ k[b, h // group, j]) - slopes[h] * abs(i - j) for j in visible]
-                )
-                weights = np.exp(scores - scores.max())
-                out[b, i, h] = (weights / weights.sum()) @ v[b, h // group, visible]
+                scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
+                if softcap is not None:
+                    scores = softcap * np.tanh(scores / softcap)
+                scores -= slopes[h] * np.abs(i - np.array(visible))
+                sink = -math.inf if sinks is None else float(sinks.reshape(-1)[h])
+                top = max(scores.max(), sink)
+                weights = np.exp(scores - top)
+                out[b, i, h] = (weights / (weights.sum() + math.exp(sink - top))) @ v[b, h // group, visible]
     return torch.from_numpy(out).to(query.dtype), None
 
 
@@ -53,7 +57,7 @@ def _sees(window: int | None, b: int, i: int, j: int) -> bool:
     padding, causal = SETTING["padding"], SETTING["causal"]
     if padding is not None and not padding[b, j]:
         return False
-    if window is not None and i - j >= window:
+    if window is not None and abs(i - j) >= window:
         return False
     return j <= i or not causal
 
@@ -81,6 +85,9 @@ def textbook_logits(
             if any(part in name for part in ("wpe", "embed_positions", "position_embeddings")):
                 parameter.data.zero_()
     ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
+    for module in model.modules():
+        if not keep_positions and "pos_encoding" in module._buffers:
+            module.pos_encoding.zero_()
     with _setting(slopes=per_layer, padding=padding, causal="MaskedLM" not in type(stock).__name__), torch.no_grad():
         return model(
             input_ids=tokens, attention_mask=padding, position_ids=ids.expand(tokens.shape), use_cache=False
