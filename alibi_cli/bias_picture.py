@@ -38,6 +38,10 @@ def draw(path: Path, heads: int, length: int, causal: bool) -> None:
     Raises:
         AlibiError: the file cannot be written, or its ending is not that of a picture.
     """
+    if path.suffix not in (".png", ".svg", ".pdf") or path.is_dir():
+        raise AlibiError(
+            f"{path} cannot be written: a picture's name ends in .png, .svg or .pdf.", exit_code=EXIT_USAGE
+        )
     import matplotlib
 
     matplotlib.use("agg")

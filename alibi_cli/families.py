@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_policies import BOUNDED, policy_registry, take_bias
+from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import origin
 
 if TYPE_CHECKING:
@@ -48,14 +48,6 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
     return int(length)
 
 
-def positions_end(model_type: str) -> bool:
-    """True if a stock model of this type cannot compute anything beyond its trained length."""
-    prefix = f"transformers.models.{family_of(model_type)}."
-    return any(
-        isinstance(key, str) and key.startswith(prefix) and policy in BOUNDED for key, policy in policy_registry.items()
-    )
-
-
 def mechanism(family: str) -> str:
     """How the family's positions are removed: the name of the policy that is not the attention's."""
     return ", ".join(name for _, name, _ in family_policies()[family] if name != take_bias.__name__)
@@ -79,16 +71,18 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             exit_code=EXIT_USAGE,
         )
     known = family_policies()
-    if family_of(model_type) not in known:
+    if family_of(model_type) not in known or model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(family_of(model_type), known, n=1, cutoff=0)
         raise AlibiError(
             f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
             exit_code=EXIT_USAGE,
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict(raw)
+        return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
     except Exception as error:  # transformers validates configs with errors of many types
-        raise AlibiError(f"The config.json of {where} does not describe a {model_type} model: {error}") from None
+        raise AlibiError(
+            f"The config.json of {where} does not describe a {model_type} model: {' '.join(str(error).split())}"
+        ) from None
 
 
 def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -101,7 +95,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     )
 
     for name in config.architectures or []:
-        cls = getattr(transformers, name, None)
+        cls = getattr(transformers, str(name), None)
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):

@@ -60,7 +60,7 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
         max_documents: int | None = None
         batch_size: int | None = None
         device: str = "auto"
-        dtype: str = "auto"
+        dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
 
     schemas: dict[str, type[BaseModel]] = {"convert": Convert, "eval": Eval}
     try:

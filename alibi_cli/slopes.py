@@ -11,6 +11,7 @@ from pathlib import Path
 from alibi_cli.errors import AlibiError
 
 PRESS_MAX_BIAS = 8.0
+LARGEST = 1e30  # well inside float32, in which biases are computed
 
 Slopes = list[float] | list[list[float]]
 
@@ -46,18 +47,19 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
         raise AlibiError(
             f"Cannot read the slopes file {path}: {error.strerror}.", hint=f"It should hold {expected}.", exit_code=2
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AlibiError(f"{path} is not JSON: {error}.", hint=f"It should hold {expected}.", exit_code=2) from None
     layers = slopes if isinstance(slopes, list) and slopes and isinstance(slopes[0], list) else [slopes]
     if layers is slopes and len(layers) != n_layers:
         raise AlibiError(f"{path} holds {len(layers)} lists of slopes; the model has {n_layers} layers.", exit_code=2)
     for layer in layers:
-        if not isinstance(layer, list) or len(layer) != n_heads or not all(_is_slope(slope) for slope in layer):
+        if not isinstance(layer, list) or len(layer) != n_heads or not all(is_slope(slope) for slope in layer):
             raise AlibiError(
                 f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}.", exit_code=2
             )
     return slopes
 
 
-def _is_slope(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+def is_slope(value: object) -> bool:
+    """True for a positive number that biases can be computed with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LARGEST

@@ -2,6 +2,7 @@
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
+from yaml import YAMLError
 
 from alibi_cli.checkpoint.plan import Plan
 
@@ -13,12 +14,11 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     readme = plan.source.folder / "README.md"
     try:
         metadata = (metadata_load(readme) or {}) if readme.is_file() else {}
-    except (ValueError, OSError):  # a card whose metadata cannot be read has none to inherit
+    except (ValueError, OSError, YAMLError):  # a card whose metadata cannot be read has none to inherit
         metadata = {}
     inherited = {key: metadata[key] for key in INHERITED if key in metadata}
-    base = None if plan.source.commit is None else plan.source.name
-    data = ModelCardData(base_model=base, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
     name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
+    data = ModelCardData(base_model=name, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
     at = f" at commit `{plan.source.commit}`" if plan.source.commit else ""
     dropped = ", ".join(f"`{name}`" for name in plan.dropped) or "none"
     return str(
@@ -38,7 +38,7 @@ length it was trained for ({plan.trained_length} tokens). Measure it with `alibi
 from transformers import AutoTokenizer, {plan.auto_class}
 
 model = {plan.auto_class}.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
 It needs torch and transformers 5 only; `trust_remote_code` runs the five Python files of this folder, which are the same in every

@@ -43,7 +43,7 @@ def download(model: str, revision: str | None, read_weights: bool = True) -> tup
     try:
         ignored = [*NEVER, "*.bin", *([] if read_weights else ["*.safetensors"])]
         folder = Path(snapshot_download(model, revision=revision, ignore_patterns=ignored))
-        if not any(folder.glob("*.safetensors")) and (read_weights or not _has_safetensors(model, folder.name)):
+        if not any(folder.glob("*.safetensors")) and (read_weights or not _has_safetensors(model, folder)):
             folder = Path(snapshot_download(model, revision=revision, ignore_patterns=NEVER))
     except HFValidationError:
         raise AlibiError(
@@ -68,21 +68,26 @@ def download(model: str, revision: str | None, read_weights: bool = True) -> tup
     return folder, folder.name  # a snapshot's folder is named after its commit
 
 
-def _has_safetensors(model: str, commit: str) -> bool:
+def _has_safetensors(model: str, folder: Path) -> bool:
     from huggingface_hub import HfApi
 
     names = ("model.safetensors", "model.safetensors.index.json")
-    return any(HfApi().file_exists(model, name, revision=commit) for name in names)
+    return (folder / names[1]).exists() or HfApi().file_exists(model, names[0], revision=folder.name)
 
 
 def remote_tensors(model: str, commit: str, folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
     """{tensor: (where its shard would be, where it lies there)}, from the headers of the repository's weight files."""
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        NotASafetensorsRepoError,
+        OfflineModeIsEnabled,
+        SafetensorsParsingError,
+    )
 
     try:
         repository = get_safetensors_metadata(model, revision=commit)
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+    except (HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled, SafetensorsParsingError, OSError) as error:
         raise AlibiError(f"The weights of {model} cannot be read: {str(error).splitlines()[0]}") from None
     found = {}
     for name, file in repository.files_metadata.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
-from alibi_cli.checkpoint.safetensors_io import TensorInfo, sha256_of
+from alibi_cli.checkpoint.safetensors_io import LFS_POINTER, TensorInfo, sha256_of
 from alibi_cli.errors import AlibiError
 
 if TYPE_CHECKING:
@@ -28,10 +28,15 @@ def rewrite_pickled(shard: Path, target: Path, keep: list[str], mode_of: Path, o
     Tensors that share memory (tied weights) are written once for each name, because safetensors has no aliases. The file gets the mode
     of `mode_of`: safetensors creates files that only their owner can read.
     """
+    import torch
     from safetensors.torch import save_file
 
     tensors = load_pickled(shard)
-    save_file({name: tensors[name].clone().contiguous() for name in keep}, target, metadata={"format": "pt"})
+    save_file(
+        {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in keep},
+        target,
+        metadata={"format": "pt"},
+    )
     shutil.copymode(mode_of, target)
     return sha256_of(target, on_bytes)
 
@@ -44,6 +49,9 @@ def load_pickled(path: Path) -> "dict[str, torch.Tensor]":
     """
     import torch
 
+    with path.open("rb") as file:
+        if file.read(8) == LFS_POINTER:
+            raise AlibiError(f"{path} is a git-lfs pointer, not the file itself.", hint="Run `git lfs pull` there.")
     try:
         zipped = _is_zip(path)  # older files cannot be mapped
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

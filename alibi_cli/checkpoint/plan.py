@@ -19,12 +19,16 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
-from alibi_cli.runtime import runtime_sources
+from alibi_cli.runtime import RUNTIME_FILES
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
 from alibi_cli.surgery.apply import apply_alibi
 
-RESERVED = ("alibi.json", "README.md")
+RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
+
+
+# Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.
+LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Plan:
         return shutil.disk_usage(existing).free
 
     @property
+    def output_state(self) -> str:
+        """A remark if the output folder is in the way."""
+        occupied = self.output.is_dir() and any(self.output.iterdir())
+        return " (exists and is not empty: --force would replace it)" if occupied else ""
+
+    @property
     def auto_class(self) -> str:
         """The Auto class that loads the result in the architecture of the source."""
         autos = [auto for auto, target in self.config["auto_map"].items() if target.endswith(f".{self.architecture}")]
@@ -65,8 +75,8 @@ class Plan:
         return next((auto for auto in preferred if auto in autos), autos[0] if autos else "AutoModel")
 
     @property
-    def n_slopes(self) -> str:
-        """'8 heads', or '4 layers of 8 heads'."""
+    def slopes_shape(self) -> str:
+        """In words: 8 heads, or 4 layers of 8 heads."""
         first = self.slopes[0]
         return (
             f"{len(self.slopes)} layers of {len(first)} heads"
@@ -128,6 +138,8 @@ def make_plan(
     if promised < 1:
         raise AlibiError("The config names no length.", hint="Give --max-sequence-length.", exit_code=EXIT_USAGE)
     heads, layers = config.num_attention_heads, config.num_hidden_layers
+    if min(heads, layers) < 1:
+        raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
     values, scheme = _slopes(slopes, max_bias, heads, layers)
 
     meta = _Surgery(cls, config, promised, values)
@@ -136,11 +148,11 @@ def make_plan(
     copied = [name for name in source.tensors if name not in set(dropped)]
     architecture = f"Alibi{cls.__name__}"
     new_config = _converted_config(source.config, config, architecture, values, promised)
+    if meta.rotary_scaling not in (None, 1.0):
+        new_config["alibi_rotary_scaling"] = meta.rotary_scaling
     edited = _edited_tokenizer_config(source, trained, promised)
     carried = [
-        path
-        for path in source.side_files
-        if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED, *runtime_sources()}
+        path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED}
     ]
     dropped_bytes = sum(source.tensors[name][1].n_bytes for name in dropped)
     return Plan(
@@ -186,12 +198,21 @@ class _Surgery:
         with torch.device("meta"):
             try:
                 model = cls(copy.deepcopy(config))
-            except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+            except (
+                ArithmeticError,
+                AttributeError,
+                ImportError,
+                LookupError,
+                NotImplementedError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as error:  # whatever a wrong number or name in a config leads to
                 raise AlibiError(
                     f"The config.json describes a model that cannot be built: {str(error).splitlines()[0]}"
                 ) from None
         self.before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self.optional = set(model.all_tied_weights_keys)
+        self.optional = set(model.all_tied_weights_keys) | {name for name in self.before if "pooler." in name}
         self.optional |= {
             name
             for name in self.before
@@ -208,6 +229,7 @@ class _Surgery:
             raise AlibiError(str(error)) from None
         self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self.dropped = set(self.before) - set(self.after)
+        self.rotary_scaling = model.config.alibi_rotary_scaling
 
     def name_of(self, name: str) -> tuple[str, bool]:
         """(the model's name for a file's tensor, whether the tensor keeps its shape), by the rules by which transformers loads files:
@@ -236,7 +258,7 @@ def _converted_config(
 ) -> dict[str, Any]:
     """The source's config.json with the fewest changes: everything that conversion does not concern stays as it was written."""
     length_key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    kept = {key: value for key, value in raw.items() if key != "_name_or_path"}  # a path of somebody's machine
+    kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
     return {
         **kept,
         "architectures": [architecture],

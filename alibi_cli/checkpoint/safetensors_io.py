@@ -17,6 +17,7 @@ from alibi_cli.errors import AlibiError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 CHUNK_BYTES = 8 << 20
+LFS_POINTER = b"version "  # how the small text file begins that git leaves in place of a large one
 BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -72,6 +73,8 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
+            if prefix == LFS_POINTER:
+                raise AlibiError(f"{path} is a git-lfs pointer, not the file itself.", hint="Run `git lfs pull` there.")
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise _damaged(path, "its header is longer than the file")

@@ -56,6 +56,9 @@ class Source:
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of the weight files; of the tensors alone where the files are still on the Hub."""
+        if all(shard.is_file() for shard in self.shards):
+            return sum(shard.stat().st_size for shard in self.shards)
         return sum(info.n_bytes for _, info in self.tensors.values())
 
 
@@ -68,8 +71,13 @@ def open_source(model: str, revision: str | None = None, read_weights: bool = Tr
         AlibiError: no such model, no config or weights, or files that do not fit together.
     """
     folder, commit = locate(model, revision, read_weights)
+    if revision is not None and commit is None:
+        raise AlibiError(
+            f"{model} is a local folder; --revision chooses one of a Hub repository.", exit_code=EXIT_USAGE
+        )
     config = read_json(folder / "config.json")
-    if commit is not None and not read_weights and not any(folder.glob("pytorch_model*.bin")):
+    cached = any(any(folder.glob(pattern)) for pattern in ("pytorch_model*.bin", "*.safetensors"))
+    if commit is not None and not read_weights and not cached:
         tensors = remote_tensors(model, commit, folder)
         shards = sorted({shard for shard, _ in tensors.values()})
     else:
@@ -122,7 +130,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo]]]:
     for suffix, single in ((".safetensors", "model.safetensors"), (".bin", "pytorch_model.bin")):
-        if (folder / f"{single}.index.json").is_file():
+        indexed = (folder / f"{single}.index.json").is_file()
+        if indexed and not (folder / single).is_file():  # transformers too takes the single file if there are both
             weight_map = read_json(folder / f"{single}.index.json").get("weight_map")
             if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
                 raise AlibiError(f"{folder / single}.index.json has no weight_map.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import Verification
@@ -26,21 +27,40 @@ def verify(plan: Plan, folder: Path) -> Verification:
     length = TOKENS if plan.trained_length > 8 * TOKENS else plan.trained_length + 8
     tokens = torch.randint(config.vocab_size, (BATCH, length), generator=torch.Generator().manual_seed(0))
 
-    source = model_class(config).from_pretrained(plan.source.folder, dtype=torch.float32)
+    source = model_class(config).from_pretrained(plan.source.folder, config=config, dtype=torch.float32)
     apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes)
-    expected = logits(source, tokens)
+    expected, expected_head = _outputs(source, tokens)
     del source
     gc.collect()
 
-    auto = getattr(transformers, plan.auto_class)
-    reloaded = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-    difference = (logits(reloaded, tokens) - expected).abs().max().item()
+    if f"modeling_alibi.{plan.architecture}" in plan.config["auto_map"].values():
+        reloaded = getattr(transformers, plan.auto_class).from_pretrained(
+            folder, trust_remote_code=True, dtype=torch.float32
+        )
+    else:  # an architecture that no Auto class of transformers has
+        cls = get_class_from_dynamic_module(f"modeling_alibi.{plan.architecture}", folder)
+        reloaded = cls.from_pretrained(folder, dtype=torch.float32)
+    found, found_head = _outputs(reloaded, tokens)
+    difference = (found - expected).abs().max().item()
+    same_head = expected_head.keys() == found_head.keys() and all(
+        torch.equal(expected_head[name], found_head[name]) for name in expected_head
+    )
     return Verification(
-        max_abs_logit_difference=difference, tolerance=TOLERANCE, tokens=tokens.numel(), passed=difference <= TOLERANCE
+        max_abs_logit_difference=difference,
+        tolerance=TOLERANCE,
+        tokens=tokens.numel(),
+        passed=difference <= TOLERANCE and same_head,
     )
 
 
 @torch.no_grad()
-def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """The first output of a model in evaluation mode: logits of a model with a head, hidden states of one without."""
-    return model.eval()(input_ids=tokens, return_dict=True)[0]
+def _outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits of a language model. Other heads want inputs of their own kinds: of these, the hidden states below the head, and its
+    weights, which must not have changed."""
+    model.eval()
+    if model.get_output_embeddings() is not None:
+        return model(input_ids=tokens, return_dict=True)[0], {}
+    head = {
+        name: p.clone() for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")
+    }
+    return model.base_model(input_ids=tokens, return_dict=True)[0], head if model.base_model is not model else {}

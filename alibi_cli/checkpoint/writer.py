@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -43,8 +44,9 @@ def write(
         AlibiError: the output exists, the disk is too small, or the verification failed. Nothing is left under the final name.
     """
     started = time.monotonic()
-    output, partial = plan.output, plan.output.with_name(plan.output.name + ".partial")
     check_output(plan, force)
+    output = plan.output.resolve()
+    partial = output.with_name(output.name + ".partial")
     if plan.bytes_to_write > plan.free_bytes:
         raise AlibiError(f"{output} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free.")
     _start(partial)
@@ -57,7 +59,7 @@ def write(
             on_stage("Verifying")
             verified = _verify(plan, partial)
         report = ConvertReport(
-            output=str(output),
+            output=str(plan.output),
             source=plan.source.name,
             source_revision=plan.source.revision,
             source_commit=plan.source.commit,
@@ -89,6 +91,8 @@ def write(
 def check_output(plan: Plan, force: bool) -> None:
     """Raises AlibiError if the output may not be written to."""
     output, source = plan.output.resolve(), plan.source.folder.resolve()
+    if not output.name:
+        raise AlibiError(f"{plan.output} cannot be an output folder.", exit_code=EXIT_USAGE)
     if output == source or output in source.parents or source in output.parents:
         raise AlibiError(f"The output {plan.output} and the source {plan.source.folder} overlap.", exit_code=EXIT_USAGE)
     if plan.output.is_symlink() or (plan.output.exists() and not plan.output.is_dir()):
@@ -104,7 +108,7 @@ def check_output(plan: Plan, force: bool) -> None:
 def _start(partial: Path) -> None:
     """A fresh .partial folder, in place of one that an interrupted run left."""
     if partial.exists():
-        if not (partial / MARKER).exists():
+        if not (partial / MARKER).exists() and not (partial / "alibi.json").exists():
             raise AlibiError(
                 f"{partial} exists and was not made by an interrupted conversion.",
                 hint="Move it away.",
@@ -176,15 +180,23 @@ def _verify(plan: Plan, folder: Path) -> Verification:
 
 
 def _rename(partial: Path, output: Path) -> None:
-    """The new folder takes the name in one step; the one it replaces, if any, is removed only afterwards."""
+    """The new folder takes the name in one step. One that it replaces is moved aside first, and back if that step fails."""
     for path in (*sorted(partial.rglob("*")), partial):
         _fsync(path)
-    old = output.with_name(output.name + ".replaced")
+    aside = None
     if output.exists():
-        output.rename(old)
-    partial.rename(output)
+        aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
+        output.rename(aside / output.name)
+    try:
+        partial.rename(output)
+    except BaseException:
+        if aside is not None:
+            (aside / output.name).rename(output)
+            aside.rmdir()
+        raise
     _fsync(output.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if aside is not None:
+        shutil.rmtree(aside)
 
 
 def _fsync(path: Path) -> None:

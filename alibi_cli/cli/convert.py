@@ -1,5 +1,6 @@
 """alibi convert"""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,9 +45,6 @@ def command(
     chosen = settings(context, preset, "convert", given)
     plan = plan_for(model, output_folder, chosen, revision, read_weights=not dry_run)
     if dry_run:
-        from alibi_cli.checkpoint.writer import check_output
-
-        check_output(plan, force)
         print_plan(plan, json)
         return
     from alibi_cli.checkpoint.writer import write
@@ -102,9 +100,9 @@ def print_plan(plan: "Plan", json: bool) -> None:
     output.print_facts(
         [
             ("source", f"{source.name}" + (f" at {source.commit}" if source.commit else "")),
-            ("output", str(plan.output)),
+            ("output", f"{plan.output}{plan.output_state}"),
             ("family", f"{plan.family} ({plan.mechanism}) -> {plan.config['model_type']}"),
-            ("slopes", f"{plan.slopes_scheme}, {plan.n_slopes}"),
+            ("slopes", f"{plan.slopes_scheme}, {plan.slopes_shape}"),
             ("length", f"{plan.trained_length} trained, {plan.max_sequence_length} promised"),
             ("tensors kept", f"{len(plan.copied)} of {len(source.tensors)}, byte for byte"),
             ("tensors dropped", ", ".join(plan.dropped) or "none"),
@@ -129,7 +127,7 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
         [
             ("written", f"{report.output}, {output.format_bytes(report.bytes_written)} in {report.seconds:.1f} s"),
             ("family", f"{report.base_model_type} -> {report.model_type}"),
-            ("slopes", f"{report.slopes_scheme}, {plan.n_slopes}"),
+            ("slopes", f"{report.slopes_scheme}, {plan.slopes_shape}"),
             (
                 "tensors",
                 f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added",
@@ -138,6 +136,6 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
             ("loads with", report.loads_with),
         ]
     )
-    output.note(
-        f"Next: alibi eval {report.output} --baseline {report.source} --lengths {plan.trained_length}:{plan.max_sequence_length}"
-    )
+    lengths = f"{plan.trained_length}:{max(plan.trained_length, plan.max_sequence_length)}"
+    following = ["alibi", "eval", report.output, "--baseline", report.source, "--lengths", lengths]
+    output.note(f"Next: {shlex.join(following)}")

@@ -48,7 +48,11 @@ def command(
     ] = "fixed-target",
     targets: Annotated[
         int | None,
-        typer.Option(min=1, help="K of fixed-target. Default: 256, or half the shortest length.", show_default=False),
+        typer.Option(
+            min=1,
+            help="K of fixed-target. Default: 256, or half the shortest length, that of a crop included.",
+            show_default=False,
+        ),
     ] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="S of sliding.", show_default=False)] = None,
     text: Annotated[
@@ -141,14 +145,14 @@ def command(
     )
     with output.progress() as update:
         results, record = evaluate(request, update)
-    if plot is not None:
-        from alibi_cli.evaluation.plot import draw
-
-        draw(plot, results, record)
     if json:
         output.print_json(results.model_dump(mode="json"))
     else:
         _print(results)
+    if plot is not None:
+        from alibi_cli.evaluation.plot import draw
+
+        draw(plot, results, record)
     if (few := few_documents(record)) is not None:
         output.note(f"Only {few} documents were scored: the intervals are rough. More text would narrow them.")
     if any(row.status in ("out_of_memory", "non_finite") for row in results.rows):
@@ -161,6 +165,8 @@ def check_files(output_file: Path | None, plot: Path | None, resume: bool) -> No
         raise typer.BadParameter(f"{plot} must end in .png, .svg or .pdf.", param_hint="--plot")
     if resume and output_file is None:
         raise typer.BadParameter("it continues the file that --output names.", param_hint="--resume")
+    if plot is not None and plot == output_file:
+        raise typer.BadParameter("it names the same file as --output.", param_hint="--plot")
     for path, option in ((output_file, "--output"), (plot, "--plot")):
         if path is not None and (not path.parent.is_dir() or path.is_dir()):
             raise typer.BadParameter(
@@ -175,7 +181,11 @@ def _print(results: "Results") -> None:
         protocol["name"], ""
     )
     kind = "masked-token" if protocol["masked"] else "next-token"
-    title = f"{protocol['name']}{detail}: {kind} perplexity on {text['name']} ({text['documents']} documents, sha256 {text['sha256'][:12]})"
+    scored = next((row for row in results.rows if row.status == "ok"), None)
+    tokens = ""
+    if scored is not None and scored.scored_set_sha256:
+        tokens = f"\n{scored.tokens_scored} tokens of {scored.documents_scored} documents, set {scored.scored_set_sha256[:12]}"
+    title = f"{protocol['name']}{detail}: {kind} perplexity on {text['name']}, sha256 {text['sha256'][:12]}{tokens}"
     columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
     output.print_table(title, columns, [_row(row) for row in results.rows], numeric=columns[1:-1])
     if results.contrasts:

@@ -9,7 +9,7 @@ import typer
 from alibi_cli.cli import options, output
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes
+from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
 
 app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion plans, policies and presets.")
 
@@ -63,6 +63,11 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
     if found < 1:
         raise AlibiError(f"The config.json of {model} does not say how many heads it has.", exit_code=EXIT_USAGE)
     if (own := config.get("alibi_slopes")) is not None:
+        layers = own if isinstance(own, list) and own and isinstance(own[0], list) else [own]
+        if not all(isinstance(layer, list) and len(layer) == found and all(map(is_slope, layer)) for layer in layers):
+            raise AlibiError(f"The alibi_slopes in the config.json of {model} are not {found} positive numbers.")
+        if max_bias != PRESS_MAX_BIAS:
+            raise AlibiError(f"{model} has slopes of its own; --max-bias does not apply.", exit_code=EXIT_USAGE)
         return {"n_heads": found, "scheme": "checkpoint", "max_bias": None, "slopes": own}
     return {"n_heads": found, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(found, max_bias)}
 

@@ -37,7 +37,7 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Let MODEL's own Python code run. Off unless given.",
+        help="Let MODEL's own Python code run. Off unless given; stock families do not need it.",
         rich_help_panel="Dangerous options",
     ),
 ]

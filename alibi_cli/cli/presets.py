@@ -16,4 +16,8 @@ def settings(context: typer.Context, preset: str | None, command: str, given: di
     if made_for != command:
         raise AlibiError(f"Preset {preset} is for `alibi {made_for}`.", exit_code=EXIT_USAGE)
     at_default = {name for name in given if getattr(context.get_parameter_source(name), "name", "") == "DEFAULT"}
+    if "protocol" in given and "protocol" not in at_default:
+        chosen = {
+            name: value for name, value in chosen.items() if name not in ("targets", "stride")
+        }  # of another protocol
     return {**given, **{name: value for name, value in chosen.items() if name in at_default}}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from alibi_cli.checkpoint.safetensors_io import sha256_of
 from alibi_cli.checkpoint.source import locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import CONVERTED, positions_end, trained_length
-
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+from alibi_cli.families import CONVERTED, trained_length
+from alibi_cli.runtime.alibi_policies import POSITION_TABLES
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     Raises:
         AlibiError: no such model, or one that is no language model.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -69,8 +69,21 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     if not converted:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         trained = trained_length(config)
-        hard = trained if positions_end(base) else None
+        auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        with torch.device("meta"):
+            stock = auto.from_config(config, trust_remote_code=trust_remote_code)
+        hard = trained if positions_end(stock) else None
     return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, digest_of(folder))
+
+
+def positions_end(model: torch.nn.Module) -> bool:
+    """True if a stock model keeps its positions in a table, beyond whose last row nothing can be computed."""
+    names = (*POSITION_TABLES, "positions_embed", "pos_encoding")
+    return any(
+        isinstance(getattr(module, name, None), torch.nn.Embedding) or name in module._buffers
+        for module in model.modules()
+        for name in names
+    )
 
 
 def digest_of(folder: Path) -> str:
@@ -134,7 +147,7 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
             model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         raise AlibiError(f"{info.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     if loading["missing_keys"]:
         raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
@@ -145,8 +158,7 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-    from alibi_cli.runtime.configuration_alibi import config_class_for
-    from alibi_cli.runtime.modeling_alibi import model_class_for
+    from alibi_cli.runtime.modeling_alibi import config_class_for, model_class_for
 
     base = CONFIG_MAPPING[info.model_type.removeprefix(CONVERTED)]
     native = (MODEL_FOR_MASKED_LM_MAPPING if info.masked else MODEL_FOR_CAUSAL_LM_MAPPING)[base]
@@ -162,8 +174,8 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise AlibiError(
             f"Device {device!r} cannot be used: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE
         ) from None

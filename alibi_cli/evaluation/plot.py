@@ -28,7 +28,7 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     colours = {model: f"C{index}" for index, model in enumerate(dict.fromkeys(model for model, _ in arms))}
     for (model, arm), rows in arms.items():
-        style = dict(color=colours[model], label=Path(model).name + (" (cropped)" if arm == "crop" else ""))
+        style = dict(color=colours[model], label=_label(model) + (" (cropped)" if arm == "crop" else ""))
         lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
         left.plot(lengths, values, marker="o", linestyle="--" if arm == "crop" else "-", **style)
         bands = [row.perplexity_ci95 or (value, value) for row, value in zip(rows, values, strict=True)]
@@ -50,7 +50,7 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
                     color=colours[model],
                     alpha=depth,
                     linewidth=1,
-                    label=f"{Path(model).name} at {row.length}",
+                    label=f"{_label(model)} at {row.length}",
                 )
     trained = {model["trained_length"] for model in results.models if model["trained_length"]}
     ticks = sorted({row.length for rows in arms.values() for row in rows})
@@ -78,3 +78,9 @@ def draw(path: Path, results: Results, record: dict[str, Scored]) -> None:
         raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
     finally:
         pyplot.close(figure)
+
+
+def _label(model: str) -> str:
+    """A model's name as matplotlib shows it unchanged: a $ would start a formula, a leading _ would hide it."""
+    name = Path(model).name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name

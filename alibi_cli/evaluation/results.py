@@ -4,6 +4,7 @@
 figure is computed from: float32 NLLs and where they were read. `--resume` trusts a row only if both files have it.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -35,8 +36,9 @@ class Row(BaseModel):
 
     arm: "full", or "crop": the original fed no more than the last tokens that it was trained for. status: "ok", "out_of_range" (beyond a
     table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval over documents.
-    perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. fed_length: tokens actually fed. seconds: of scoring.
-    tokens_per_second: fed tokens. peak_bytes: of the device on a GPU, of the process on a CPU.
+    perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. scored_set_sha256: of which tokens were scored (document
+    and position), equal for rows that can be compared. fed_length: tokens actually fed. seconds: of scoring. tokens_per_second: fed
+    tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Row(BaseModel):
     bits_per_byte: float | None = None
     tokens_scored: int = 0
     documents_scored: int = 0
+    scored_set_sha256: str | None = None
     ci95: tuple[float, float] | None = None
     perplexity_ci95: tuple[float, float] | None = None
     seconds: float = 0.0
@@ -74,6 +77,10 @@ class Contrast(BaseModel):
     ci95: tuple[float, float] | None
     verdict: str
 
+    @property
+    def key(self) -> str:
+        return f"{self.model}|full|{self.length}|{self.baseline}|{self.baseline_arm}|{self.baseline_length}"
+
 
 class Results(BaseModel):
     """The JSON of `alibi eval`. protocol, text and models say what was scored; two files are comparable exactly if these agree."""
@@ -95,6 +102,7 @@ def ok_row(
         model=model, arm=arm, length=length, status="ok", fed_length=fed_length, seconds=seconds, peak_bytes=peak_bytes
     )
     row.tokens_scored, row.documents_scored = len(scored.nll), len(np.unique(scored.document))
+    row.scored_set_sha256 = hashlib.sha256(scored.document.tobytes() + scored.position.tobytes()).hexdigest()
     row.tokens_per_second = fed_tokens / seconds if seconds else 0.0
     if not np.isfinite(scored.nll).all():
         row.status = "non_finite"
@@ -107,23 +115,26 @@ def ok_row(
     return row
 
 
-def contrasts(rows: list[Row], record: dict[str, Scored], baseline: str | None, comparable: set[str]) -> list[Contrast]:
-    """Every model against itself at its shortest length, and against the baseline at the same length, where both have figures.
-
-    comparable: the models that score the same tokens as the baseline (the same tokenizer).
+def contrasts(results: Results, record: dict[str, Scored], baseline: str | None) -> list[Contrast]:
+    """Every model against itself at its shortest length, and against the baseline at the same length, where both have figures
+    on the same tokens: models whose tokenizers cut the text differently are not compared. Known contrasts are not computed again.
     """
+    known = {contrast.key: contrast for contrast in results.contrasts}
+    tokens = {model["name"]: model["tokens_sha256"] for model in results.models}
+    done = {row.key: row for row in results.rows if row.status == "ok"}
     found = []
-    done = {row.key: row for row in rows if row.status == "ok"}
     for row in done.values():
-        if row.arm == "full":
-            own = [other for other in done.values() if other.model == row.model and other.arm == "full"]
-            shortest = min(own, key=lambda other: other.length)
-            if shortest.length < row.length:
-                found.append(_contrast(row, shortest, record, LONGER_CONTEXT))
-            if baseline is not None and row.model != baseline and row.model in comparable:
-                for arm in ("full", "crop"):
-                    if other := done.get(f"{baseline}|{arm}|{row.length}"):
-                        found.append(_contrast(row, other, record, IMPROVES))
+        if row.arm != "full":
+            continue
+        shortest = min((r for r in done.values() if (r.model, r.arm) == (row.model, "full")), key=lambda r: r.length)
+        others = [(shortest, LONGER_CONTEXT)] if shortest.length < row.length else []
+        if baseline is not None and row.model != baseline and tokens[row.model] == tokens.get(baseline):
+            arms = [done.get(f"{baseline}|{arm}|{row.length}") for arm in ("full", "crop")]
+            others += [(other, IMPROVES) for other in arms if other is not None]
+        for other, better in others:
+            if record[row.key].same_tokens(record[other.key]):
+                new = known.get(f"{row.key}|{other.key}")
+                found.append(new or _contrast(row, other, record, better))
     return found
 
 
@@ -158,8 +169,8 @@ def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
         temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
         nll_path(path).chmod(temporary.stat().st_mode & 0o777)  # safetensors makes files that only their owner can read
         temporary.replace(path)
-    except OSError as error:
-        raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
+    except (OSError, SafetensorError) as error:
+        raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def load(path: Path) -> tuple[Results, dict[str, Scored]]:
@@ -172,17 +183,20 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
 
     try:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
-        tensors = load_file(nll_path(path)) if nll_path(path).is_file() else {}
-        with safe_open(nll_path(path), "np") as file:
-            n_bytes = json.loads(file.metadata()["n_bytes"])
-    except FileNotFoundError:
-        return results, {}
-    except (ValidationError, ValueError, SafetensorError, KeyError, TypeError) as error:
+        record: dict[str, Scored] = {}
+        if nll_path(path).is_file():
+            tensors = load_file(nll_path(path))
+            with safe_open(nll_path(path), "np") as file:
+                n_bytes = json.loads(file.metadata()["n_bytes"])
+            record = {key: _scored(tensors, key, n) for key, n in n_bytes.items()}
+    except (ValidationError, ValueError, SafetensorError, KeyError, TypeError, OSError) as error:
         raise AlibiError(
-            f"{path} is not a results file that can be resumed: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE
+            f"{path} and the record beside it are not results that can be resumed: {str(error).splitlines()[0]}",
+            hint="Choose another --output.",
+            exit_code=EXIT_USAGE,
         ) from None
-    record = {key: _scored(tensors, key, n) for key, n in n_bytes.items()}
     results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
+    results.contrasts = []
     return results, record
 
 

@@ -62,9 +62,8 @@ class _Job:
     suffix: list[int]
     mask_token: int | None
     facts: dict[str, Any]
-    cache: dict[int, tuple[Row, Scored | None]] = field(
-        default_factory=dict
-    )  # by fed length: the crop arm repeats rows
+    # By fed length, because the crop arm repeats rows.
+    cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)
 
 
 def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Results, dict[str, Scored]]:
@@ -74,11 +73,15 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
         AlibiError: bad input, or an earlier results file that does not belong to this request.
     """
     infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
+    if len({info.masked for info in infos}) > 1:
+        raise AlibiError(
+            "Models that fill in masked tokens and models that predict the next one cannot be scored together.",
+            exit_code=EXIT_USAGE,
+        )
     jobs = [_prepare(info, _cropped(infos, request.lengths), request) for info in infos]
     first = jobs[0].protocol
-    segments = (
-        first.name == "fixed-target" or request.max_segments is not None
-    )  # then the longest length decides which tokens are scored
+    # Where whole segments are scored, the longest length decides which tokens those are.
+    segments = first.name == "fixed-target" or request.max_segments is not None
     results = Results(
         command=request.command,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -105,12 +108,8 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             )
         old, record = results_file.load(request.output)
         results_file.check_same_run(old, results, request.output)
-        results.rows = old.rows
-    comparable = {
-        job.info.name
-        for job in jobs
-        if job.facts["tokens_sha256"] == _facts(jobs, request.baseline).get("tokens_sha256")
-    }
+        results.rows, results.contrasts = old.rows, old.contrasts
+        results.models += [model for model in old.models if model["name"] not in request.models]
     finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
     results.rows = [row for row in results.rows if row.key in finished]
     for job in jobs:
@@ -125,10 +124,12 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
                 _check_tokens(scored, record, job.info.name)
                 record[row.key] = scored
             _order(results, request.models)
-            results.contrasts = results_file.contrasts(results.rows, record, request.baseline, comparable)
+            results.contrasts = results_file.contrasts(results, record, request.baseline)
             if request.output is not None:
                 results_file.save(request.output, results, record)
-    results.contrasts = results_file.contrasts(results.rows, record, request.baseline, comparable)
+    results.contrasts = results_file.contrasts(results, record, request.baseline)
+    if request.output is not None:
+        results_file.save(request.output, results, record)
     return results, record
 
 
@@ -137,10 +138,6 @@ def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None
     for key, other in record.items():
         if key.startswith(f"{model}|") and not scored.same_tokens(other):
             raise AlibiError(f"{model}: two lengths scored different tokens. This is a bug; please report it.")
-
-
-def _facts(jobs: list[_Job], name: str | None) -> dict[str, Any]:
-    return next((job.facts for job in jobs if job.info.name == name), {})
 
 
 def _cropped(infos: list[ModelInfo], lengths: tuple[int, ...]) -> int | None:
@@ -169,7 +166,10 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
         info.masked,
         cropped,
     )
-    documents = limit(tokenize(request.text, tokenizer), request.max_segments, protocol.room(max(request.lengths)))
+    longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
+    documents = limit(tokenize(request.text, tokenizer), request.max_segments, longest, whole_segments=fixed)
+    if not any(len(document.ids) for document in documents):
+        raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
     facts = {
         "name": info.name,
         "model_type": info.model_type,
@@ -205,6 +205,7 @@ def _run(
             if scorer is None:
                 update(f"Loading {info.name}", 0, 1)
                 model = load_model(info, request.device, request.dtype, request.trust_remote_code)
+                _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
                 scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, request.batch_size)
             job.cache[fed] = _score(job, scorer, fed, update)
         row, scored = job.cache[fed]
@@ -213,6 +214,12 @@ def _run(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _check_vocabulary(job: _Job, size: int) -> None:
+    largest = max(int(document.ids.max()) for document in job.documents if len(document.ids))
+    if largest >= size:
+        raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
 
 
 def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Scored | None]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.tokens import TokenizedDocument
@@ -51,6 +51,7 @@ class Scorer:
         )
         self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
         self.body = _body(model)
+        self.output_class: type[BaseModelOutputWithPast] = BaseModelOutputWithPast  # the body's own, once it has run
         self.exact = torch.promote_types(model.dtype, torch.float32)
 
     @torch.no_grad()
@@ -73,13 +74,13 @@ class Scorer:
             by_size.setdefault(window.end - window.begin, []).append(index)
         scores: list[np.ndarray] = [np.empty(0)] * len(windows)
         for size, waiting in sorted(by_size.items(), reverse=True):
-            indices = waiting
+            indices = waiting  # shrinks as batches succeed
             batch_size = self.batch_size or max(1, TOKENS_PER_BATCH // size)
             while indices:
                 batch, rest = indices[:batch_size], indices[batch_size:]
                 try:
                     results = self._score_batch(documents, [windows[index] for index in batch])
-                except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                     if not _is_out_of_memory(error):
                         raise
                     results = None  # leave the handler first: its traceback keeps the tensors alive
@@ -112,7 +113,9 @@ class Scorer:
             places.append(place)
         device = self.model.device
         inputs = torch.tensor(rows, device=device)  # (B, L)
-        hidden = self.body(input_ids=inputs, use_cache=False, return_dict=True).last_hidden_state  # (B, L, d)
+        output = self.body(input_ids=inputs, use_cache=False, return_dict=True)
+        hidden, self.output_class = output.last_hidden_state, type(output)  # (B, L, d)
+        del output
         row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
         picked = hidden[
             torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)
@@ -133,7 +136,7 @@ class Scorer:
 
     @contextmanager
     def _body_returns(self, hidden: torch.Tensor) -> Iterator[None]:
-        self.body.forward = lambda *args, **kwargs: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+        self.body.forward = lambda *args, **kwargs: self.output_class(last_hidden_state=hidden)
         try:
             yield
         finally:

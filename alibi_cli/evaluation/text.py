@@ -106,6 +106,8 @@ def _from_dataset(spec: str, column: str) -> Iterable[tuple[str, str]]:
     ) as error:  # unknown config or split, unreachable Hub, a dataset that is a script
         raise AlibiError(f"Dataset {spec} cannot be read: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
     for index, row in enumerate(rows):
+        if column in row and row[column] is None:
+            continue
         if not isinstance(row.get(column), str):
             raise AlibiError(
                 f"{spec} has no text column {column!r}; its columns: {', '.join(row)}.",

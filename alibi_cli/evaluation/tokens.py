@@ -65,11 +65,17 @@ def tokens_sha256(documents: list[TokenizedDocument]) -> str:
     return digest.hexdigest()
 
 
-def limit(documents: list[TokenizedDocument], segments: int | None, segment_tokens: int) -> list[TokenizedDocument]:
-    """Cuts documents so that about `segments` segments of `segment_tokens` tokens remain, spread over as many documents as possible."""
-    if segments is None:
+def limit(
+    documents: list[TokenizedDocument], segments: int | None, segment_tokens: int, whole_segments: bool
+) -> list[TokenizedDocument]:
+    """Cuts documents so that about `segments` segments of `segment_tokens` tokens remain, spread over as many documents as possible.
+
+    whole_segments: False counts what is left over at the end of a document, or a short document, as a segment too.
+    """
+    spare = 0 if whole_segments else segment_tokens - 1
+    whole = [(len(document.ids) + spare) // segment_tokens for document in documents]
+    if segments is None or not any(whole):
         return documents
-    whole = [len(document.ids) // segment_tokens for document in documents]
     taken = [0] * len(documents)
     while sum(taken) < segments and any(t < w for t, w in zip(taken, whole, strict=True)):
         for index, available in enumerate(whole):

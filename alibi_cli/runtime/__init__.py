@@ -10,7 +10,7 @@ RUNTIME_FILES = (
     "alibi_attention.py",
     "alibi_surgery.py",
     "alibi_policies.py",
-    "configuration_alibi.py",
+    "alibi_rewrite.py",
     "modeling_alibi.py",
 )
 

@@ -1,9 +1,9 @@
 """ALiBi attention (Press et al. 2021, arXiv 2108.12409) as a transformers attention implementation.
 
 Two functions are registered under one name. The *mask* function knows where every query and key stands, whatever the cache, the
-padding or the packing; it returns the distances |i - j|, with HIDDEN where a key may not be seen. The *attention* function turns
-them into each head's bias with the slopes of the module that calls it. A module without slopes (cross-attention) uses the
-distances as a mask only.
+padding or the packing; it returns -1 - |i - j|, with HIDDEN where a key may not be seen. The *attention* function turns the distances
+into each head's bias with the slopes of the module that calls it. A module without slopes (cross-attention) uses them as a mask
+only. All entries are negative, so that no mask of zeros and ones can pass for distances.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
@@ -15,7 +15,12 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v1"
-HIDDEN = -1
+HIDDEN = torch.iinfo(torch.int32).min
+
+NO_DISTANCES = (
+    "ALiBi attention takes distances from the mask that the model builds itself; a ready-made 4-D attention mask carries none. "
+    "Pass a 2-D attention mask (1 = token, 0 = padding) instead."
+)
 
 
 def alibi_distances(
@@ -30,7 +35,7 @@ def alibi_distances(
     use_vmap=False,
     **kwargs,
 ):
-    """(B or 1, 1, Q, K) int32: the distance |i - j| from query i to key j, HIDDEN where the mask hides the key.
+    """(B or 1, 1, Q, K) int32: -1 - |i - j| for query i and key j, HIDDEN where the mask hides the key.
 
     Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask.
     """
@@ -52,11 +57,11 @@ def alibi_distances(
     query = torch.arange(q_length, device=device) + q_offset
     key = torch.arange(kv_length, device=device) + kv_offset
     distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
-    return torch.where(visible, distance, HIDDEN).to(torch.int32)
+    return torch.where(visible, -1 - distance, HIDDEN).to(torch.int32)
 
 
 def alibi_bias(distances, slopes, dtype):
-    """(B, 1, Q, K) distances -> (B, H, Q, K) additive bias -m_h * |i - j|; the lowest finite value where hidden.
+    """(B, 1, Q, K) from alibi_distances -> (B, H, Q, K) additive bias -m_h * |i - j|; the lowest finite value where hidden.
 
     Computed in float32 (float64 for a float64 model) and rounded once: near keys, which carry the weight, stay exact in bfloat16.
     """
@@ -65,7 +70,7 @@ def alibi_bias(distances, slopes, dtype):
         return torch.zeros_like(distances, dtype=dtype).masked_fill_(distances == HIDDEN, lowest)
     exact = torch.promote_types(dtype, torch.float32)
     slopes = torch.tensor(slopes, dtype=exact, device=distances.device)
-    bias = distances * -slopes[:, None, None]  # (B, H, Q, K)
+    bias = (distances + 1) * slopes[:, None, None]  # (B, H, Q, K)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
 
@@ -78,10 +83,7 @@ def alibi_attention(
     more score per head, which takes part in the softmax and has no value.
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
-        raise ValueError(
-            "ALiBi attention takes distances from the mask that the model builds itself; a ready-made 4-D attention mask "
-            "carries none. Pass a 2-D attention mask (1 = token, 0 = padding) instead."
-        )
+        raise ValueError(NO_DISTANCES)
     if kwargs.get("position_bias") is not None:
         raise ValueError("ALiBi attention does not know what to do with position_bias.")
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
@@ -115,6 +117,8 @@ def _bias_of_layer(module, distances, dtype):
     key = (None if slopes is None else tuple(slopes), dtype, distances.shape[-1])
     cached = getattr(owner, "_alibi_bias", None)
     if cached is None or cached[0] != key:
+        if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
+            raise ValueError(NO_DISTANCES)
         cached = (key, alibi_bias(distances, slopes, dtype))
         owner._alibi_bias = cached
     return cached[1]

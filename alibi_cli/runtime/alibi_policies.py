@@ -85,7 +85,10 @@ def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_
 
 
 def _rotation(module, per_frequency):
-    """(width, scaling) of a rotary embedding. Families with one set of frequencies per type of layer have the same width in all."""
+    """(width, scaling) of a rotary embedding. Families with one set of frequencies per type of layer have the same width in all.
+
+    The scaling is kept in the config: some kinds of rotation derive it from the maximum length, which conversion changes.
+    """
     kinds = [name for name in module._buffers if name.endswith("inv_freq") and "original" not in name]
     widths = {per_frequency * module._buffers[name].numel() for name in kinds}
     scalings = {float(getattr(module, name.replace("inv_freq", "attention_scaling"), 1.0)) for name in kinds}
@@ -93,8 +96,10 @@ def _rotation(module, per_frequency):
         raise ValueError(
             f"{type(module).__name__} rotates layers by different widths or scales, which is not supported."
         )
-    scaling = struct.unpack("f", struct.pack("f", scalings.pop()))[0]  # the stock module multiplies in float32
-    return widths.pop(), scaling
+    if getattr(module.config, "alibi_rotary_scaling", None) is None:
+        # In float32, as the stock module multiplies.
+        module.config.alibi_rotary_scaling = struct.unpack("f", struct.pack("f", scalings.pop()))[0]
+    return widths.pop(), module.config.alibi_rotary_scaling
 
 
 class NoTable:
@@ -114,10 +119,6 @@ def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequenc
     module._buffers.pop("pos_encoding", None)
     module.pos_encoding = NoTable()
     return module
-
-
-# Policies of families whose stock positions end: nothing beyond the last row of a table can be computed.
-BOUNDED = (drop_position_table, drop_position_table_of_encoder, drop_position_buffer)
 
 
 def register_family(family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention"):

@@ -8,14 +8,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.runtime.configuration_alibi import AlibiConfigMixin, config_class_for
+from alibi_cli.runtime.alibi_rewrite import check_reach, check_slopes, rewrite
 from alibi_cli.runtime.modeling_alibi import (
+    AlibiConfigMixin,
     AlibiModelMixin,
     auto_map_for,
-    check_reach,
-    check_slopes,
+    config_class_for,
     model_class_for,
-    rewrite,
 )
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.optimizers import update_params_in_optimizer

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import MARKER, write
 from alibi_cli.runtime import runtime_sources
 from tests.cli.run import alibi, alibi_json
-from tests.models import FAMILIES, save_tiny, tiny_model
+from tests.models import FAMILIES, save_tiny, tiny_config, tiny_model
 
 
 def convert(source: Path, output: Path, force: bool = False, check: bool = True, **options):
@@ -328,6 +329,7 @@ def damage(folder: Path, how: str) -> None:  # noqa: PLR0912
             json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
         )
     elif how == "shard outside":
+        weights.rename(folder.parent / "model.safetensors")
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     elif how == "wrong shapes":
         config.write_text(json.dumps({**content, "n_embd": 96}))
@@ -384,3 +386,132 @@ def test_default_output_is_named_after_the_model(tiny_gpt2: Path) -> None:
     assert (tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").exists()
     assert json.loads((tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").read_text())["verified"] is None
     shutil.rmtree(tiny_gpt2.parent / "tiny-gpt2-alibi")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        "LlamaForSequenceClassification",
+        "GPT2ForTokenClassification",
+        "BertForMultipleChoice",
+        "BertForQuestionAnswering",
+    ],
+)
+def test_other_heads_convert_and_load_through_their_auto_class(cls: str, tmp_path: Path) -> None:
+    family = "bert" if cls.startswith("Bert") else "llama" if cls.startswith("Llama") else "gpt2"
+    model = getattr(transformers, cls)(tiny_config(family))
+    model.save_pretrained(tmp_path / "source")
+    report = convert(tmp_path / "source", tmp_path / "out")
+    assert report.verified.passed
+    auto = getattr(transformers, report.loads_with.split(".")[0])
+    reloaded, loading = auto.from_pretrained(tmp_path / "out", trust_remote_code=True, output_loading_info=True)
+    assert type(reloaded).__name__ == f"Alibi{cls}" and not loading["missing_keys"]
+
+
+def test_a_rotation_whose_scale_depends_on_the_maximum_length(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 8,
+    }
+    tiny_model("phi3", torch.float32, rope_parameters=rope, original_max_position_embeddings=8).save_pretrained(
+        tmp_path / "source"
+    )
+    report = convert(tmp_path / "source", tmp_path / "out", max_sequence_length=4096)
+    assert report.verified.passed
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["alibi_rotary_scaling"] == pytest.approx((1 + math.log(24 / 8) / math.log(8)) ** 0.5)
+
+
+def test_a_failed_rename_brings_the_old_folder_back(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("old")
+    real = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "out.partial":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="No space"):
+        convert(tiny_gpt2, out, force=True)
+    assert (out / "precious").read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == [
+        "out",
+        "tiny-gpt2",
+    ]
+
+
+def test_output_in_the_current_folder_and_odd_side_files(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "README.md").write_text("---\ntitle: a: b\n---\ntext")
+    (tiny_gpt2 / "README.source.md").write_text("of an earlier conversion")
+    (tmp_path / "here").mkdir()
+    alibi("convert", tiny_gpt2, "-o", ".", "--no-verify", cwd=tmp_path / "here")
+    assert (tmp_path / "here" / "README.source.md").read_text().endswith("text")
+    assert "local folder" in alibi("convert", tiny_gpt2, "--revision", "v1", code=2).stderr
+
+
+def test_every_head_of_a_converted_checkpoint_loads_without_a_question(tiny_llama: Path, tmp_path: Path) -> None:
+    """Some heads build the model below them through AutoModel, which must know the converted class."""
+    convert(tiny_llama, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    heads = [name for name in config["auto_map"] if name.startswith("AutoModel")]
+    assert {"AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"} <= set(heads)
+    for name in heads:
+        model = getattr(transformers, name).from_pretrained(tmp_path / "out", trust_remote_code=True)
+        assert type(model).__name__ == config["auto_map"][name].split(".")[1]
+        assert sum(hasattr(module, "alibi_slopes") for module in model.modules()) == 2
+
+
+def test_an_architecture_that_no_auto_class_lists(tmp_path: Path) -> None:
+    transformers.GPT2DoubleHeadsModel(tiny_config("gpt2")).save_pretrained(tmp_path / "source")
+    assert convert(tmp_path / "source", tmp_path / "out").verified.passed
+
+
+def test_a_single_file_goes_before_an_index_that_an_earlier_save_left(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
+    )
+    assert convert(tiny_gpt2, tmp_path / "out").verified.passed
+    assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
+
+
+def test_folders_of_others_are_left_alone(tiny_gpt2: Path, tmp_path: Path) -> None:
+    for name in ("out.replaced", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    for _ in range(2):
+        convert(tiny_gpt2, tmp_path / "out", force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.old", "out.replaced", "tiny-gpt2"]
+    assert (tmp_path / "out.replaced" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_head": 0}, {"n_head": -4}, {"activation_function": "nonsense"}, {"architectures": [1]},
+        {"model_type": "gpt-neox"}, {"n_embd": "x"}, {"_attn_implementation": "flash_attention_2"},
+    ],
+)  # fmt: skip
+def test_odd_configs_are_one_clear_line_or_no_matter(changes: dict, tiny_gpt2: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_gpt2 / "config.json").read_text())
+    (tiny_gpt2 / "config.json").write_text(json.dumps({**config, **changes}))
+    try:
+        assert convert(tiny_gpt2, tmp_path / "out").verified.passed
+        assert "_attn_implementation" not in (tmp_path / "out" / "config.json").read_text()
+    except AlibiError as error:
+        assert len(error.message.splitlines()) == 1 and not (tmp_path / "out").exists()
+        assert "_attn_implementation" not in changes
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_git_lfs_pointer_is_recognised(name: str, tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "model.safetensors").unlink()
+    (tiny_gpt2 / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(AlibiError, match="git-lfs pointer"):
+        convert(tiny_gpt2, tmp_path / "out")

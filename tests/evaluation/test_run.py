@@ -274,3 +274,95 @@ def test_non_finite_losses_are_a_row_and_an_exit_code(tmp_path: Path, checkpoint
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     result = alibi("eval", folder, "--lengths", "8,16", "--max-segments", "5", "--json", code=1)
     assert [row["status"] for row in json.loads(result.stdout)["rows"]] == ["non_finite", "non_finite"]
+
+
+def test_rows_of_a_model_that_changed_are_never_reused(text: Text, tmp_path: Path) -> None:
+    a, b, output = save_tiny("gpt2", tmp_path / "a"), save_tiny("llama", tmp_path / "b"), tmp_path / "r.json"
+    evaluate(Request([str(a)], (8, 12), text, output=output))
+    evaluate(Request([str(b)], (8, 12), text, output=output, resume=True))
+    assert {row["model"] for row in json.loads(output.read_text())["rows"]} == {str(a), str(b)}
+    save_tiny("gpt2", a, initializer_range=0.3)
+    with pytest.raises(AlibiError, match="digest"):
+        evaluate(Request([str(a)], (8, 12), text, output=output, resume=True))
+
+
+def test_rows_without_their_record_are_computed_again(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
+    request = Request([checkpoints["llama-alibi"]], (8, 12), text, output=tmp_path / "r.json", resume=True)
+    before, _ = evaluate(request)
+    (tmp_path / "r.nll.safetensors").unlink()
+    after, record = evaluate(request)
+    assert [row.nll for row in after.rows] == [row.nll for row in before.rows] and len(record) == 2
+    (tmp_path / "r.nll.safetensors").write_bytes(b"damaged")
+    with pytest.raises(AlibiError, match="can be resumed"):
+        evaluate(request)
+
+
+def test_models_that_cut_the_text_differently_are_not_compared(
+    checkpoints: dict[str, str], text: Text, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, processors
+
+    other = save_tiny("llama", tmp_path / "other")
+    raw = Tokenizer.from_file(str(other / "tokenizer.json"))
+    special = [("<|endoftext|>", 256)]
+    raw.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=special)
+    raw.save(str(other / "tokenizer.json"))
+    results, _ = evaluate(Request([checkpoints["llama"], str(other)], (8, 12), text, baseline=checkpoints["llama"]))
+    assert all(row.status == "ok" for row in results.rows)
+    assert results.models[1]["special_tokens"][0] == [256]
+    assert not [c for c in results.contrasts if c.model != c.baseline]
+    with pytest.raises(AlibiError, match="cannot be scored together"):
+        evaluate(Request([checkpoints["roberta"], checkpoints["llama"]], (8, 12), text))
+
+
+def test_a_length_that_does_not_fit_is_a_row_and_exit_code_1(
+    checkpoints: dict[str, str], text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected where the real one arises, in the model's body; the other rows equal a run without the fault."""
+    import torch
+
+    from alibi_cli.evaluation.scoring import Scorer
+
+    request = Request([checkpoints["llama-alibi"]], (8, 12, 16), text, output=tmp_path / "r.json", resume=True)
+    expected, _ = evaluate(Request([checkpoints["llama-alibi"]], (8, 12, 16), text))
+    real = Scorer._score_batch
+
+    def failing(self, documents, windows):
+        if windows[0].end - windows[0].begin == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. (injected)")
+        return real(self, documents, windows)
+
+    monkeypatch.setattr(Scorer, "_score_batch", failing)
+    results, _ = evaluate(request)
+    assert [row.status for row in results.rows] == ["ok", "out_of_memory", "ok"]
+    assert [row.nll for row in results.rows][::2] == [row.nll for row in expected.rows][::2]
+    monkeypatch.undo()
+    again, _ = evaluate(request)
+    assert [row.nll for row in again.rows] == [row.nll for row in expected.rows]
+
+
+def test_a_stock_model_that_no_policy_knows_can_be_measured(text: Text, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
+
+    from alibi_cli.presets import presets_folder
+
+    config = GPTNeoConfig(
+        vocab_size=257,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=24,
+    )
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
+    AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2").save_pretrained(tmp_path / "neo")
+    results, _ = evaluate(Request([str(tmp_path / "neo")], LENGTHS, text))
+    assert [(row.arm, row.status) for row in results.rows] == [
+        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("crop", "ok"),
+    ]  # fmt: skip
+
+
+def test_mixtures_of_experts_are_scored(text: Text, tmp_path: Path) -> None:
+    folder = save_tiny("mixtral", tmp_path / "moe")
+    results, _ = evaluate(Request([str(folder)], (8, 12), text))
+    assert [row.status for row in results.rows] == ["ok", "ok"]

@@ -132,7 +132,12 @@ def test_too_short_documents_are_an_error() -> None:
 
 
 def test_a_limit_is_spread_over_documents() -> None:
-    cut = limit(documents(100, 35, 5, 1000), 6, 10)
+    cut = limit(documents(100, 35, 5, 1000), 6, 10, True)
     assert [(document.name, len(document.ids)) for document in cut] == [("d0", 20), ("d1", 20), ("d3", 20)]
-    assert limit(documents(100), None, 10)[0].ids.shape == (100,)
-    assert sum(len(document.ids) for document in limit(documents(25, 7), 99, 10)) == 20
+    assert limit(documents(100), None, 10, True)[0].ids.shape == (100,)
+    assert sum(len(document.ids) for document in limit(documents(25, 7), 99, 10, True)) == 20
+    assert [len(document.ids) for document in limit(documents(25, 7), 3, 10, False)] == [20, 7]
+    assert [len(document.ids) for document in limit(documents(5, 7), 3, 10, True)] == [
+        5,
+        7,
+    ]  # too short: the protocol says so

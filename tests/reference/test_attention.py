@@ -72,15 +72,21 @@ def test_low_precision_at_long_distances(dtype: torch.dtype, tolerance: float) -
 
 
 def test_bias_of_the_farthest_keys_is_finite_in_float16() -> None:
-    bias = alibi_bias(torch.tensor([[[[0, 1 << 20, HIDDEN]]]], dtype=torch.int32), [0.5], torch.float16)
+    bias = alibi_bias(torch.tensor([[[[-1, -1 - (1 << 20), HIDDEN]]]], dtype=torch.int32), [0.5], torch.float16)
     assert torch.isfinite(bias).all() and bias[0, 0, 0, 0] == 0
 
 
 def test_distances_are_symmetric_without_a_causal_mask_and_hidden_with_one() -> None:
     causal = alibi_distances(1, 4, 4)[0, 0]
-    assert causal.tolist() == [[0, HIDDEN, HIDDEN, HIDDEN], [1, 0, HIDDEN, HIDDEN], [2, 1, 0, HIDDEN], [3, 2, 1, 0]]
+    hidden = HIDDEN
+    assert causal.tolist() == [
+        [-1, hidden, hidden, hidden],
+        [-2, -1, hidden, hidden],
+        [-3, -2, -1, hidden],
+        [-4, -3, -2, -1],
+    ]
     both = alibi_distances(1, 4, 4, mask_function=lambda b, h, q, k: k >= 0)[0, 0]
-    assert torch.equal(both, both.T) and both[0].tolist() == [0, 1, 2, 3]
+    assert torch.equal(both, both.T) and both[0].tolist() == [-1, -2, -3, -4]
 
 
 def test_one_mask_for_the_whole_batch_is_kept_once() -> None:
@@ -95,7 +101,8 @@ def test_one_mask_for_the_whole_batch_is_kept_once() -> None:
 
 def test_masks_without_distances_are_refused() -> None:
     q, k, v = qkv()
-    for mask in (None, torch.zeros(2, 1, 9, 9), torch.ones(2, 1, 9, 9, dtype=torch.bool)):
+    zeros = torch.zeros(2, 1, 9, 9)
+    for mask in (None, zeros, zeros.bool(), zeros.int(), zeros.int() + 1, zeros.long()):
         with pytest.raises(ValueError, match="2-D attention mask"):
             alibi_attention(Module(get_slopes(6)), q, k, v, mask)
 

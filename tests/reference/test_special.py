@@ -219,3 +219,25 @@ def test_save_pretrained_after_surgery_in_memory_is_self_contained(tmp_path) -> 
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(reloaded(input_ids=tokens).logits, model.eval()(input_ids=tokens).logits)
     assert type(AutoModel.from_pretrained(tmp_path, trust_remote_code=True)).__name__ == "AlibiLlamaModel"
+
+
+def test_switching_the_attention_of_a_part_is_refused_too() -> None:
+    class Mine(LlamaForCausalLM):
+        pass
+
+    tokens = sample_tokens(1, 9)
+    whole, mine = LlamaForCausalLM(tiny_config("llama")), Mine(tiny_config("llama"))
+    for model, part in ((whole, whole.model), (mine, mine)):
+        apply_alibi(model, 64)
+        model(input_ids=tokens)
+        model.config._attn_implementation = "sdpa"
+        with pytest.raises(ValueError, match="drop the bias"):
+            part(input_ids=tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.float32])
+def test_ready_made_masks_are_refused(dtype: torch.dtype) -> None:
+    model = tiny_model("llama", torch.float32)
+    apply_alibi(model, 64)
+    with pytest.raises(ValueError, match="2-D attention mask"):
+        model(input_ids=sample_tokens(1, 9), attention_mask=torch.ones(1, 1, 9, 9).tril().to(dtype))

@@ -1,0 +1,69 @@
+"""Applying the registered policies to a whole model, and the checks that go with it."""
+
+import functools
+
+from .alibi_attention import ATTENTION_NAME
+from .alibi_policies import NoPosition, NoRotation, policy_registry
+from .alibi_surgery import replace_modules
+
+
+def rewrite(model):
+    """Applies the policies to a model whose config holds the slopes.
+
+    Raises:
+        ValueError: the config's slopes do not fit, or the surgery did not reach both the attention and the positions.
+    """
+    check_slopes(model.config.alibi_slopes, model.config)
+    length = model.config.alibi_max_sequence_length
+    bound = {
+        cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policy_registry.loaded().items()
+    }
+    changed = replace_modules(model, bound, visit_root=True)
+    biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
+    layers = model.config.num_hidden_layers
+    if isinstance(model.config.alibi_slopes[0], (list, tuple)) and len(biased) != layers:
+        raise ValueError(
+            f"{type(model).__name__} has {len(biased)} attention modules for {layers} layers: slopes per layer do not fit it."
+        )
+    if not biased:
+        raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
+    for module in biased:
+        if not getattr(module, "_alibi_guarded", False):
+            module._alibi_guarded = True
+            module.register_forward_pre_hook(_refuse_other_attention)
+    if biased.issuperset(changed) and not any(
+        isinstance(module, (NoPosition, NoRotation)) for module in model.modules()
+    ):
+        raise ValueError(
+            f"ALiBi surgery is incomplete: no policy knows where {type(model).__name__} keeps its positions."
+        )
+
+
+def _refuse_other_attention(module, args):
+    """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word."""
+    if module.config._attn_implementation != ATTENTION_NAME:
+        raise ValueError(
+            f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
+            "would drop the bias."
+        )
+
+
+def check_reach(model):
+    """Raises ValueError if no policy is registered for any module of the model."""
+    known = tuple(policy_registry.loaded())
+    if not any(isinstance(module, known) for module in model.modules()):
+        raise ValueError(f"ALiBi surgery changed nothing: no policy knows the modules of {type(model).__name__}.")
+
+
+def check_slopes(slopes, config):
+    """Raises ValueError unless `slopes` are finite, not negative, and one per query head: once, or once per layer."""
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    if not slopes:
+        raise ValueError(
+            "config.alibi_slopes is missing: it holds one slope per attention head, or one list per layer."
+        )
+    per_layer = slopes if isinstance(slopes[0], (list, tuple)) else [slopes] * layers
+    if len(per_layer) != layers or any(len(layer) != heads for layer in per_layer):
+        raise ValueError(f"config.alibi_slopes must hold {heads} slopes, or {layers} lists of {heads}, one per layer.")
+    if not all(0 <= slope < float("inf") for layer in per_layer for slope in layer):
+        raise ValueError("config.alibi_slopes must be finite and not negative.")
