@@ -11,6 +11,13 @@ from alibi_cli.runtime.alibi_surgery import origin
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Families that look as if they could be converted, and why they are not.
+REFUSED = {
+    "bloom": "it has ALiBi already",
+    "mpt": "it has ALiBi already",
+    "deberta": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
+    "deberta-v2": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
+}
 CONVERTED = "alibi_"  # prefix of a converted model_type
 
 
@@ -70,6 +77,8 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             hint="Convert its source again to change slopes or length.",
             exit_code=EXIT_USAGE,
         )
+    if reason := REFUSED.get(model_type):
+        raise AlibiError(f"Model type {model_type!r} is not converted: {reason}.", exit_code=EXIT_USAGE)
     known = family_policies()
     if family_of(model_type) not in known or model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(family_of(model_type), known, n=1, cutoff=0)
@@ -91,6 +100,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
         MODEL_MAPPING,
     )
 
@@ -98,7 +108,8 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         cls = getattr(transformers, str(name), None)
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
+    language = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    for mapping in (language, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             return mapping[type(config)]
     raise AlibiError(f"transformers has no model class for {type(config).__name__}.", exit_code=EXIT_USAGE)

@@ -66,7 +66,23 @@ SPECIFIC: dict[str, dict[str, Any]] = {
     "stablelm": {"num_key_value_heads": 2},
     "starcoder2": {**GROUPED, "sliding_window": None},
 }
-MODEL_TYPES = {"gemma3": "gemma3_text", "xlm_roberta": "xlm-roberta"}  # where the folder's name is not the model's type
+SPECIFIC |= {
+    "bart": {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 6, "decoder_attention_heads": 6, "encoder_ffn_dim": 64,
+             "decoder_ffn_dim": 64, "decoder_start_token_id": 2, "forced_eos_token_id": None},
+    "codegen": {"rotary_dim": 4, "num_attention_heads": 8},
+    "esm": {"position_embedding_type": "rotary", "mask_token_id": 60, "token_dropout": False},
+    "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 7},
+    "gptj": {"rotary_dim": 4},
+    "t5": {"d_kv": 8, "d_ff": 64, "decoder_start_token_id": 1, "num_decoder_layers": 2},
+    "xglm": {"ffn_dim": 64},
+}  # fmt: skip
+SPECIFIC["marian"] = {**SPECIFIC["bart"], "pad_token_id": 1}
+MODEL_TYPES = {
+    "openai": "openai-gpt",
+    "gemma3": "gemma3_text",
+    "xlm_roberta": "xlm-roberta",
+}  # where the folder's name is not the model's type
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-inverse-layer": ("gpt2", dict(scale_attn_by_inverse_layer_idx=True)),
     "gpt2-upcast": ("gpt2", dict(reorder_and_upcast_attn=True)),
@@ -109,10 +125,12 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float64, **changes: Any) ->
 
 
 def _language_model(config: Any) -> type[PreTrainedModel]:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers.models.auto import modeling_auto as auto
 
-    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
-    return (MODEL_FOR_MASKED_LM_MAPPING if masked else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
+    if config.is_encoder_decoder:
+        return auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    masked = type(config) in auto.MODEL_FOR_MASKED_LM_MAPPING
+    return (auto.MODEL_FOR_MASKED_LM_MAPPING if masked else auto.MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
 
 
 def is_encoder(model: PreTrainedModel) -> bool:

@@ -58,9 +58,12 @@ def _outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor
     """Logits of a language model. Other heads want inputs of their own kinds: of these, the hidden states below the head, and its
     weights, which must not have changed."""
     model.eval()
+    inputs = {"input_ids": tokens}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
     if model.get_output_embeddings() is not None:
-        return model(input_ids=tokens, return_dict=True)[0], {}
+        return model(**inputs, return_dict=True).logits, {}
     head = {
         name: p.clone() for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")
     }
-    return model.base_model(input_ids=tokens, return_dict=True)[0], head if model.base_model is not model else {}
+    return model.base_model(**inputs, return_dict=True)[0], head if model.base_model is not model else {}

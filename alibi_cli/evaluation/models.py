@@ -45,6 +45,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
     folder, commit = locate(name, revision)
@@ -57,6 +58,10 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (
         not causal and base in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
+    if raw.get("is_encoder_decoder") or base in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        raise AlibiError(
+            f"{name} is an encoder-decoder, which cannot be scored by windows of one text.", exit_code=EXIT_USAGE
+        )
     known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if base not in known and not (trust_remote_code and "auto_map" in raw):
         hint = "It brings its own code; --trust-remote-code lets that run." if "auto_map" in raw else None
@@ -78,7 +83,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
 
 def positions_end(model: torch.nn.Module) -> bool:
     """True if a stock model keeps its positions in a table, beyond whose last row nothing can be computed."""
-    names = (*POSITION_TABLES, "positions_embed", "pos_encoding")
+    names = (*POSITION_TABLES, "pos_encoding")
     return any(
         isinstance(getattr(module, name, None), torch.nn.Embedding) or name in module._buffers
         for module in model.modules()

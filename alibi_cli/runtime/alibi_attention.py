@@ -84,8 +84,6 @@ def alibi_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(NO_DISTANCES)
-    if kwargs.get("position_bias") is not None:
-        raise ValueError("ALiBi attention does not know what to do with position_bias.")
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)

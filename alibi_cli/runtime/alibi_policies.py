@@ -4,15 +4,17 @@ There are few mechanisms and many families. A family is one line at the bottom o
 """
 
 import struct
+import types
 
 import torch
 
+from .alibi_attention import HIDDEN, alibi_attention, alibi_bias, alibi_distances
 from .alibi_surgery import PolicyRegistry
 
 policy_registry = PolicyRegistry()
 
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
-POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
 
 class NoPosition(torch.nn.Module):
@@ -36,15 +38,131 @@ class NoRotation(torch.nn.Module):
         return x.new_full((1, 1, self.width), self.scaling), x.new_zeros((1, 1, self.width))
 
 
+class NoTable:
+    """Stands where a table of positions was kept as a buffer: every row is nought. No tensor, so that nothing fills it on loading."""
+
+    _is_hf_initialized = True
+
+    def to(self, *args, **kwargs):
+        return self
+
+    def __getitem__(self, index):
+        return torch.zeros(())
+
+
+class NoSineTable(NoTable):
+    """The same where a row holds the sines and cosines of a rotation: the rotation by nought."""
+
+    device = None
+
+    def __init__(self, width):
+        self.width = width
+
+    def __getitem__(self, index):
+        ones = torch.ones(*index.shape, self.width // 2, device=index.device)
+        return torch.cat([torch.zeros_like(ones), ones], dim=-1)
+
+
 def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """Self-attention: give the module the slopes of its layer. Cross-attention has no distances and is left alone."""
-    if getattr(module, "is_cross_attention", False):
+    between_stacks = getattr(module, "is_decoder", False) and not getattr(module, "is_causal", True)
+    if getattr(module, "is_cross_attention", between_stacks):
         return None
     slopes = module.config.alibi_slopes
     if isinstance(slopes[0], (list, tuple)):
         layer = getattr(module, "layer_idx", None)
         slopes = slopes[module_index if layer is None else layer]
+    if getattr(module, "num_heads", len(slopes)) != len(slopes):
+        raise ValueError(f"A {type(module).__name__} has {module.num_heads} heads; there are {len(slopes)} slopes.")
     module.alibi_slopes = [float(slope) for slope in slopes]
+    return module
+
+
+def take_bias_in_attn(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Self-attention that transformers' attention interface does not reach, but whose scores are computed in a method of their own:
+    replace that method. A buffer of causal masks, which the method used, goes with it."""
+    if module._buffers.pop("bias", None) is not None:
+        module.bias = NoTable()
+        module._is_hf_initialized = True  # nothing is left that its initialisation could fill
+    module._attn = types.MethodType(_attn, module)
+    return take_bias(module, module_index, max_sequence_length)
+
+
+def _attn(self, query, key, value, attention_mask=None, **kwargs):
+    """(B, H, Q, D) queries and (B, H, K, D) keys and values -> (B, H, Q, D), None"""
+    window = getattr(self.config, "window_size", None)
+    if window is not None and self.attention_type == "local":
+        attention_mask = attention_mask.masked_fill(attention_mask < -window, HIDDEN)  # -1 - distance: from `window` on
+    scaling = 1 / self.scale_attn if hasattr(self, "scale_attn") else 1.0
+    dropout = self.attn_dropout.p if self.training else 0.0
+    output, _ = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+    return output.transpose(1, 2), None
+
+
+def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Self-attention that the attention interface does not reach and that adds the mask to its scores: give it the bias as its mask."""
+    if getattr(module.config, "alibi", False):
+        raise ValueError(
+            "This model has ALiBi already, of a kind of its own (divided by the square root of the head width)."
+        )
+    if not hasattr(module, "alibi_slopes"):
+        module.register_forward_pre_hook(_distances_to_bias, with_kwargs=True)
+    return take_bias(module, module_index, max_sequence_length)
+
+
+def _distances_to_bias(module, args, kwargs):
+    states = args[0] if args else kwargs["hidden_states"]
+    kwargs["attention_mask"] = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype)
+    return args, kwargs
+
+
+def take_bias_in_xglm(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """XGLM checks that its mask has one head, so its self-attention is replaced whole."""
+    if module.config.add_cross_attention:
+        raise ValueError("XGLM with cross-attention is not supported.")
+    module.forward = types.MethodType(_xglm_forward, module)
+    return take_bias(module, module_index, max_sequence_length)
+
+
+def _xglm_forward(self, hidden_states, key_value_states=None, past_key_values=None, attention_mask=None, **kwargs):
+    batch, length, _ = hidden_states.shape
+    projections = (self.q_proj, self.k_proj, self.v_proj)
+    query, key, value = (p(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2) for p in projections)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, self.layer_idx)
+    dropout = self.dropout if self.training else 0.0
+    output, _ = alibi_attention(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)
+    return self.out_proj(output.reshape(batch, length, -1)), None
+
+
+def take_bias_in_openai_gpt(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """The first GPT builds no mask that knows distances and has no cache: each attention makes its own distances."""
+    for layer, block in enumerate(module.h):
+        attention = block.attn
+        attention.config, attention.num_heads = module.config, attention.n_head
+        attention._buffers.pop("bias", None)
+        attention._attn = types.MethodType(_openai_attn, attention)
+        take_bias(attention, layer, max_sequence_length)
+    return drop_position_table(module, module_index, max_sequence_length) or module
+
+
+def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
+    """q, v (B, H, Q, D), k (B, H, D, K), additive padding mask (B, 1, 1, K) -> [(B, H, Q, D)]"""
+    distances = alibi_distances(1, q.shape[-2], v.shape[-2], device=q.device)
+    if attention_mask is not None:
+        distances = torch.where(attention_mask < 0, HIDDEN, distances)
+    scaling = None if self.scale else 1.0
+    dropout = self.attn_dropout.p if self.training else 0.0
+    output, _ = alibi_attention(self, q, k.transpose(-1, -2), v, distances, scaling=scaling, dropout=dropout)
+    return [output.transpose(1, 2)]
+
+
+def drop_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """T5: the self-attention of a layer takes the bias instead of a learned bias per bucket of distances."""
+    attention = module.SelfAttention
+    attention.has_relative_attention_bias = False
+    attention._modules.pop("relative_attention_bias", None)
+    take_bias(attention, module_index, max_sequence_length)
     return module
 
 
@@ -102,16 +220,17 @@ def _rotation(module, per_frequency):
     return widths.pop(), module.config.alibi_rotary_scaling
 
 
-class NoTable:
-    """Stands where a table of positions was kept as a buffer: every row is nought. No tensor, so that nothing fills it on loading."""
+def share_config(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Attention modules that keep no config get their model's: it holds the slopes. (A model is visited before its parts.)"""
+    for part in module.modules():
+        if type(part).__name__.endswith("Attention") and not hasattr(part, "config"):
+            part.config = module.config
 
-    _is_hf_initialized = True
 
-    def to(self, *args, **kwargs):
-        return self
-
-    def __getitem__(self, index):
-        return torch.zeros(())
+def drop_position_table_and_share_config(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """XGLM: both."""
+    share_config(module, module_index, max_sequence_length)
+    return drop_position_table(module, module_index, max_sequence_length)
 
 
 def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -121,11 +240,29 @@ def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequenc
     return module
 
 
-def register_family(family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention"):
-    """One transformers family: `policy` takes the positions out of class prefix + positions, class prefix + attention takes the bias."""
+def drop_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Rotary positions whose sines and cosines every attention module keeps as a buffer; the module takes the bias as well."""
+    table = module._buffers.pop("embed_positions", None)
+    if table is not None:
+        module.embed_positions = NoSineTable(table.shape[-1])
+    if hasattr(module, "_get_embed_positions"):
+        module._get_embed_positions = types.MethodType(_sines_at_any_position, module)
+    return take_bias_in_attn(module, module_index, max_sequence_length)
+
+
+def _sines_at_any_position(self, position_ids):
+    """(B, any length, width): one row, as often as it is asked for, without the memory."""
+    row = self.embed_positions[position_ids[:, :1]]  # (B, 1, width)
+    return row.expand(-1, 1 << 30, -1)
+
+
+def register_family(
+    family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention", bias=take_bias
+):
+    """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias."""
     path = f"transformers.models.{family}.modeling_{family}."
-    policy_registry.register(path + prefix + attention)(take_bias)
-    policy_registry.register(path + prefix + positions)(policy)
+    policy_registry.register(path + prefix + attention)(bias)
+    policy_registry.register(*(path + prefix + name for name in positions.split()))(policy)
 
 
 # Rotary positions.
@@ -157,11 +294,19 @@ register_family("smollm3", "SmolLM3")
 register_family("stablelm", "StableLm")
 register_family("starcoder2", "Starcoder2")
 
+register_family("falcon", "Falcon", bias=take_bias_as_mask)
+policy_registry.register("transformers.models.gptj.modeling_gptj.GPTJAttention")(drop_sine_buffer)
+policy_registry.register("transformers.models.codegen.modeling_codegen.CodeGenModel")(share_config)
+policy_registry.register("transformers.models.codegen.modeling_codegen.CodeGenAttention")(drop_sine_buffer)
+
 # A table of positions that is added, learned or sinusoidal.
 register_family("biogpt", "BioGpt", "Model", drop_position_table)
 register_family("gpt2", "GPT2", "Model", drop_position_table)
 register_family("gpt_bigcode", "GPTBigCode", "Model", drop_position_table)
 register_family("opt", "OPT", "Decoder", drop_position_table)
+register_family("gpt_neo", "GPTNeo", "Model", drop_position_table, "SelfAttention", take_bias_in_attn)
+register_family("xglm", "XGLM", "Model", drop_position_table_and_share_config, bias=take_bias_in_xglm)
+policy_registry.register("transformers.models.openai.modeling_openai.OpenAIGPTModel")(take_bias_in_openai_gpt)
 register_family("ctrl", "", "CTRLModel", drop_position_buffer, "MultiHeadAttention")
 
 # Encoders with a learned table.
@@ -172,3 +317,9 @@ register_family("distilbert", "", "Embeddings", drop_position_table, "DistilBert
 register_family("electra", "Electra", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
 register_family("roberta", "Roberta", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
 register_family("xlm_roberta", "XLMRoberta", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
+register_family("esm", "Esm", "RotaryEmbedding", drop_rotation, "SelfAttention")
+
+# Encoder-decoders: both stacks, and not the attention between them.
+register_family("bart", "Bart", "Encoder Decoder", drop_position_table)
+register_family("marian", "Marian", "Encoder Decoder", drop_position_table)
+policy_registry.register("transformers.models.t5.modeling_t5.T5LayerSelfAttention")(drop_relative_bias)

@@ -3,7 +3,7 @@
 import functools
 
 from .alibi_attention import ATTENTION_NAME
-from .alibi_policies import NoPosition, NoRotation, policy_registry
+from .alibi_policies import NoPosition, NoRotation, NoTable, policy_registry
 from .alibi_surgery import replace_modules
 
 
@@ -31,12 +31,23 @@ def rewrite(model):
         if not getattr(module, "_alibi_guarded", False):
             module._alibi_guarded = True
             module.register_forward_pre_hook(_refuse_other_attention)
-    if biased.issuperset(changed) and not any(
-        isinstance(module, (NoPosition, NoRotation)) for module in model.modules()
-    ):
+    without = any(
+        isinstance(stand_in, (NoPosition, NoRotation, NoTable))
+        for module in model.modules()
+        for stand_in in (module, *vars(module).values())
+    )
+    if biased.issuperset(changed) and not without:
         raise ValueError(
             f"ALiBi surgery is incomplete: no policy knows where {type(model).__name__} keeps its positions."
         )
+    for config in configs_of(model):
+        config._attn_implementation = ATTENTION_NAME
+
+
+def configs_of(model):
+    """The configs of a model and its parts: one, except where stacks have copies of their own."""
+    found = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    return [config for config in found.values() if type(config) is type(model.config)]
 
 
 def _refuse_other_attention(module, args):

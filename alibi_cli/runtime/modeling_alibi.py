@@ -32,11 +32,7 @@ class AlibiModelMixin:
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         rewrite(self)
-        if (
-            self.loss_type is None
-            and hasattr(self, "get_output_embeddings")
-            and self.get_output_embeddings() is not None
-        ):
+        if self.loss_type is None and self.get_output_embeddings() is not None:
             self.loss_type = "ForMaskedLM" if "Masked" in type(self).__name__ else "ForCausalLM"
 
     def get_correct_attn_implementation(self, requested_attention=None, is_init_check=False):
@@ -45,7 +41,8 @@ class AlibiModelMixin:
                 f"{type(self).__name__} computes ALiBi in its own attention; "
                 f"attn_implementation={requested_attention!r} would drop the bias."
             )
-        return ATTENTION_NAME
+        # The stock model is built first, and some families choose classes by this name; `rewrite` puts ours in its place.
+        return "eager" if is_init_check else ATTENTION_NAME
 
 
 def auto_map_for(base_model_type):

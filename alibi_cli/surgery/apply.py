@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.runtime.alibi_rewrite import check_reach, check_slopes, rewrite
+from alibi_cli.runtime.alibi_rewrite import check_reach, check_slopes, configs_of, rewrite
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
     AlibiModelMixin,
@@ -52,12 +52,12 @@ def apply_alibi(
         check_slopes(values, root.config)
     before = list(model.parameters())
     for root, values in zip(roots, chosen, strict=True):
-        config = root.config
-        if not isinstance(config, AlibiConfigMixin):
-            config.__class__ = config_class_for(type(config))
-        config.alibi_slopes = values
-        config.alibi_max_sequence_length = max_sequence_length
-        config.max_position_embeddings = max_sequence_length
+        for config in configs_of(root):
+            if not isinstance(config, AlibiConfigMixin):
+                config.__class__ = config_class_for(type(config))
+            config.alibi_slopes = values
+            config.alibi_max_sequence_length = max_sequence_length
+            config.max_position_embeddings = max_sequence_length
         rewrite(root)
         _become_converted(root)
         root.set_attn_implementation(ATTENTION_NAME)

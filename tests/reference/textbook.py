@@ -10,6 +10,7 @@ ignoring whatever mask the model built. Only the stock modelling code outside th
 
 import copy
 import math
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,13 +34,14 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     batch, heads, queries, width = q.shape
     scale = width**-0.5 if scaling is None else scaling
     group = heads // k.shape[1]
-    slopes = SETTING["slopes"][getattr(module, "layer_idx", None) or 0]
+    kind = SETTING["kinds"][id(module)]
+    slopes = np.zeros(heads) if kind == "cross" else SETTING["slopes"][getattr(module, "layer_idx", None) or 0]
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     out = np.zeros((batch, queries, heads, width))
     for b in range(batch):
         for h in range(heads):
             for i in range(queries):
-                visible = [j for j in range(k.shape[2]) if _sees(kwargs.get("sliding_window"), b, i, j)]
+                visible = [j for j in range(k.shape[2]) if _sees(kind, kwargs.get("sliding_window"), b, i, j)]
                 if not visible:
                     continue  # a padded query: its output is read by nobody
                 scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
@@ -53,13 +55,13 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     return torch.from_numpy(out).to(query.dtype), None
 
 
-def _sees(window: int | None, b: int, i: int, j: int) -> bool:
-    padding, causal = SETTING["padding"], SETTING["causal"]
-    if padding is not None and not padding[b, j]:
+def _sees(kind: str, window: int | None, b: int, i: int, j: int) -> bool:
+    padding = SETTING["padding"]
+    if padding is not None and not (kind == "causal" and SETTING["two stacks"]) and not padding[b, j]:
         return False
     if window is not None and abs(i - j) >= window:
         return False
-    return j <= i or not causal
+    return j <= i or kind != "causal"
 
 
 AttentionInterface.register("textbook", textbook_attention)
@@ -72,26 +74,93 @@ def textbook_logits(
     slopes: list | None = None,
     padding: torch.Tensor | None = None,
     keep_positions: bool = False,
+    **inputs,
 ) -> torch.Tensor:
     """Logits of an unconverted model, computed as if it had textbook ALiBi. `keep_positions` is the negative control: positions stay on."""
     config = stock.config
     slopes = textbook_slopes(config.num_attention_heads) if slopes is None else slopes
     per_layer = slopes if isinstance(slopes[0], list) else [slopes] * config.num_hidden_layers
     model = copy.deepcopy(stock)
-    model.set_attn_implementation("textbook")
+    _reach(model)
     length = tokens.shape[1]
     if not keep_positions:
-        for name, parameter in model.named_parameters():
-            if any(part in name for part in ("wpe", "embed_positions", "position_embeddings")):
-                parameter.data.zero_()
-    ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
-    for module in model.modules():
-        if not keep_positions and "pos_encoding" in module._buffers:
-            module.pos_encoding.zero_()
-    with _setting(slopes=per_layer, padding=padding, causal="MaskedLM" not in type(stock).__name__), torch.no_grad():
-        return model(
-            input_ids=tokens, attention_mask=padding, position_ids=ids.expand(tokens.shape), use_cache=False
-        ).logits
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if any(
+                part in name
+                for part in ("wpe", "embed_positions.weight", "position_embeddings", "positions_embed", "pos_encoding")
+            ):
+                tensor.data.zero_()
+    if not config.is_encoder_decoder:
+        ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
+        inputs["position_ids"] = ids.expand(tokens.shape)
+    kinds = {id(module): _kind(name, stock) for name, module in model.named_modules()}
+    with _setting(slopes=per_layer, padding=padding, kinds=kinds), torch.no_grad():
+        SETTING["two stacks"] = config.is_encoder_decoder
+        return model(input_ids=tokens, attention_mask=padding, use_cache=False, **inputs).logits
+
+
+def _kind(name: str, model: PreTrainedModel) -> str:
+    """What a module's attention may see, from its name: the other stack, both sides, or the past."""
+    if "encoder_attn" in name or "EncDecAttention" in name:
+        return "cross"
+    both = (
+        name.startswith(("model.encoder", "encoder"))
+        if model.config.is_encoder_decoder
+        else "MaskedLM" in type(model).__name__
+    )
+    return "both" if both else "causal"
+
+
+def _reach(model: PreTrainedModel) -> None:
+    """Leads every attention of the model to the textbook's: by the attention interface, or, for families that do not use it, through the
+    one method or module that computes scores."""
+    family = model.config.model_type
+    if family in ("gpt_neo", "gptj", "codegen", "openai-gpt"):
+        for module in model.modules():
+            if hasattr(module, "_attn"):
+                module._attn = types.MethodType(_openai_attn if family == "openai-gpt" else _own_attn, module)
+    elif (
+        family == "falcon"
+    ):  # adds any mask to its scores; a mask of one float per head, query and key is the bias itself
+        for module in model.modules():
+            if type(module).__name__ == "FalconAttention":
+                module.register_forward_pre_hook(_falcon_mask, with_kwargs=True)
+        model.set_attn_implementation("eager")
+    elif family == "xglm":
+        for module in model.modules():
+            if type(module).__name__ == "XGLMAttention":
+                module.forward = types.MethodType(_xglm_forward, module)
+    else:
+        model.set_attn_implementation("textbook")
+
+
+def _own_attn(self, query, key, value, attention_mask=None, **kwargs):
+    window = self.config.window_size if getattr(self, "attention_type", None) == "local" else None
+    scaling = 1.0 if type(self).__name__.startswith("GPTNeo") else query.shape[-1] ** -0.5
+    out, _ = textbook_attention(self, query, key, value, None, scaling=scaling, sliding_window=window)
+    return out.transpose(1, 2), None
+
+
+def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
+    return [textbook_attention(self, q, k.transpose(-1, -2), v, None)[0].transpose(1, 2)]
+
+
+def _falcon_mask(module, args, kwargs):
+    (batch, length, _), heads = args[0].shape, module.num_heads
+    bias = np.full((batch, heads, length, length), torch.finfo(torch.float64).min)
+    for b, h, i, j in np.ndindex(*bias.shape):
+        if _sees("causal", None, b, i, j):
+            bias[b, h, i, j] = -SETTING["slopes"][0][h] * abs(i - j)
+    kwargs["attention_mask"] = torch.from_numpy(bias)
+    return args, kwargs
+
+
+def _xglm_forward(self, hidden_states, **kwargs):
+    split = [
+        p(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        for p in (self.q_proj, self.k_proj, self.v_proj)
+    ]
+    return self.out_proj(textbook_attention(self, *split, None)[0].flatten(2)), None
 
 
 @contextmanager
