@@ -301,7 +301,7 @@ def test_unsupported_families_name_the_supported_and_the_closest(tmp_path: Path)
     folder = tmp_path / "source"
     folder.mkdir()
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neo"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox_japanese"}))
     result = alibi("convert", folder, "-o", tmp_path / "out", code=2)
     assert "gpt_neox" in result.stderr.split("closest is")[1] and result.stderr.count("\n") == 1
     assert all(family in result.stderr for family in FAMILIES)
@@ -515,3 +515,20 @@ def test_a_git_lfs_pointer_is_recognised(name: str, tiny_gpt2: Path, tmp_path: P
     (tiny_gpt2 / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(AlibiError, match="git-lfs pointer"):
         convert(tiny_gpt2, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"), [("bloom", "already"), ("mpt", "already"), ("deberta-v2", "content")]
+)
+def test_refused_families_say_why(model_type: str, reason: str, tmp_path: Path) -> None:
+    folder = save_tiny("gpt2", tmp_path / "source")
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(AlibiError, match=reason) as error:
+        convert(folder, tmp_path / "out")
+    assert error.value.exit_code == 2
+
+
+def test_falcon_with_its_own_kind_of_alibi_is_refused(tmp_path: Path) -> None:
+    source = save_tiny("falcon", tmp_path / "source", alibi=True)
+    with pytest.raises(AlibiError, match="ALiBi already"):
+        convert(source, tmp_path / "out")
