@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import origin
+from alibi_cli.runtime.modeling_alibi import stock_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,16 +27,23 @@ def family_policies() -> dict[str, list[tuple[str, str, str]]]:
     table: dict[str, list[tuple[str, str, str]]] = {}
     for key, policy in policy_registry.items():
         path = key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}"
-        parts = path.split(".")
-        family = parts[2] if path.startswith("transformers.models.") else parts[0]
-        table.setdefault(family, []).append((parts[-1], policy.__name__, origin(policy)))
+        module, _, name = path.rpartition(".")
+        table.setdefault(_family_of_module(module), []).append((name, policy.__name__, origin(policy)))
     return dict(sorted(table.items()))
 
 
-def family_of(model_type: str) -> str:
-    """The family, which is the name of its folder in transformers, of a model type: xlm-roberta -> xlm_roberta."""
-    from transformers.models.auto.configuration_auto import model_type_to_module_name
+def _family_of_module(module: str) -> str:
+    """transformers.models.gpt2.modeling_gpt2 -> gpt2; the module's own name for a plug-in's."""
+    parts = module.split(".")
+    return parts[2] if module.startswith("transformers.models.") else parts[-1]
 
+
+def family_of(model_type: str) -> str:
+    """The family of a model type: the name of its folder in transformers (xlm-roberta -> xlm_roberta), or of the plug-in that has it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
+
+    if model_type in CONFIG_MAPPING:
+        return _family_of_module(CONFIG_MAPPING[model_type].__module__)
     return model_type_to_module_name(model_type)
 
 
@@ -96,7 +104,6 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
 
 def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     """The class in which a checkpoint was saved; for lack of one, the family's language model."""
-    import transformers
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
@@ -105,7 +112,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     )
 
     for name in config.architectures or []:
-        cls = getattr(transformers, str(name), None)
+        cls = stock_class(str(name))
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls
     language = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING

@@ -19,7 +19,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
+from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
+from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
 from alibi_cli.surgery.apply import apply_alibi
@@ -37,6 +39,7 @@ class Plan:
 
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. carried: side files, byte for byte. edited: {side file: new content}.
+    plugin: source of the plug-in that converts the family, which travels along.
     """
 
     source: Source
@@ -55,6 +58,7 @@ class Plan:
     bytes_to_write: int
     carried: list[Path]
     edited: dict[str, bytes]
+    plugin: bytes | None
 
     @property
     def free_bytes(self) -> int:
@@ -172,6 +176,7 @@ def make_plan(
         bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried),
         carried=carried,
         edited=edited,
+        plugin=travelling_source(meta.sources),
     )
 
 
@@ -223,6 +228,9 @@ class _Surgery:
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self.prefix, self.state = model.base_model_prefix, model.state_dict()
+        loaded = policy_registry.loaded()
+        matched = {cls for module in model.modules() for cls in loaded if isinstance(module, cls)}
+        self.sources = {type(model), *matched, *(loaded[cls] for cls in matched)}
         try:
             apply_alibi(model, promised, slopes=slopes)
         except ValueError as error:

@@ -162,6 +162,8 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
         **runtime_sources(),
         "README.md": model_card(plan, command, version("alibi-cli")).encode(),
     }
+    if plan.plugin is not None:
+        written["alibi_plugin.py"] = plan.plugin
     for name, content in written.items():
         (folder / name).write_bytes(content)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alibi_cli.cli import options, output
+from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def command(
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
+    plugin: options.Plugin = None,
     preset: options.Preset = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,
     force: Annotated[
@@ -43,6 +45,7 @@ def command(
     """Write MODEL with ALiBi instead of its positional encoding, as a checkpoint that transformers can load."""
     given = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length, verify=verify)
     chosen = settings(context, preset, "convert", given)
+    load_plugins(plugin)
     plan = plan_for(model, output_folder, chosen, revision, read_weights=not dry_run)
     if dry_run:
         print_plan(plan, json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from alibi_cli.cli import options, output
+from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_FAILED
 
@@ -100,6 +101,7 @@ def command(
         typer.Option(help="auto: float32 on a CPU, the checkpoint's own elsewhere."),
     ] = "auto",
     revision: options.Revision = None,
+    plugin: options.Plugin = None,
     preset: options.Preset = None,
     json: options.Json = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -125,6 +127,7 @@ def command(
     from alibi_cli.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    load_plugins(plugin)
     from alibi_cli.evaluation.results import few_documents
     from alibi_cli.evaluation.run import Request, evaluate
     from alibi_cli.evaluation.text import load_text

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from alibi_cli.cli import options, output
+from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
@@ -111,22 +112,25 @@ def plan(
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
+    plugin: options.Plugin = None,
     preset: options.Preset = None,
     json: options.Json = False,
 ) -> None:
     """What `alibi convert` would do, the same as its --dry-run."""
     from alibi_cli.cli.convert import plan_for, print_plan
 
+    load_plugins(plugin)
     given: dict[str, Any] = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length)
     print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, False), json)
 
 
 @app.command()
-def policies(json: options.Json = False) -> None:
+def policies(plugin: options.Plugin = None, json: options.Json = False) -> None:
     """The registered policies: which module classes of which families are rewritten, how, and where that is written."""
     from alibi_cli.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    load_plugins(plugin)
     from alibi_cli.families import family_policies
 
     table = family_policies()

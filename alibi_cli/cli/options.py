@@ -64,6 +64,10 @@ Output = Annotated[
         "--output", "-o", metavar="DIR", help="Where to write. Default: MODEL's name + -alibi.", show_default=False
     ),
 ]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE.py", help="Load a plug-in that registers policies; repeatable.", show_default=False),
+]
 Preset = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Settings from presets/NAME.yaml; options given here win.", show_default=False),

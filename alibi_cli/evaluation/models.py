@@ -42,6 +42,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
         AlibiError: no such model, or one that is no language model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -63,7 +64,8 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
             f"{name} is an encoder-decoder, which cannot be scored by windows of one text.", exit_code=EXIT_USAGE
         )
     known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if base not in known and not (trust_remote_code and "auto_map" in raw):
+    of_plugin = base in CONFIG_MAPPING and CONFIG_MAPPING[base] in AutoModelForCausalLM._model_mapping
+    if base not in known and not of_plugin and not (trust_remote_code and "auto_map" in raw):
         hint = "It brings its own code; --trust-remote-code lets that run." if "auto_map" in raw else None
         raise AlibiError(
             f"{name} has the model type {model_type!r}, which is no language model that transformers knows.",

@@ -12,6 +12,7 @@ RUNTIME_FILES = (
     "alibi_policies.py",
     "alibi_rewrite.py",
     "modeling_alibi.py",
+    "alibi_plugin.py",
 )
 
 

@@ -6,12 +6,15 @@ made when its name is first asked for, so these files are the same in every chec
 transformers loads each file that `auto_map` names as a module of its own: two would make two classes of one name.
 """
 
+import sys
+
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .alibi_attention import ATTENTION_NAME
+from .alibi_plugin import __name__ as PLUGIN
 from .alibi_rewrite import rewrite
 
 
@@ -48,12 +51,15 @@ class AlibiModelMixin:
 def auto_map_for(base_model_type):
     """{Auto class: "file.Class"} for every Auto class of transformers that knows the base family, tokenizers aside."""
     found = {"AutoConfig": f"modeling_alibi.Alibi{CONFIG_MAPPING[base_model_type].__name__}"}
+    config_class = CONFIG_MAPPING[base_model_type]
     for name, auto in vars(modeling_auto).items():
-        # Names alone: nothing is imported by reading them.
-        mapping = getattr(getattr(auto, "_model_mapping", None), "_model_mapping", None)
-        if mapping is not None and name.startswith("AutoModel") and base_model_type in mapping:
-            classes = mapping[base_model_type]
-            found[name] = f"modeling_alibi.Alibi{classes if isinstance(classes, str) else classes[0]}"
+        mapping = getattr(auto, "_model_mapping", None)
+        if mapping is not None and name.startswith("AutoModel"):
+            # Stock classes are listed by name, and reading names imports nothing; a plug-in's are registered as classes.
+            known = mapping._model_mapping.get(base_model_type) or mapping._extra_content.get(config_class)
+            known = known[0] if isinstance(known, (tuple, list)) else known
+            if known is not None:
+                found[name] = f"modeling_alibi.Alibi{known if isinstance(known, str) else known.__name__}"
     return found
 
 
@@ -97,9 +103,16 @@ def model_class_for(base):
 
 
 def __getattr__(name):
-    base = getattr(transformers, name.removeprefix("Alibi"), None) if name.startswith("Alibi") else None
+    base = stock_class(name.removeprefix("Alibi")) if name.startswith("Alibi") else None
     if isinstance(base, type) and issubclass(base, PreTrainedModel):
         return model_class_for(base)
     if isinstance(base, type) and issubclass(base, PreTrainedConfig):
         return config_class_for(base)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def stock_class(name):
+    """A class of transformers, or of a plug-in, by its name; None if there is none."""
+    plugin = sys.modules[PLUGIN]
+    places = (transformers, plugin, *getattr(plugin, "MODULES", ()))
+    return next((getattr(place, name) for place in places if hasattr(place, name)), None)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-import transformers
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -15,6 +14,7 @@ from alibi_cli.runtime.modeling_alibi import (
     auto_map_for,
     config_class_for,
     model_class_for,
+    stock_class,
 )
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.optimizers import update_params_in_optimizer
@@ -74,7 +74,7 @@ def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:
 def _become_converted(model: PreTrainedModel) -> None:
     """A user's own subclass keeps its class: only a stock class has a name that a checkpoint can be loaded by."""
     cls = type(model)
-    if isinstance(model, AlibiModelMixin) or getattr(transformers, cls.__name__, None) is not cls:
+    if isinstance(model, AlibiModelMixin) or stock_class(cls.__name__) is not cls:
         return
     model.config.auto_map = auto_map_for(cls.config_class.model_type)
     model.__class__ = model_class_for(cls)

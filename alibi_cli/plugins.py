@@ -1,0 +1,77 @@
+"""Plug-ins: Python files, or installed packages, that register policies for families that this package does not know.
+
+A plug-in registers through `policy_registry`, as the built-in policies do. It is found by the entry-point group `alibi.plugins`, or
+named with `--plugin FILE.py`. Its file travels in the checkpoints that it converts, as alibi_plugin.py, so it may import torch,
+transformers and `alibi_cli.runtime.…` alone; the latter become relative imports there.
+"""
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from alibi_cli.errors import AlibiError
+
+GROUP = "alibi.plugins"
+
+
+def load_plugins(files: Iterable[Path] = ()) -> list[str]:
+    """Loads installed plug-ins and these files; returns a message for each that failed. One that fails is skipped."""
+    from alibi_cli.runtime import alibi_plugin
+
+    problems = []
+    for point in entry_points(group=GROUP):
+        if point.value.partition(":")[0] not in {module.__name__ for module in alibi_plugin.MODULES}:
+            try:
+                found = point.load()
+                alibi_plugin.MODULES.append(found if isinstance(found, ModuleType) else sys.modules[found.__module__])
+            except Exception as error:
+                package = point.dist.name if point.dist else point.value
+                problems.append(f"Plug-in {point.name} of {package} was skipped: {type(error).__name__}: {error}")
+    for path in files:
+        if path.stem not in {module.__name__ for module in alibi_plugin.MODULES}:
+            try:
+                alibi_plugin.MODULES.append(_load_file(path))
+            except Exception as error:
+                problems.append(f"Plug-in {path} was skipped: {type(error).__name__}: {error}")
+    return problems
+
+
+def _load_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def travelling_source(parts: Iterable[object]) -> bytes | None:
+    """What alibi_plugin.py has to hold in a checkpoint that was made with these classes and policies: the source of the plug-in that they
+    come from, with its imports of the runtime made relative. None if all of them are built in.
+
+    Raises:
+        AlibiError: they come from more than one plug-in, or from one without a source file.
+    """
+    modules = {module for module in (inspect.getmodule(part) for part in parts) if module is not None}
+    foreign = {module for module in modules if not module.__name__.startswith(("alibi_cli.runtime.", "transformers."))}
+    if not foreign:
+        return None
+    if len(foreign) > 1:
+        names = ", ".join(sorted(module.__name__ for module in foreign))
+        raise AlibiError(f"A checkpoint can carry the source of one plug-in; this one needs {names}.")
+    (module,) = foreign
+    try:
+        source = inspect.getsource(module)
+    except OSError:
+        raise AlibiError(f"Plug-in {module.__name__} has no source file that could travel in the checkpoint.") from None
+    return re.sub(r"^from alibi_cli\.runtime\.", "from .", source, flags=re.MULTILINE).encode()

@@ -1,0 +1,137 @@
+"""Plug-ins: a family that nobody knew is converted, travels in its checkpoint, and a broken one harms nobody."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run import alibi, alibi_json
+from tests.conftest import REPOSITORY
+from tests.environments import environment
+
+PLUGIN = REPOSITORY / "docs" / "plugin-example" / "toy_family.py"
+TEXTBOOK = """
+import sys, json, copy, importlib.util
+import torch
+sys.path.insert(0, sys.argv[1])
+from alibi_cli.plugins import load_plugins
+assert load_plugins([__import__("pathlib").Path(sys.argv[2])]) == []
+import toy_family
+from alibi_cli import apply_alibi
+from tests.reference.textbook import textbook_logits, textbook_slopes
+torch.set_default_dtype(torch.float64)
+stock = toy_family.ToyForCausalLM(toy_family.ToyConfig(vocab_size=61)).eval()
+converted = copy.deepcopy(stock)
+apply_alibi(converted, 256)
+tokens = torch.randint(3, 61, (2, 20), generator=torch.Generator().manual_seed(0))
+long = torch.randint(3, 61, (1, 200), generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    ours = converted(input_ids=tokens).logits
+    converted(input_ids=long)
+steep = [1.1 * m for m in textbook_slopes(4)]
+print(json.dumps([type(converted).__name__, *((ours - other).abs().max().item() for other in (
+    textbook_logits(stock, tokens), textbook_logits(stock, tokens, steep), textbook_logits(stock, tokens, keep_positions=True)))]))
+"""
+STRANGER = """
+import sys, json, torch
+from transformers import AutoModelForCausalLM
+try:
+    import alibi_cli
+    raise SystemExit("this environment can import alibi_cli")
+except ImportError:
+    pass
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokens = torch.arange(100)[None]
+with torch.no_grad():
+    logits = model(input_ids=tokens).logits
+settings = dict(max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
+both = [model.generate(tokens[:, :9], use_cache=flag, **settings) for flag in (True, False)]
+model.save_pretrained(sys.argv[2])
+with torch.no_grad():
+    again = AutoModelForCausalLM.from_pretrained(sys.argv[2], trust_remote_code=True)(input_ids=tokens).logits
+print(json.dumps([type(model).__name__, torch.equal(*both), torch.equal(logits, again)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the toy family, made in a process of its own so that this one does not know the family."""
+    folder, demo = tmp_path_factory.mktemp("toy"), str(REPOSITORY / "presets" / "demo-gpt2")
+    script = (
+        f"import sys; sys.path.insert(0, {str(PLUGIN.parent)!r}); import toy_family, shutil\n"
+        f"toy_family.ToyForCausalLM(toy_family.ToyConfig()).save_pretrained({str(folder)!r})\n"
+        f"for name in ('tokenizer.json', 'tokenizer_config.json'): shutil.copy({demo!r} + '/' + name, {str(folder)!r})"
+    )
+    run(script)
+    return folder
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    import sys
+
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_family_equals_the_textbook_and_controls_do_not() -> None:
+    name, same, steep, positions = json.loads(run(TEXTBOOK, REPOSITORY, PLUGIN))
+    assert name == "AlibiToyForCausalLM"
+    assert same <= 1e-10 and steep > 1e-3 and positions > 1e-3
+
+
+def test_without_the_plug_in_the_family_is_refused(toy: Path, tmp_path: Path) -> None:
+    assert "'toy' is not supported" in alibi("convert", toy, "-o", tmp_path / "out", code=2).stderr
+
+
+def test_convert_eval_and_a_stranger(toy: Path, tmp_path: Path) -> None:
+    report = alibi_json("convert", toy, "-o", tmp_path / "out", "--plugin", PLUGIN)
+    assert report["verified"]["passed"] and report["tensors"]["dropped"] == ["model.position_embeddings.weight"]
+    travelled = (tmp_path / "out" / "alibi_plugin.py").read_text()
+    assert (
+        "class ToyForCausalLM" in travelled
+        and "from .alibi_policies import" in travelled
+        and "from alibi_cli" not in travelled
+    )
+    results = alibi_json(
+        "eval", tmp_path / "out", "--baseline", toy, "--plugin", PLUGIN, "--lengths", "32,64,128", "--max-segments", "3"
+    )
+    assert [(row["arm"], row["status"]) for row in results["rows"]][:4] == [
+        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("crop", "ok"),
+    ]  # fmt: skip
+    python = environment("plain", "torch", "transformers", "safetensors")
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    command = [str(python), "-I", str(tmp_path / "stranger.py"), str(tmp_path / "out"), str(tmp_path / "again")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == ["AlibiToyForCausalLM", True, True]
+
+
+def test_the_table_of_policies_shows_it() -> None:
+    table = alibi_json("inspect", "policies", "--plugin", PLUGIN)
+    assert {row["module"] for row in table["toy_family"]} == {"ToyAttention", "ToyModel"}
+
+
+@pytest.mark.parametrize("content", ["import nonsense_that_is_absent", "def broken(:", "raise RuntimeError('no')"])
+def test_a_broken_plug_in_is_named_and_skipped(content: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    result = alibi(
+        "convert", "demo-gpt2", "--dry-run", "--plugin", tmp_path / "mine.py", "--plugin", tmp_path / "absent.py"
+    )
+    assert result.stderr.count("was skipped") == 2 and "mine.py" in result.stderr and "absent.py" in result.stderr
+    assert "alibi_gpt2" in result.stdout
+
+
+def test_an_installed_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    """A package as pip leaves it, on a path of its own; beside it one that cannot be imported."""
+    for name, module in (("good", "toy_family"), ("bad", "absent_module")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[alibi.plugins]\n{name} = {module}\n")
+    (tmp_path / "toy_family.py").write_text(PLUGIN.read_text())
+    result = alibi("inspect", "policies", "--json", env={"PYTHONPATH": str(tmp_path)})
+    assert "toy_family" in json.loads(result.stdout)
+    assert "bad" in result.stderr and "was skipped" in result.stderr
