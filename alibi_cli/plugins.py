@@ -55,23 +55,20 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def travelling_source(parts: Iterable[object]) -> bytes | None:
-    """What alibi_plugin.py has to hold in a checkpoint that was made with these classes and policies: the source of the plug-in that they
-    come from, with its imports of the runtime made relative. None if all of them are built in.
+def travelling_source(modules: Iterable[str]) -> bytes | None:
+    """What alibi_plugin.py has to hold in a checkpoint that was made with classes and policies of these Python modules: the source of the
+    plug-in among them, with its imports of the runtime made relative. None if all of them are built in.
 
     Raises:
-        AlibiError: they come from more than one plug-in, or from one without a source file.
+        AlibiError: there is more than one plug-in among them, or one without a source file.
     """
-    modules = {module for module in (inspect.getmodule(part) for part in parts) if module is not None}
-    foreign = {module for module in modules if not module.__name__.startswith(("alibi_cli.runtime.", "transformers."))}
+    foreign = sorted({name for name in modules if not name.startswith(("alibi_cli.runtime.", "transformers."))})
     if not foreign:
         return None
     if len(foreign) > 1:
-        names = ", ".join(sorted(module.__name__ for module in foreign))
-        raise AlibiError(f"A checkpoint can carry the source of one plug-in; this one needs {names}.")
-    (module,) = foreign
+        raise AlibiError(f"A checkpoint can carry the source of one plug-in; this one needs {', '.join(foreign)}.")
     try:
-        source = inspect.getsource(module)
-    except OSError:
-        raise AlibiError(f"Plug-in {module.__name__} has no source file that could travel in the checkpoint.") from None
+        source = inspect.getsource(sys.modules[foreign[0]])
+    except (OSError, TypeError, KeyError):
+        raise AlibiError(f"Plug-in {foreign[0]} has no source file that could travel in the checkpoint.") from None
     return re.sub(r"^from alibi_cli\.runtime\.", "from .", source, flags=re.MULTILINE).encode()

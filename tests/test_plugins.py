@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,41 @@ def test_an_installed_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> Non
     result = alibi("inspect", "policies", "--json", env={"PYTHONPATH": str(tmp_path)})
     assert "toy_family" in json.loads(result.stdout)
     assert "bad" in result.stderr and "was skipped" in result.stderr
+
+
+HELIUM = """
+import sys, json, copy, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from transformers import HeliumConfig, HeliumForCausalLM
+from alibi_cli.cli.quiet import quiet_libraries
+quiet_libraries()
+from alibi_cli.plugins import load_plugins
+assert load_plugins([Path(sys.argv[2])]) == []
+from alibi_cli import apply_alibi
+from tests.models import COMMON, GROUPED
+from tests.reference.textbook import textbook_logits, textbook_slopes
+stock = HeliumForCausalLM(HeliumConfig(**COMMON, **GROUPED)).eval()
+stock.save_pretrained(sys.argv[3])
+stock = stock.double()
+converted = copy.deepcopy(stock)
+apply_alibi(converted, 256)
+tokens = torch.randint(3, 61, (2, 20), generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    ours = converted(input_ids=tokens).logits
+steep = [1.1 * m for m in textbook_slopes(6)]
+print(json.dumps([(ours - textbook_logits(stock, tokens, slopes)).abs().max().item() for slopes in (None, steep)]))
+"""
+
+
+def test_the_page_on_adding_a_family_works_to_the_letter(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "adding-a-family.md").read_text()
+    block = textwrap.dedent(page.split("```python\n")[1].split("```")[0])
+    lines = [line for line in block.splitlines() if line.strip()]
+    assert len(lines) == 2 and "Two lines:" in page
+    (tmp_path / "helium.py").write_text(block)
+    same, steep = json.loads(run(HELIUM, REPOSITORY, tmp_path / "helium.py", tmp_path / "source"))
+    assert same <= 1e-10 and steep > 1e-3
+    report = alibi_json("convert", tmp_path / "source", "-o", tmp_path / "out", "--plugin", tmp_path / "helium.py")
+    assert report["verified"]["passed"] and report["model_type"] == "alibi_helium"
+    assert (tmp_path / "out" / "alibi_plugin.py").read_text() == block.replace("alibi_cli.runtime.", ".")

@@ -41,8 +41,8 @@ model = {plan.auto_class}.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
-It needs torch and transformers 5 only; `trust_remote_code` runs the five Python files of this folder, which are the same in every
-checkpoint that this tool writes.
+It needs torch and transformers 5 only; `trust_remote_code` runs the Python files of this folder, which are the same in every
+checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used).
 
 | | |
 |---|---|

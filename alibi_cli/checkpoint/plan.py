@@ -228,9 +228,10 @@ class _Surgery:
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self.prefix, self.state = model.base_model_prefix, model.state_dict()
-        loaded = policy_registry.loaded()
-        matched = {cls for module in model.modules() for cls in loaded if isinstance(module, cls)}
-        self.sources = {type(model), *matched, *(loaded[cls] for cls in matched)}
+        known = policy_registry.loaded()
+        matched = {cls for module in model.modules() for cls in known if isinstance(module, cls)}
+        defined = {cls.__module__ for cls in (type(model), *matched)}
+        self.sources = defined.union(*(policy_registry.sources(cls) for cls in matched))
         try:
             apply_alibi(model, promised, slopes=slopes)
         except ValueError as error:

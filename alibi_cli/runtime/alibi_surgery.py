@@ -19,6 +19,10 @@ class PolicyRegistry(dict):
     given as its dotted path, so that a family's modelling code is imported only when a model of that family is.
     """
 
+    def __init__(self):
+        super().__init__()
+        self.registered_by = {}  # name of the Python module that registered a key
+
     def register(self, *module_classes):
         """Decorator: registers one function for one or more module classes. All of them, or none if any is refused.
 
@@ -45,19 +49,19 @@ class PolicyRegistry(dict):
                 seen.add(cls)
             for cls in module_classes:
                 dict.__setitem__(self, cls, function)
+                self.registered_by[cls] = _caller()
             return function
 
         return decorator
 
     def loaded(self):
         """{module class: policy} for every registered class whose module has been imported; the others cannot occur in a model."""
-        found = {}
-        for key, function in self.items():
-            module, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
-            cls = getattr(sys.modules.get(module), name, None) if isinstance(key, str) else key
-            if cls is not None:
-                found[cls] = function
-        return found
+        return {cls: self[key] for key in self if (cls := _resolve(key)) is not None}
+
+    def sources(self, cls):
+        """The Python modules that a registered class owes its policy to: the one that defines it, and the one that registered it."""
+        key = self._key(cls)
+        return {inspect.unwrap(dict.__getitem__(self, key)).__module__, self.registered_by[key]}
 
     def _key(self, cls):
         path = _path(cls)
@@ -78,13 +82,33 @@ class PolicyRegistry(dict):
         return dict.__getitem__(self, self._key(cls))
 
     def __delitem__(self, cls):
-        dict.__delitem__(self, self._key(cls) or cls)
+        key = self._key(cls) or cls
+        dict.__delitem__(self, key)
+        self.registered_by.pop(key, None)
 
 
 def origin(function):
     """file:line of a policy, for messages and for the table of policies."""
     code = inspect.unwrap(function).__code__
     return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _resolve(key):
+    """The class of a key, which may be its dotted path; None if its module has not been imported."""
+    if not isinstance(key, str):
+        return key
+    module, _, name = key.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _caller():
+    """The module that is being executed, past the functions of this file and of the built-in policies."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+        if frame.f_globals.get("__name__", "").rpartition(".")[2] not in ("alibi_surgery", "alibi_policies"):
+            break
+    return frame.f_globals.get("__name__", "__main__")
 
 
 def _path(cls):
