@@ -99,7 +99,7 @@ class AlibiPositionalBias(nn.Module):
         slopes = self.slopes.to(query.device)
         slopes = nn.functional.pad(slopes, (0, self.total_heads - self.heads))[:, None, None]  # (H, 1, 1)
         distance = (query[..., :, None] - key[..., None, :]).abs()  # (…, i, j), integers
-        return -slopes * distance.unsqueeze(-3)  # (…, H, i, j)
+        return slopes * -distance.unsqueeze(-3)  # (…, H, i, j)
 
     def _usable(self) -> Tensor | None:
         """What is kept, if it is of the present place and precision and no caller wrote to it."""
