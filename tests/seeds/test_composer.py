@@ -1,7 +1,9 @@
 """Composer's ALiBi, row by row (docs/seeds.md): apply_alibi, the helpers for policies, batches, and the journey of a user."""
 
 import copy
+import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from alibi_cli import (
 )
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import NoPosition
+from tests.conftest import REPOSITORY
 from tests.models import OLD_MAX, sample_tokens, tiny_config, tiny_model
 from tests.reference.textbook import textbook_logits
 
@@ -82,6 +85,22 @@ def test_c1_in_place_with_a_length_and_nothing_else() -> None:
     attention = model.transformer.h[0].attn
     assert apply_alibi(model, 64) is None
     assert model.transformer.h[0].attn is attention and attention.alibi_slopes == get_slopes(6)
+
+
+def test_c2_examples_in_the_readme_run(tiny_gpt2, tmp_path, monkeypatch) -> None:
+    from alibi_cli.checkpoint.plan import make_plan
+    from alibi_cli.checkpoint.source import open_source
+    from alibi_cli.checkpoint.writer import write
+
+    readme = (REPOSITORY / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    snippets = re.findall(r"`(from alibi_cli import [^`]+)`", readme)
+    assert blocks and snippets
+    monkeypatch.chdir(tmp_path)
+    write(make_plan(open_source(str(tiny_gpt2)), tmp_path / "gpt2-alibi"))
+    for text in (*blocks, *snippets):
+        exec(text, {"model": tiny_model("gpt2")})
+    assert [*inspect.signature(apply_alibi).parameters][:3] == ["model", "max_sequence_length", "optimizers"]
 
 
 def test_c6_every_attention_module_has_its_slopes() -> None:
