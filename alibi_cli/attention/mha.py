@@ -105,7 +105,7 @@ class AlibiMultiHeadAttention(nn.Module):
         if cache is not None:  # after the checks: what is refused leaves the cache as it was
             k, v = cache.append(k, v)
         if visible is not None:
-            nothing_visible = ~visible.any(dim=-1, keepdim=True)
+            nothing_visible = ~visible.any(dim=-1, keepdim=True)  # not every kernel is safe from a softmax over nothing
             bias = bias.clamp_min(torch.finfo(q.dtype).min)  # far keys of float16 stay above hidden ones
             bias = bias.masked_fill(~(visible | nothing_visible), -torch.inf)  # (B or 1, H, Q, K)
         dropout = self.dropout_prob if self.training else 0.0
