@@ -14,6 +14,15 @@ _HOME = {
     "replace_module_classes": "alibi_cli.surgery.engine",
     "count_module_instances": "alibi_cli.surgery.engine",
     "update_params_in_optimizer": "alibi_cli.surgery.optimizers",
+    "replace_params_in_optimizer": "alibi_cli.surgery.optimizers",
+    "register_alibi": "alibi_cli.surgery.positions",
+    "zero_and_freeze_expand_position_embeddings": "alibi_cli.surgery.positions",
+    "scale_train_sequence_length": "alibi_cli.surgery.batch",
+    "AlibiPositionalBias": "alibi_cli.bias",
+    "LearnedAlibiPositionalBias": "alibi_cli.bias",
+    "get_biases": "alibi_cli.bias",
+    "AlibiMultiHeadAttention": "alibi_cli.attention.mha",
+    "KeyValueCache": "alibi_cli.attention.mha",
     "AlibiError": "alibi_cli.errors",
 }
 __all__ = list(_HOME)

@@ -11,6 +11,8 @@ import typing
 
 import torch
 
+LONGEST_CHAIN = 100  # replacements of one module's replacement, and so on
+
 
 class PolicyRegistry(dict):
     """Maps module classes to functions (module: torch.nn.Module, module_index: int, max_sequence_length: int).
@@ -143,6 +145,7 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
 
     Raises:
         TypeError: two policies match one module, or a policy returned something that is not a module or would replace the root.
+        RecursionError: the policies replace their own results without end.
     """
     indices = {} if indices is None else indices
     replaced, visited = {}, set()
@@ -164,11 +167,15 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
         return new
 
     def final(module):
+        chain = 0
         while replaced.get(module, module) is not module:
-            module = replaced[module]
+            module, chain = replaced[module], chain + 1
+            if chain > LONGEST_CHAIN:
+                raise RecursionError(f"The policies replace a {type(module).__name__} without end.")
         return module
 
-    def visit(parent):
+    def visit(parent, above=()):
+        above = (*above, parent)
         for name, child in list(parent._modules.items()):
             if child is None:
                 continue
@@ -182,10 +189,12 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
                     following = rewrite(new)
                     if following is not None:
                         replaced[new] = following
+                        final(child)  # raises if there is no end to it
                     new = following
                 if final(child) is child or recurse_on_replacements:
-                    visit(final(child))
-            if final(child) is not child:
+                    visit(final(child), above)
+            # A replacement that contains what it replaces, such as a wrapper, keeps it.
+            if final(child) is not child and not any(final(child) is module for module in above):
                 setattr(parent, name, final(child))
 
     if visit_root:

@@ -1,9 +1,6 @@
 """ALiBi surgery on a model in memory."""
 
-from collections.abc import Iterable
-
 import torch
-from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
@@ -17,13 +14,13 @@ from alibi_cli.runtime.modeling_alibi import (
     stock_class,
 )
 from alibi_cli.slopes import Slopes, get_slopes
-from alibi_cli.surgery.optimizers import update_params_in_optimizer
+from alibi_cli.surgery.optimizers import Optimizers, the_one, update_params_in_optimizer
 
 
 def apply_alibi(
     model: torch.nn.Module,
     max_sequence_length: int,
-    optimizers: Optimizer | Iterable[Optimizer] | None = None,
+    optimizers: Optimizers = None,
     *,
     slopes: Slopes | None = None,
 ) -> None:
@@ -40,9 +37,12 @@ def apply_alibi(
 
     Raises:
         ValueError: max_sequence_length is not positive, the slopes do not fit, or nothing in the model could be changed.
+        NotImplementedError: more than one optimizer; nothing is changed.
+        RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
     """
     if isinstance(max_sequence_length, bool) or not isinstance(max_sequence_length, int) or max_sequence_length < 1:
         raise ValueError(f"max_sequence_length must be a positive integer, not {max_sequence_length!r}.")
+    optimizer = the_one(optimizers)
     roots = _outermost_models(model)
     if not roots:
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
@@ -61,8 +61,7 @@ def apply_alibi(
         rewrite(root)
         _become_converted(root)
         root.set_attn_implementation(ATTENTION_NAME)
-    if optimizers is not None:
-        update_params_in_optimizer(before, list(model.parameters()), optimizers)
+    update_params_in_optimizer(before, model.parameters(), optimizer)
 
 
 def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:

@@ -1,0 +1,1 @@
+"""Attention with ALiBi: modules for the reader's own model."""
