@@ -14,6 +14,8 @@ _HOME = {
     "replace_module_classes": "alibi_cli.surgery.engine",
     "count_module_instances": "alibi_cli.surgery.engine",
     "update_params_in_optimizer": "alibi_cli.surgery.optimizers",
+    "register_attention": "alibi_cli.attention.registry",
+    "build_attention": "alibi_cli.attention.registry",
     "AlibiError": "alibi_cli.errors",
 }
 __all__ = list(_HOME)
