@@ -1,10 +1,10 @@
 """Time and memory of every registered attention backend, against plain causal attention without a bias in the same run.
 
-One layer, one forward pass without gradients. Time is the median of several repeats after a warm-up; the backends take turns within a repeat, so
-that a machine that slows down slows down all of them. Memory is the highest sum of bytes that torch's allocator held at once during a call, inputs
-and whatever existed before excluded, output included. On a CPU the sum is taken over the allocator's own events (torch.profiler, a call of its own),
-which is exact and repeatable, unlike the process's resident size, but does not see what a kernel allocates outside of torch (scratch space of a matrix
-library). On a GPU it is torch.cuda.max_memory_allocated, the same quantity.
+One layer, one forward pass without gradients. Time is the median of several repeats after a warm-up; the backends take turns within a
+repeat, so that a machine that slows down slows down all of them. Memory is the highest sum of bytes that torch's allocator held at once
+during a call, inputs and whatever existed before excluded, output included. On a CPU the sum is taken over the allocator's own events
+(torch.profiler, a call of its own), which is exact and repeatable, unlike the process's resident size, but does not see what a kernel
+allocates outside of torch (scratch space of a matrix library). On a GPU it is torch.cuda.max_memory_allocated, the same quantity.
 """
 
 import gc
@@ -30,7 +30,8 @@ Call = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. backends: names; all registered ones if empty. lengths: queries = keys. The rest as in `alibi bench attention --help`."""
+    """What to measure. backends: names; all registered ones if empty. lengths: queries = keys. The rest as in `alibi bench attention
+    --help`."""
 
     lengths: tuple[int, ...]
     backends: tuple[str, ...] = ()
@@ -44,9 +45,10 @@ class Request:
 
 
 def benchmark(request: Request, update: Callable[[str, float, float], None] = lambda *_: None) -> dict[str, Any]:
-    """{"heads", "head_dim", "batch", "repeats", "device", "dtype", "threads", "torch", "rows"}; a row has "backend", "length", "status" ("ok" or
-    "out_of_memory"), "seconds", "seconds_ratio", "peak_bytes", "peak_ratio" (both to the row "plain" of the same length) and, at the
-    shortest length, "max_error": the largest difference to float64 on the same input; None for plain attention, which computes something else.
+    """{"heads", "head_dim", "batch", "repeats", "device", "dtype", "threads", "torch", "rows"}; a row has "backend", "length", "status"
+    ("ok" or "out_of_memory"), "seconds", "seconds_ratio", "peak_bytes", "peak_ratio" (both to the row "plain" of the same length) and, at
+    the shortest length, "max_error": the largest difference to float64 on the same input; None for plain attention, which computes
+    something else.
 
     Raises:
         AlibiError: a backend that is not registered.
@@ -90,7 +92,7 @@ def _at_length(
     if index == 0 and set(backends) - failed:
         exact = build_attention({"name": "eager"})(query.double(), key.double(), value.double(), slopes)
         errors = {name: (calls[name]().double() - exact).abs().max().item() for name in backends if name not in failed}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in calls:
         row: dict[str, Any] = {"backend": name, "length": length, "status": "out_of_memory" if name in failed else "ok"}
         row["seconds"] = statistics.median(seconds[name]) if seconds[name] else None

@@ -1,13 +1,14 @@
 """ALiBi without a bias in memory: the stock fused kernel, given the bias as one more dimension of query and key.
 
-In a row of a causal softmax, -m_h (i - j) may be replaced by m_h (j - c) for any c that is the same in the whole row (Press et al. 2021, section
-3, footnote). That is a product: m_h in an extra query dimension, j - c in an extra key dimension (FlashBias, arXiv 2505.12044).
+A softmax does not change when a whole row is shifted, so under a causal mask -m_h (i - j) may be replaced by m_h (j - c), with any c that
+is the same in the row. That is a product: m_h in an extra query dimension, j - c in an extra key dimension (FlashBias, arXiv 2505.12044).
 
-What it costs in exactness: the score now holds m_h (j - c), whose size is rounded with it. c is therefore the middle of a block of queries, and
-every block is a call of its own: keys that carry weight for a steep head lie near c, and the error does not grow with the length.
+What it costs in exactness: the score now holds m_h (j - c), whose size is rounded with it. c is therefore the middle of a block of
+queries, and every block is a call of its own: keys that carry weight for a steep head lie near c, and the error does not grow with the
+length.
 
-Limits: causal only (-m|i - j| is no such product), no attention sinks or soft caps, and 16-bit input is computed in float32, because positions
-above 256 are not whole numbers in bfloat16.
+Limits: causal only (-m|i - j| is no such product), no attention sinks or soft caps, and 16-bit input is computed in float32, because
+positions above 256 are not whole numbers in bfloat16.
 """
 
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ EXTRA = 8  # kernels want head widths that are multiples of 8; one of the extra 
 
 @dataclass(frozen=True)
 class FoldedConfig(AttentionConfig):
-    """block: queries per call of the kernel; a smaller block is more exact and slower. Measured with 12 heads of 64 at 4096 tokens in float32:
-    error 1.1e-5 for 512, 2.5e-5 for 1024, 1.2e-4 for one block of 4096.
+    """block: queries per call of the kernel; a smaller block is more exact and slower. Measured with 12 heads of 64 at 4096 tokens in
+    float32: error 1.1e-5 for 512, 2.5e-5 for 1024, 1.2e-4 for one block of 4096.
 
     Raises:
         AlibiError: block is not a positive whole number.

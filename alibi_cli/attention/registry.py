@@ -1,7 +1,8 @@
 """Attention backends by name: registered once, then tested, benchmarked and built from a config everywhere.
 
-A backend is a class or a function that computes softmax(q.k / sqrt(D) - m_h |i - j|) v. Its Config, a dataclass, holds its settings and says what
-it can do and how exact it is. Every module in this folder is imported before the first look-up, so a new file is all that a new backend needs.
+A backend is a class or a function that computes softmax(q.k / sqrt(D) - m_h |i - j|) v. Its Config, a dataclass, holds its settings and
+says what it can do and how exact it is. Every module in this folder is imported before the first look-up, so a new file is all that a new
+backend needs.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width. Queries are the last Q of the K positions.
 """
@@ -26,8 +27,9 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 class AttentionConfig:
     """Settings of a backend, and what it promises; the base class of every Config.
 
-    symmetric: it also computes the bias of encoders, which see both sides. tolerance: dtype name -> largest absolute error against float64
-    for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et al.; the parity tests hold it to that.
+    symmetric: it also computes the bias of encoders, which see both sides. tolerance: dtype name -> largest absolute error against
+    float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et al.; the parity tests
+    hold it to that.
     """
 
     symmetric: ClassVar[bool] = True

@@ -1,8 +1,9 @@
-"""ListOps: nested minima, maxima, medians and sums modulo ten of single digits (Nangia and Bowman 2018, arXiv 1804.06028), at the lengths of Long
-Range Arena (Tay et al. 2020, arXiv 2011.04006).
+"""ListOps: nested minima, maxima, medians and sums modulo ten of single digits (Nangia and Bowman 2018, arXiv 1804.06028), at the lengths
+of Long Range Arena (Tay et al. 2020, arXiv 2011.04006).
 
-There the models are trained for the task; here a language model gets two worked examples and the expression, and the answer is the most likely of the
-ten digits. Every digit is the answer equally often, so that a model that always says the same is right in one case of ten, not more.
+There the models are trained for the task; here a language model gets two worked examples and the expression, and the answer is the most
+likely of the ten digits. Every digit is the answer equally often, so that a model that always says the same is right in one case of ten,
+not more.
 """
 
 import random
@@ -14,22 +15,23 @@ from alibi_cli.evaluation.tasks.registry import Encode, Item, Task, register_tas
 
 Tree = int | tuple[str, list["Tree"]]
 
+
+def _median(values: list[int]) -> int:
+    """Of an even number of values, the mean of the two in the middle, rounded down, as in the original."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) // 2
+
+
 OPERATORS: dict[str, Callable[[list[int]], int]] = {
     "MIN": min,
     "MAX": max,
-    "MED": lambda values: _median(values),
+    "MED": _median,
     "SM": lambda values: sum(values) % 10,
 }
 MOST_ARGUMENTS = 10
 SHORTEST = 4  # symbols: an operator, two digits, a bracket
 EXAMPLES = "MIN, MAX, MED: median, SM: sum modulo 10.\n[MAX 2 [MIN 4 7 ] 9 ] = 9\n[SM 5 [MED 1 8 3 ] 6 ] = 4\n"
 ATTEMPTS = 2000
-
-
-def _median(values: list[int]) -> int:
-    """Of an even number of values, the mean of the two in the middle, rounded down, as in the original."""
-    ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) // 2
 
 
 def grow(rng: random.Random, symbols: int) -> Tree:

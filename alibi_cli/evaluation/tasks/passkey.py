@@ -1,7 +1,8 @@
 """Passkey retrieval: a five-digit number in the middle of chatter, asked for at the end.
 
-After Mohtashami and Jaggi 2023 (arXiv 2305.16300, section 4.3), with other sentences. The score is exact match of the greedy continuation: with the
-right answer fed, every one of its tokens must be the most likely one, which is when a greedy decoder would have written it.
+After Mohtashami and Jaggi 2023 (arXiv 2305.16300), with other sentences. The score is exact match of the greedy
+continuation: with the right answer fed, every one of its tokens must be the most likely one, which is when a greedy decoder would have
+written it.
 """
 
 import random

@@ -16,8 +16,8 @@ Encode = Callable[[str], list[int]]  # text -> tokens without special ones
 
 @dataclass(frozen=True)
 class Item:
-    """One question. text, answer: what is asked and what should follow, for people. prompt: its tokens, without special ones. target: the tokens
-    that must follow. choices: the tokens among which the answer is looked for; None is the whole vocabulary."""
+    """One question. text, answer: what is asked and what should follow, for people. prompt: its tokens, without special ones. target: the
+    tokens that must follow. choices: the tokens among which the answer is looked for; None is the whole vocabulary."""
 
     text: str
     answer: str
@@ -27,8 +27,8 @@ class Item:
 
 
 class Task:
-    """Base class of tasks. chance: accuracy of guessing. samples: items per length and depth if not told. depths: places of what is to be found,
-    0 for the start of the prompt, 1 for its end; (None,) if the task has no such place."""
+    """Base class of tasks. chance: accuracy of guessing. samples: items per length and depth if not told. depths: places of what is to be
+    found, 0 for the start of the prompt, 1 for its end; (None,) if the task has no such place."""
 
     chance: ClassVar[float]
     samples: ClassVar[int]

@@ -46,7 +46,8 @@ class Request:
 
 
 class Answers(Scorer):
-    """Reads 1 where the target is the most likely token, 0 where it is not, NaN where the logits are no numbers. choices: look among these only."""
+    """Reads 1 where the target is the most likely token, 0 where it is not, NaN where the logits are no numbers. choices: look among
+    these only."""
 
     choices: list[int] | None = None
 
@@ -77,8 +78,9 @@ class Answers(Scorer):
 def run_task(request: Request, update: Update = lambda *_: None) -> dict[str, Any]:
     """{"schema_version", "command", "versions", "task", "models", "rows"}; --output is rewritten after every length of a model.
 
-    A row has "model", "length", "depth" (null: all depths together), "status" ("ok", "out_of_range", "out_of_memory" or "non_finite"), "accuracy",
-    "ci95" (Wilson), "correct", "samples", "chance", "tokens" (mean fed, special tokens included), "seconds" and "outcomes" (1 or 0 per item).
+    A row has "model", "length", "depth" (null: all depths together), "status" ("ok", "out_of_range", "out_of_memory" or "non_finite"),
+    "accuracy", "ci95" (Wilson), "correct", "samples", "chance", "tokens" (mean fed, special tokens included), "seconds" and "outcomes" (1
+    or 0 per item).
 
     Raises:
         AlibiError: bad input, a model that fills in masked tokens, a length too short for a question.
