@@ -1,5 +1,5 @@
-"""What every attention backend must satisfy, against a float64 reference written here from the definition: loops over heads and queries in numpy,
-no product code. A test calls `check(name)`; a backend registered anywhere passes through the same door."""
+"""What every attention backend must satisfy, against a float64 reference written here from the definition: loops over heads and queries
+in numpy, no product code. A test calls `check(name)`; a backend registered anywhere passes through the same door."""
 
 import math
 
@@ -16,7 +16,7 @@ def slopes_for(heads: int) -> list[float]:
 
 
 def reference(query, key, value, slopes, causal):
-    """(B, H, Q, D) float64, and the gradients of (output * weight).sum() come from `reference_gradients`."""
+    """(B, H, Q, D) float64; queries are the last Q of the K positions."""
     q, k, v = (tensor.detach().double().numpy() for tensor in (query, key, value))
     out = np.zeros(q.shape)
     past = k.shape[2] - q.shape[2]
