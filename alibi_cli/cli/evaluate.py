@@ -50,6 +50,14 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which items of a --task.")] = 0,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run a --task on this registered attention backend instead of the converted model's own.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +139,7 @@ def command(
             lengths=options.parse_lengths(lengths),
             samples=samples,
             seed=seed,
+            attention=attention,
             batch_size=batch_size,
             device=device,
             dtype=dtype,

@@ -22,7 +22,7 @@ ONLY_PERPLEXITY = (
     "resume",
     "preset",
 )
-ONLY_TASKS = ("samples", "seed")
+ONLY_TASKS = ("samples", "seed", "attention")
 NOTES = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
 
 

@@ -1,17 +1,21 @@
 """The rows X1 to X8 of xFormers, one test each; docs/seeds.md lists them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 import alibi_cli
 from alibi_cli.attention import registry
-from alibi_cli.attention.benchmark import Request, benchmark
+from alibi_cli.attention.benchmark import Request as Benchmark
+from alibi_cli.attention.benchmark import benchmark
 from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, build_attention, register_attention
 from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation.tasks.run import Request, run_task
 from alibi_cli.runtime.alibi_attention import HIDDEN, alibi_bias, alibi_distances
 from tests.attention import parity
+from tests.cli.run import alibi_here
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,12 @@ def test_x2_a_config_dict_is_strict_and_defaults_apply(toy) -> None:
     assert "Did you mean toy?" in caught.value.hint and "eager" in caught.value.hint
 
 
-def test_x3_registered_once_tested_and_benchmarked_everywhere(toy) -> None:
+def test_x3_registered_once_tested_and_benchmarked_everywhere(toy, tiny_llama: Path, tmp_path: Path) -> None:
     parity.check("toy")
-    rows = benchmark(Request(lengths=(16,), heads=2, head_dim=8, repeats=1))["rows"]
+    alibi_here("convert", tiny_llama, "-o", tmp_path / "out", "--no-verify")
+    tasks = run_task(Request("listops", [str(tmp_path / "out")], (150,), samples=2, attention="toy"))
+    assert tasks["rows"][0]["status"] == "ok" and tasks["task"]["attention"] == "toy"
+    rows = benchmark(Benchmark(lengths=(16,), heads=2, head_dim=8, repeats=1))["rows"]
     assert "toy" in {row["backend"] for row in rows}
 
 

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from alibi_cli.attention.in_models import attention_of_models
+from alibi_cli.attention.registry import build_attention
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device
 from alibi_cli.evaluation.run import PACKAGES
@@ -29,13 +32,15 @@ Update = Callable[[str, float, float], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to run. samples: items per length and depth; the task's own number if None. The rest as in `alibi eval --help`."""
+    """What to run. samples: items per length and depth; the task's own number if None. attention: a registered backend on which converted
+    models run instead of their own attention. The rest as in `alibi eval --help`."""
 
     task: str
     models: list[str]
     lengths: tuple[int, ...]
     samples: int | None = None
     seed: int = 0
+    attention: str | None = None
     batch_size: int | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -83,7 +88,8 @@ def run_task(request: Request, update: Update = lambda *_: None) -> dict[str, An
     or 0 per item).
 
     Raises:
-        AlibiError: bad input, a model that fills in masked tokens, a length too short for a question.
+        AlibiError: bad input, a model that fills in masked tokens, a length too short for a question,
+            an attention that is not registered or cannot run a model.
     """
     task = get_task(request.task)
     samples = request.samples or task.samples
@@ -94,6 +100,10 @@ def run_task(request: Request, update: Update = lambda *_: None) -> dict[str, An
         if info.masked:
             message = f"{info.name} fills in masked tokens; tasks are for models that predict the next token."
             raise AlibiError(message, exit_code=EXIT_USAGE)
+        if request.attention is not None and not info.converted:
+            message = f"{info.name} is not converted: --attention is for models with ALiBi."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
+    attention = None if request.attention is None else attention_of_models(build_attention({"name": request.attention}))
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": request.command,
@@ -105,6 +115,7 @@ def run_task(request: Request, update: Update = lambda *_: None) -> dict[str, An
             "samples": samples,
             "seed": request.seed,
             "chance": task.chance,
+            "attention": request.attention,
             "device": pick_device(request.device).split(":")[0],
             "dtype": request.dtype,
         },
@@ -112,11 +123,12 @@ def run_task(request: Request, update: Update = lambda *_: None) -> dict[str, An
         "rows": [],
     }
     questions = [_questions(info, request, samples, update) for info in infos]  # all of them before any model is loaded
-    for info, made in zip(infos, questions, strict=True):
-        for rows in _run(info, made, request, task.chance, update):
-            results["rows"] += rows
-            if request.output is not None:
-                save(request.output, results)
+    with attention or nullcontext():
+        for info, made in zip(infos, questions, strict=True):
+            for rows in _run(info, made, request, task.chance, update):
+                results["rows"] += rows
+                if request.output is not None:
+                    save(request.output, results)
     return results
 
 
