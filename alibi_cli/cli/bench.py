@@ -70,11 +70,10 @@ def attention(
 
 
 def _print(results: dict[str, Any]) -> None:
-    title = (
-        f"Forward pass of one layer: batch {results['batch']}, {results['heads']} heads of {results['head_dim']}, {results['dtype']}, "
-        f"{results['device']} ({results['threads']} threads); median of {results['repeats']}"
-    )
-    columns = ["backend", "length", "seconds", "x plain", "peak MB", "x plain ", "error", "note"]
+    shape = f"batch {results['batch']}, {results['heads']} heads of {results['head_dim']}, {results['dtype']}"
+    where = f"{results['device']} ({results['threads']} threads)"
+    title = f"{shape}, {where}\nmedian of {results['repeats']}; ratios to plain attention without a bias"
+    columns = ["backend", "length", "seconds", "time ratio", "peak MB", "peak ratio", "error", "note"]
     rows = [_row(row) for row in results["rows"]]
     output.print_table(title, columns, rows, numeric=columns[1:-1])
 

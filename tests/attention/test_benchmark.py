@@ -45,7 +45,7 @@ def test_rows_ratios_and_errors() -> None:
 
 def test_command(tmp_path: Path) -> None:
     result: subprocess.CompletedProcess[str] = alibi("bench", "attention", *SMALL, "--plot", tmp_path / "a.png")
-    assert "x plain" in result.stdout and "sdpa" in result.stdout and result.stderr == ""
+    assert "time ratio" in result.stdout and "sdpa" in result.stdout and result.stderr == ""
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     found = alibi_json("bench", "attention", *SMALL, "--backends", "sdpa")
     assert [row["backend"] for row in found["rows"]] == ["plain", "sdpa"] * 2 and found["heads"] == 2
