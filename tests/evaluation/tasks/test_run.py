@@ -114,7 +114,7 @@ def test_wilson() -> None:
     """Against the values of Newcombe 1998, table I."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(29, 29) == pytest.approx((0.8830, 1.0), abs=1e-4)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
     for bad in ((1, 0), (2, 1), (-1, 3)):
         with pytest.raises(ValueError, match="proportion"):
             wilson(*bad)
