@@ -23,6 +23,8 @@ _HOME = {
     "get_biases": "alibi_cli.bias",
     "AlibiMultiHeadAttention": "alibi_cli.attention.mha",
     "KeyValueCache": "alibi_cli.attention.mha",
+    "register_attention": "alibi_cli.attention.registry",
+    "build_attention": "alibi_cli.attention.registry",
     "AlibiError": "alibi_cli.errors",
 }
 __all__ = list(_HOME)

@@ -19,6 +19,8 @@ COMMANDS = (
     "inspect plan",
     "inspect policies",
     "inspect presets",
+    "bench",
+    "bench attention",
 )
 
 

@@ -1,1 +1,1 @@
-"""Attention with ALiBi: modules for the reader's own model."""
+"""Attention with ALiBi: a module for the reader's own model, and ways to compute it, registered by name for the parity tests and the benchmark."""

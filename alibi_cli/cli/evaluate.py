@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import options, output, tasks
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_FAILED
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:\n
   alibi eval --lengths 512,1024,2048\n
   alibi eval gpt2-alibi --baseline gpt2 --lengths 512:8192 --output gpt2.json --plot gpt2.png\n
-  alibi eval MODEL --lengths 1024,4096 --text book.txt --protocol sliding --stride 256"""
+  alibi eval MODEL --lengths 1024,4096 --text book.txt --protocol sliding --stride 256\n
+  alibi eval MODEL --task passkey --lengths 512:4096"""
 
 DEFAULT_MODEL = "demo-gpt2"
 
@@ -35,6 +36,29 @@ def command(
         str,
         typer.Option(metavar="L,L,…|A:B", help="Sequence lengths in tokens: a list, or every doubling from A to B."),
     ] = "512,1024,2048",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="passkey|listops",
+            help="Measure accuracy on a generated long-range task instead of perplexity.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Items of a --task per length and depth. Default: the task's own.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which items of a --task.")] = 0,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run a --task on this registered attention backend instead of the converted model's own.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -106,7 +130,27 @@ def command(
     json: options.Json = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Measure perplexity at every length, on the same tokens, with intervals."""
+    """Measure perplexity, or accuracy on a task, at every length, with intervals."""
+    tasks.check_options(context, task)
+    if task is not None:
+        check_files(output_file, None, False)
+        tasks.run(
+            json,
+            task=task,
+            models=list(dict.fromkeys(models or [DEFAULT_MODEL])),
+            lengths=options.parse_lengths(lengths),
+            samples=samples,
+            seed=seed,
+            attention=attention,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output=output_file,
+            command=shlex.join(["alibi", *sys.argv[1:]]),
+        )
+        return
     given = dict(
         lengths=lengths,
         protocol=protocol,

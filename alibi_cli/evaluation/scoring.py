@@ -131,8 +131,12 @@ class Scorer:
         for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             with self._body_returns(states[None]):
                 logits = self.model(input_ids=wanted[None], use_cache=False, return_dict=True).logits[0]  # (chunk, V)
-            parts.append(cross_entropy(logits.to(self.exact), wanted, reduction="none"))
+            parts.append(self.read(logits.to(self.exact), wanted))
         return torch.cat(parts)
+
+    def read(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(n, V) logits and (n,) targets -> (n,) figures, here the NLL in nats; tasks read something else."""
+        return cross_entropy(logits, targets, reduction="none")
 
     @contextmanager
     def _body_returns(self, hidden: torch.Tensor) -> Iterator[None]:

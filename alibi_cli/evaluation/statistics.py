@@ -68,6 +68,20 @@ def mean_interval(scored: Scored) -> tuple[float, float] | None:
     return interval(*per_document(scored.nll, scored.document))
 
 
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); unlike the normal approximation it has a width at 0 and at n of n.
+
+    Raises:
+        ValueError: n is not positive, or `correct` is not between 0 and n.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"{correct} of {n} is not a proportion.")
+    share, weight = correct / n, z * z / n
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def difference(scored: Scored, reference: Scored) -> tuple[float, tuple[float, float] | None]:
     """(mean, 95 % interval) of scored - reference, nats per token, paired token by token.
 

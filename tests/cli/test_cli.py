@@ -25,6 +25,7 @@ HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensor
         ["inspect", "slopes", "--json"],
         ["eval", "--help"],
         ["convert", "--help"],
+        ["bench", "attention", "--help"],
         ["--version"],
         ["inspect", "presets"],
     ],

@@ -6,8 +6,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-ROWS = {"C": 38, "S": 15, "Z": 9, "L": 9, "M": 15, "T": 10}
-LINE = re.compile(r"^\| ([CSZLMT]\d+) \| (.+) \| (.+) \|$", re.MULTILINE)
+ROWS = {"C": 38, "S": 15, "Z": 9, "L": 9, "M": 15, "T": 10, "X": 8}
+LINE = re.compile(r"^\| ([CSZLMTX]\d+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
 
 def table() -> list[tuple[str, str, str]]:

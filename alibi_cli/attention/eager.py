@@ -1,0 +1,29 @@
+"""ALiBi attention from its definition: scores, bias, mask, softmax, each held in memory at once."""
+
+from dataclasses import dataclass
+
+import torch
+
+from alibi_cli.attention.registry import AttentionConfig, register_attention
+
+
+@dataclass(frozen=True)
+class EagerConfig(AttentionConfig):
+    """No settings."""
+
+
+@register_attention("eager", EagerConfig)
+def eager(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+) -> torch.Tensor:
+    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D). Scores and softmax are float32, or float64 for float64 input."""
+    exact, n_queries, n_keys = slopes.dtype, query.shape[2], key.shape[2]
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (B, H, K, D)
+    scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, Q, K)
+    i = torch.arange(n_keys - n_queries, n_keys, device=query.device)[:, None]
+    j = torch.arange(n_keys, device=query.device)[None, :]
+    scores = scores - slopes[:, None, None] * (i - j).abs()
+    if causal:
+        scores = scores.masked_fill(j > i, float("-inf"))
+    return (torch.softmax(scores, dim=-1) @ value.to(exact)).to(query.dtype)

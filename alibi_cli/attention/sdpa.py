@@ -1,0 +1,32 @@
+"""The attention of converted checkpoints: torch's fused kernel with the bias of every head materialised, (H, Q, K)."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+
+from alibi_cli.attention.registry import AttentionConfig, register_attention
+from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_distances
+
+
+@dataclass(frozen=True)
+class SdpaConfig(AttentionConfig):
+    """No settings."""
+
+
+@register_attention("sdpa", SdpaConfig)
+def sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+) -> torch.Tensor:
+    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); distances and bias are made anew by every call."""
+    distances = alibi_distances(
+        query.shape[0],
+        query.shape[2],
+        key.shape[2],
+        q_offset=key.shape[2] - query.shape[2],
+        mask_function=causal_mask_function if causal else bidirectional_mask_function,
+        device=query.device,
+    )  # (1, 1, Q, K)
+    layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
+    return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

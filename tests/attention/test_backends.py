@@ -1,0 +1,73 @@
+"""Every registered backend against the reference; nothing here names one."""
+
+import pytest
+import torch
+
+from alibi_cli.attention.registry import AttentionBackend, attention_names, build_attention, config_of
+from alibi_cli.errors import AlibiError
+from tests.attention import parity
+
+
+@pytest.mark.parametrize("name", attention_names())
+def test_parity(name: str) -> None:
+    parity.check(name)
+
+
+@pytest.mark.parametrize("name", attention_names())
+def test_steeper_slopes_are_noticed(name: str) -> None:
+    parity.check_controls(name)
+
+
+@pytest.mark.parametrize("name", attention_names())
+def test_a_chunk_after_a_cache_equals_the_same_rows_of_the_whole(name: str) -> None:
+    backend = build_attention({"name": name})
+    query, key, value = parity.tensors(queries=20, keys=20)
+    slopes = parity.slopes_for(6)
+    whole = backend(query, key, value, slopes)
+    chunk = backend(query[:, :, -7:], key, value, slopes)
+    assert (whole[:, :, -7:] - chunk).abs().max() <= 2 * config_of(name).tolerance["float32"]
+
+
+@pytest.mark.parametrize("name", attention_names())
+def test_what_does_not_fit_is_refused(name: str) -> None:
+    backend = build_attention({"name": name})
+    query, key, value = parity.tensors()
+    for arguments, says in (
+        ((query, key, value[..., :4], parity.slopes_for(6)), "do not fit together"),
+        ((query[:, :5], key, value, parity.slopes_for(5)), "evenly"),
+        ((query, key[:, :, :4], value[:, :, :4], parity.slopes_for(6)), "more than the 4 keys"),
+        ((query, key, value, parity.slopes_for(5)), "6 slopes"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            backend(*arguments)
+    if not config_of(name).symmetric:
+        with pytest.raises(ValueError, match="causal only"):
+            backend(query, key, value, parity.slopes_for(6), causal=False)
+
+
+def test_a_smaller_block_is_more_exact_at_any_length_and_a_bad_one_is_refused() -> None:
+    def worst(block: int, length: int) -> float:
+        query, key, value = parity.tensors(heads=4, groups=4, queries=length, keys=length, batch=1, width=16)
+        slopes = parity.slopes_for(4)
+        exact = build_attention({"name": "eager"})(*(t.double() for t in (query, key, value)), slopes)
+        backend: AttentionBackend = build_attention({"name": "folded", "block": block})
+        return (backend(query, key, value, slopes).double() - exact).abs().max().item()
+
+    assert worst(64, 2048) < worst(2048, 2048) / 4
+    assert worst(64, 2048) < 3 * worst(64, 512)  # the error does not grow with the length
+    for block in (0, -1, 1.5, True):
+        with pytest.raises(AlibiError, match="positive whole number"):
+            build_attention({"name": "folded", "block": block})
+
+
+def test_no_bias_is_held_in_memory_by_folded() -> None:
+    from alibi_cli.attention.benchmark import peak_of_allocations
+
+    query, key, value = parity.tensors(heads=8, groups=8, queries=1024, keys=1024, batch=1, width=16)
+    bias = 8 * 1024 * 1024 * 4
+    peaks = {}
+    with torch.no_grad():
+        for name in ("folded", "sdpa", "eager"):
+            backend = build_attention({"name": name})
+            peaks[name] = peak_of_allocations(lambda backend=backend: backend(query, key, value, parity.slopes_for(8)))
+    assert peaks["folded"] < bias / 4 and peaks["sdpa"] > bias and peaks["eager"] > 2 * bias

@@ -1,0 +1,58 @@
+"""Whole converted models on registered backends."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from alibi_cli import apply_alibi
+from alibi_cli.attention.in_models import attention_of_models
+from alibi_cli.attention.registry import attention_names, build_attention
+from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation.tasks.run import Request, run_task
+from tests.cli.run import alibi
+from tests.models import save_tiny
+
+
+def converted(family: str, folder: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(family, folder)).eval()
+    apply_alibi(model, max_sequence_length=64)
+    return model
+
+
+@pytest.mark.parametrize("name", attention_names())
+@torch.no_grad()
+def test_logits_and_cached_generation_agree(name: str, tmp_path: Path) -> None:
+    model, tokens = converted("llama", tmp_path / "llama"), torch.randint(0, 200, (2, 17))
+    expected = model(tokens).logits
+    written = model.generate(tokens, max_new_tokens=4, do_sample=False)
+    calls = []
+    backend = build_attention({"name": name})
+    attend = backend.attend
+    backend.attend = lambda *args: (calls.append(1), attend(*args))[1]
+    with attention_of_models(backend):
+        assert (model(tokens).logits - expected).abs().max() < 1e-3
+        assert torch.equal(model.generate(tokens, max_new_tokens=4, do_sample=False), written)
+    assert len(calls) >= 2 * model.config.num_hidden_layers
+    before = len(calls)
+    assert torch.equal(model(tokens).logits, expected) and len(calls) == before  # put back
+
+
+@torch.no_grad()
+def test_what_a_backend_does_not_compute_is_refused(tmp_path: Path) -> None:
+    model = converted("llama", tmp_path / "llama")
+    tokens, padding = torch.randint(0, 200, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    padding[0, :3] = 0
+    with attention_of_models(build_attention({"name": "eager"})):
+        with pytest.raises(AlibiError, match="padding, windows or packing"):
+            model(tokens, attention_mask=padding)
+        with pytest.raises(AlibiError, match="cannot run this model, whose layers have"):
+            converted("gpt_oss", tmp_path / "gpt_oss")(tokens % 50)
+
+
+def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> None:
+    with pytest.raises(AlibiError, match="not converted: --attention is for models with ALiBi"):
+        run_task(Request("listops", [str(tiny_llama)], (150,), attention="eager"))
+    assert "--attention needs --task" in alibi("eval", "--attention", "eager", code=2).stderr
