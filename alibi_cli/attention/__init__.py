@@ -1,1 +1,1 @@
-"""Attention with ALiBi: a module for the reader's own model, and ways to compute it, registered by name for the parity tests and the benchmark."""
+"""Attention with ALiBi: a module for models of the reader's own, and backends by name for parity tests and benchmark."""

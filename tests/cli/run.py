@@ -22,3 +22,19 @@ def alibi(
 
 def alibi_json(*args: str | Path, **options: Any) -> Any:
     return json.loads(alibi(*args, "--json", **options).stdout)
+
+
+def alibi_here(*args: str | Path) -> Any:
+    """The same inside this process, for speed: exit_code, stdout and stderr as typer's CliRunner gives them, and an AlibiError as `error`."""
+    from typer.testing import CliRunner
+
+    from alibi_cli.cli.app import app
+    from alibi_cli.errors import AlibiError
+
+    result = CliRunner().invoke(app, [*map(str, args)])
+    if isinstance(result.exception, AlibiError):
+        result.exit_code = result.exception.exit_code
+        result.error = result.exception
+    elif result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
