@@ -25,7 +25,7 @@ def alibi_json(*args: str | Path, **options: Any) -> Any:
 
 
 def alibi_here(*args: str | Path) -> Any:
-    """The same inside this process, for speed: exit_code, stdout and stderr as typer's CliRunner gives them, and an AlibiError as `error`."""
+    """The same inside this process, for speed: exit_code, stdout and stderr as typer's CliRunner has them, an AlibiError as `error`."""
     from typer.testing import CliRunner
 
     from alibi_cli.cli.app import app
