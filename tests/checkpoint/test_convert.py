@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -19,20 +18,9 @@ from alibi_cli.checkpoint.plan import make_plan
 from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import MARKER, write
 from alibi_cli.runtime import runtime_sources
+from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_json
 from tests.models import FAMILIES, save_tiny, tiny_config, tiny_model
-
-
-def convert(source: Path, output: Path, force: bool = False, check: bool = True, **options):
-    return write(make_plan(open_source(str(source)), output, **options), force=force, check=check)
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 def test_command_line_and_json(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -166,37 +154,6 @@ def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*.bin"))
 
 
-class Canary:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.path}",))
-
-
-def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
-    source = save_tiny("gpt2", tmp_path / "source")
-    torch.save({"transformer.wte.weight": Canary(tmp_path / "fired")}, source / "pytorch_model.bin")
-    (source / "model.safetensors").unlink()
-    result = alibi("convert", source, "-o", tmp_path / "out", code=1)
-    assert (
-        "pytorch_model.bin" in result.stderr and not (tmp_path / "fired").exists() and not (tmp_path / "out").exists()
-    )
-
-
-def test_code_beside_a_checkpoint_never_runs(tiny_gpt2: Path, tmp_path: Path) -> None:
-    (tiny_gpt2 / "evil.py").write_text(
-        f"import pathlib; pathlib.Path({str(tmp_path / 'fired')!r}).touch()\nclass C: pass\n"
-    )
-    config = json.loads((tiny_gpt2 / "config.json").read_text())
-    config["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}
-    (tiny_gpt2 / "config.json").write_text(json.dumps(config))
-    alibi("convert", tiny_gpt2, "-o", tmp_path / "out")
-    alibi("eval", tiny_gpt2, tmp_path / "out", "--lengths", "8,16", "--max-segments", "2")
-    assert not (tmp_path / "fired").exists()
-    assert "evil" not in (tmp_path / "out" / "config.json").read_text()
-
-
 def test_dry_run_prints_the_plan_and_touches_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     text = alibi("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run").stdout
@@ -251,143 +208,6 @@ def test_slopes_from_options_and_files(tiny_gpt2: Path, tmp_path: Path) -> None:
         assert error.value.exit_code == 2
 
 
-def test_output_is_refused_or_replaced(tiny_gpt2: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    convert(tiny_gpt2, out)  # an empty folder may be used
-    result = alibi("convert", tiny_gpt2, "-o", out, code=2)
-    assert "not empty" in result.stderr and "--force" in result.stderr and result.stdout == ""
-    (out / "mine.txt").write_text("old")
-    alibi("convert", tiny_gpt2, "-o", out, "--force")
-    assert not (out / "mine.txt").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]
-    for bad in (tiny_gpt2, tiny_gpt2 / "inside", tmp_path):
-        assert alibi("convert", tiny_gpt2, "-o", bad, "--force", code=2).stderr.count("\n") <= 2
-
-
-def test_a_failed_verification_leaves_nothing_under_the_final_name(
-    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The shard is corrupted between writing and verifying, as a bad disk would; the old folder survives --force."""
-    from alibi_cli.checkpoint import writer
-
-    real = writer._write_files
-
-    def corrupting(plan, folder, *args):
-        real(plan, folder, *args)
-        tensors = load_file(folder / "model.safetensors")
-        tensors["transformer.h.0.attn.c_attn.weight"][0, 0] += 0.5
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-    monkeypatch.setattr(writer, "_write_files", corrupting)
-    with pytest.raises(AlibiError, match="Verification failed") as error:
-        convert(tiny_gpt2, tmp_path / "out")
-    assert error.value.exit_code == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-gpt2"]
-
-
-def test_an_interrupted_run_is_cleaned_up_and_a_strangers_folder_is_not(tiny_gpt2: Path, tmp_path: Path) -> None:
-    partial = tmp_path / "out.partial"
-    partial.mkdir()
-    (partial / "precious").touch()
-    with pytest.raises(AlibiError, match="not made by an interrupted conversion"):
-        convert(tiny_gpt2, tmp_path / "out")
-    assert (partial / "precious").exists()
-    (partial / MARKER).touch()
-    convert(tiny_gpt2, tmp_path / "out")
-    assert not partial.exists() and (tmp_path / "out" / "alibi.json").exists()
-
-
-def test_unsupported_families_name_the_supported_and_the_closest(tmp_path: Path) -> None:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox_japanese"}))
-    result = alibi("convert", folder, "-o", tmp_path / "out", code=2)
-    assert "gpt_neox" in result.stderr.split("closest is")[1] and result.stderr.count("\n") == 1
-    assert all(family in result.stderr for family in FAMILIES)
-
-
-def test_a_converted_checkpoint_is_not_converted_again(tiny_gpt2: Path, tmp_path: Path) -> None:
-    convert(tiny_gpt2, tmp_path / "out")
-    assert "already converted" in alibi("convert", tmp_path / "out", "-o", tmp_path / "twice", code=2).stderr
-
-
-def damage(folder: Path, how: str) -> None:  # noqa: PLR0912
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    content = json.loads(config.read_text())
-    if how == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-10])
-    elif how == "long header":
-        weights.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
-    elif how == "header is no JSON":
-        weights.write_bytes((4).to_bytes(8, "little") + b"oops")
-    elif how == "no weights":
-        weights.unlink()
-    elif how == "missing shard":
-        weights.rename(folder / "model-00001-of-00002.safetensors")
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
-        )
-    elif how == "shard outside":
-        weights.rename(folder.parent / "model.safetensors")
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
-    elif how == "wrong shapes":
-        config.write_text(json.dumps({**content, "n_embd": 96}))
-    elif how == "missing tensors":
-        config.write_text(json.dumps({**content, "n_layer": 3}))
-    elif how == "config is no JSON":
-        config.write_text("{")
-    elif how == "config is a list":
-        config.write_text("[]")
-    elif how == "config without type":
-        config.write_text("{}")
-    elif how == "no config":
-        config.unlink()
-    elif how == "heads do not divide":
-        config.write_text(json.dumps({**content, "n_head": 7}))
-
-
-DAMAGE = [
-    "truncated",
-    "long header",
-    "header is no JSON",
-    "no weights",
-    "missing shard",
-    "shard outside",
-    "wrong shapes",
-    "missing tensors",
-    "config is no JSON",
-    "config is a list",
-    "config without type",
-    "no config",
-    "heads do not divide",
-]
-
-
-@pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_sources_are_found_before_anything_is_written(how: str, tiny_gpt2: Path, tmp_path: Path) -> None:
-    damage(tiny_gpt2, how)
-    before = snapshot(tmp_path)
-    with pytest.raises(AlibiError) as error:
-        convert(tiny_gpt2, tmp_path / "out")
-    assert error.value.exit_code in (1, 2) and len(error.value.message.splitlines()) == 1
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "some file"])
-def test_no_such_model(name: str, tmp_path: Path) -> None:
-    (tmp_path / "some file").touch()
-    result = alibi("convert", name, cwd=tmp_path, code=2)
-    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") <= 2 and "Traceback" not in result.stderr
-
-
-def test_default_output_is_named_after_the_model(tiny_gpt2: Path) -> None:
-    alibi("convert", "tiny-gpt2", "--no-verify", cwd=tiny_gpt2.parent)
-    assert (tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").exists()
-    assert json.loads((tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").read_text())["verified"] is None
-    shutil.rmtree(tiny_gpt2.parent / "tiny-gpt2-alibi")
-
-
 @pytest.mark.parametrize(
     "cls",
     [
@@ -425,37 +245,6 @@ def test_a_rotation_whose_scale_depends_on_the_maximum_length(tmp_path: Path) ->
     assert config["alibi_rotary_scaling"] == pytest.approx((1 + math.log(24 / 8) / math.log(8)) ** 0.5)
 
 
-def test_a_failed_rename_brings_the_old_folder_back(
-    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "precious").write_text("old")
-    real = Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.name == "out.partial":
-            raise OSError(28, "No space left on device")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="No space"):
-        convert(tiny_gpt2, out, force=True)
-    assert (out / "precious").read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == [
-        "out",
-        "tiny-gpt2",
-    ]
-
-
-def test_output_in_the_current_folder_and_odd_side_files(tiny_gpt2: Path, tmp_path: Path) -> None:
-    (tiny_gpt2 / "README.md").write_text("---\ntitle: a: b\n---\ntext")
-    (tiny_gpt2 / "README.source.md").write_text("of an earlier conversion")
-    (tmp_path / "here").mkdir()
-    alibi("convert", tiny_gpt2, "-o", ".", "--no-verify", cwd=tmp_path / "here")
-    assert (tmp_path / "here" / "README.source.md").read_text().endswith("text")
-    assert "local folder" in alibi("convert", tiny_gpt2, "--revision", "v1", code=2).stderr
-
-
 def test_every_head_of_a_converted_checkpoint_loads_without_a_question(tiny_llama: Path, tmp_path: Path) -> None:
     """Some heads build the model below them through AutoModel, which must know the converted class."""
     convert(tiny_llama, tmp_path / "out")
@@ -471,64 +260,3 @@ def test_every_head_of_a_converted_checkpoint_loads_without_a_question(tiny_llam
 def test_an_architecture_that_no_auto_class_lists(tmp_path: Path) -> None:
     transformers.GPT2DoubleHeadsModel(tiny_config("gpt2")).save_pretrained(tmp_path / "source")
     assert convert(tmp_path / "source", tmp_path / "out").verified.passed
-
-
-def test_a_single_file_goes_before_an_index_that_an_earlier_save_left(tiny_gpt2: Path, tmp_path: Path) -> None:
-    (tiny_gpt2 / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
-    )
-    assert convert(tiny_gpt2, tmp_path / "out").verified.passed
-    assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
-
-
-def test_folders_of_others_are_left_alone(tiny_gpt2: Path, tmp_path: Path) -> None:
-    for name in ("out.replaced", "out.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "notes.txt").write_text("mine")
-    for _ in range(2):
-        convert(tiny_gpt2, tmp_path / "out", force=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.old", "out.replaced", "tiny-gpt2"]
-    assert (tmp_path / "out.replaced" / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"n_head": 0}, {"n_head": -4}, {"activation_function": "nonsense"}, {"architectures": [1]},
-        {"model_type": "gpt-neox"}, {"n_embd": "x"}, {"_attn_implementation": "flash_attention_2"},
-    ],
-)  # fmt: skip
-def test_odd_configs_are_one_clear_line_or_no_matter(changes: dict, tiny_gpt2: Path, tmp_path: Path) -> None:
-    config = json.loads((tiny_gpt2 / "config.json").read_text())
-    (tiny_gpt2 / "config.json").write_text(json.dumps({**config, **changes}))
-    try:
-        assert convert(tiny_gpt2, tmp_path / "out").verified.passed
-        assert "_attn_implementation" not in (tmp_path / "out" / "config.json").read_text()
-    except AlibiError as error:
-        assert len(error.message.splitlines()) == 1 and not (tmp_path / "out").exists()
-        assert "_attn_implementation" not in changes
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_git_lfs_pointer_is_recognised(name: str, tiny_gpt2: Path, tmp_path: Path) -> None:
-    (tiny_gpt2 / "model.safetensors").unlink()
-    (tiny_gpt2 / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(AlibiError, match="git-lfs pointer"):
-        convert(tiny_gpt2, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("model_type", "reason"), [("bloom", "already"), ("mpt", "already"), ("deberta-v2", "content")]
-)
-def test_refused_families_say_why(model_type: str, reason: str, tmp_path: Path) -> None:
-    folder = save_tiny("gpt2", tmp_path / "source")
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    with pytest.raises(AlibiError, match=reason) as error:
-        convert(folder, tmp_path / "out")
-    assert error.value.exit_code == 2
-
-
-def test_falcon_with_its_own_kind_of_alibi_is_refused(tmp_path: Path) -> None:
-    source = save_tiny("falcon", tmp_path / "source", alibi=True)
-    with pytest.raises(AlibiError, match="ALiBi already"):
-        convert(source, tmp_path / "out")
