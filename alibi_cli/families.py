@@ -32,6 +32,14 @@ def family_policies() -> dict[str, list[tuple[str, str, str]]]:
     return dict(sorted(table.items()))
 
 
+def verified_against(family: str) -> str:
+    """What the tests of this package compare a family with; nothing is known of a plug-in's."""
+    path = f"transformers.models.{family}."
+    keys = [key for key in policy_registry if isinstance(key, str) and key.startswith(path)]
+    built_in = any(policy_registry.registered_by[key].startswith("alibi_cli.runtime.") for key in keys)
+    return "float64 reference" if built_in else "–"
+
+
 def _family_of_module(module: str) -> str:
     """transformers.models.gpt2.modeling_gpt2 -> gpt2; the module's own name for a plug-in's."""
     parts = module.split(".")

@@ -131,23 +131,28 @@ def policies(plugin: options.Plugin = None, json: options.Json = False) -> None:
 
     quiet_libraries()
     load_plugins(plugin)
-    from alibi_cli.families import family_policies
+    from alibi_cli.families import family_policies, verified_against
 
-    table = family_policies()
-    if json:
-        output.print_json(
-            {
-                family: [dict(zip(("module", "policy", "origin"), row, strict=True)) for row in rows]
-                for family, rows in table.items()
-            }
-        )
-        return
-    rows = [
-        [family, module, policy, _in_package(origin)]
-        for family, found in table.items()
-        for module, policy, origin in found
+    found = [
+        {
+            "family": family,
+            "module": module,
+            "policy": policy,
+            "origin": origin,
+            "verified_against": verified_against(family),
+        }
+        for family, rows in family_policies().items()
+        for module, policy, origin in rows
     ]
-    output.print_table(None, ["family", "module class", "policy", "origin"], rows)
+    if json:
+        by_family: dict[str, list[dict[str, str]]] = {}
+        for row in found:
+            by_family.setdefault(row["family"], []).append({key: row[key] for key in row if key != "family"})
+        output.print_json(by_family)
+        return
+    columns = ["family", "module class", "policy", "origin", "verified against"]
+    rows = [[*list(row.values())[:3], _in_package(row["origin"]), row["verified_against"]] for row in found]
+    output.print_table(None, columns, rows)
 
 
 def _in_package(origin: str) -> str:

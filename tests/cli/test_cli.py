@@ -105,7 +105,11 @@ def test_policies_table_names_every_family_and_where_it_is_written() -> None:
         table
     )
     assert all("alibi_policies.py:" in row["origin"] for rows in table.values() for row in rows)
+    assert {row["verified_against"] for rows in table.values() for row in rows} == {"float64 reference"}
     assert "GPT2Attention" in alibi("inspect", "policies").stdout
+    readme = (REPOSITORY / "README.md").read_text().split("- Families")[1].split("\n- ")[0]
+    listed = set(re.findall(r"[a-z0-9_]+", readme.replace("openai-gpt", "openai")))
+    assert set(table) <= listed, "the README lists the families"
 
 
 @pytest.mark.parametrize("name", preset_names())
