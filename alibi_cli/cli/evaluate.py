@@ -237,12 +237,12 @@ def _print(results: "Results") -> None:
     output.print_table(title, columns, [_row(row) for row in results.rows], numeric=columns[1:-1])
     if results.contrasts:
         output.print_text("")
-        columns = ["model", "length", "against", "delta NLL", "95 % interval", "ppl ratio", "verdict"]
+        columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
         output.print_table(
             "Paired differences in nats per token, on the same tokens",
             columns,
             [_contrast(c) for c in results.contrasts],
-            numeric=columns[3:6],
+            numeric=columns[3:5],
         )
 
 
@@ -272,7 +272,6 @@ def _contrast(contrast: "Contrast") -> list[str]:
         against,
         f"{contrast.delta_nll:+.4f}",
         interval,
-        f"{contrast.perplexity_ratio:.4f}",
         contrast.verdict,
     ]
 

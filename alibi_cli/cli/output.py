@@ -45,7 +45,7 @@ def print_table(
             table.add_column(column, justify="right", no_wrap=True, min_width=width)
         else:
             table.add_column(
-                column, overflow="fold", min_width=min(12, max([len(column), *(len(row[index]) for row in rows)]))
+                column, overflow="fold", min_width=min(10, max([len(column), *(len(row[index]) for row in rows)]))
             )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
