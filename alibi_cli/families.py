@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 # Families that look as if they could be converted, and why they are not.
 REFUSED = {
-    "bloom": "it has ALiBi already",
-    "mpt": "it has ALiBi already",
     "deberta": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
     "deberta-v2": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
 }
@@ -60,7 +58,7 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
 
     RoBERTa and its like count positions from the padding token on, so their tables have rows that no token uses.
     """
-    length = getattr(config, "max_position_embeddings", None)
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     if length is None:
         return None
     for key in policy_registry:

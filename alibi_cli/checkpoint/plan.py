@@ -267,6 +267,8 @@ def _converted_config(
 ) -> dict[str, Any]:
     """The source's config.json with the fewest changes: everything that conversion does not concern stays as it was written."""
     length_key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    if hasattr(config, "max_seq_len"):  # MPT
+        length_key = "max_seq_len"
     kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
     return {
         **kept,

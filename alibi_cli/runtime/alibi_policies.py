@@ -116,6 +116,36 @@ def _distances_to_bias(module, args, kwargs):
     return args, kwargs
 
 
+def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """BLOOM and MPT have ALiBi already, with Press et al.'s slopes: each head's bias is multiplied by the ratio of the config's slope to
+    that. Masks, cache and attention stay the family's own."""
+    take_bias(module, module_index, max_sequence_length)
+    if not getattr(module, "alibi_own_bias", False):
+        module.alibi_own_bias = True
+        module.register_forward_pre_hook(_rescale, with_kwargs=True)
+    return module
+
+
+def _rescale(module, args, kwargs):
+    name = "alibi" if "alibi" in kwargs else "position_bias"  # (B * H, 1, K) or (H, 1, K)
+    own = kwargs[name]
+    heads = len(module.alibi_slopes)
+    power = 1 << (heads.bit_length() - 1)
+    press = [2.0 ** (-8 * i / power) for i in range(1, power + 1)] + [
+        2.0 ** (-4 * i / power) for i in range(1, 2 * power, 2)
+    ]
+    ratios = [slope / stock for slope, stock in zip(module.alibi_slopes, press[:heads], strict=True)]
+    ratios = torch.tensor(ratios, dtype=own.dtype, device=own.device).repeat(own.shape[0] // heads)
+    kwargs[name] = own * ratios[:, None, None]
+    return args, kwargs
+
+
+def share_config_of_own_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """BLOOM and MPT: there are no positions to remove."""
+    share_config(module, module_index, max_sequence_length)
+    return module
+
+
 def take_bias_in_xglm(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """XGLM checks that its mask has one head, so its self-attention is replaced whole."""
     if module.config.add_cross_attention:
@@ -323,3 +353,7 @@ register_family("esm", "Esm", "RotaryEmbedding", drop_rotation, "SelfAttention")
 register_family("bart", "Bart", "Encoder Decoder", drop_position_table)
 register_family("marian", "Marian", "Encoder Decoder", drop_position_table)
 policy_registry.register("transformers.models.t5.modeling_t5.T5LayerSelfAttention")(drop_relative_bias)
+
+# ALiBi already: only the slopes change.
+register_family("bloom", "Bloom", "Model", share_config_of_own_bias, bias=rescale_own_bias)
+register_family("mpt", "Mpt", "Model", share_config_of_own_bias, bias=rescale_own_bias)

@@ -28,7 +28,7 @@ def rewrite(model):
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
     for module in biased:
-        if not getattr(module, "_alibi_guarded", False):
+        if not getattr(module, "_alibi_guarded", False) and not getattr(module, "alibi_own_bias", False):
             module._alibi_guarded = True
             module.register_forward_pre_hook(_refuse_other_attention)
     without = any(
@@ -41,7 +41,13 @@ def rewrite(model):
             f"ALiBi surgery is incomplete: no policy knows where {type(model).__name__} keeps its positions."
         )
     for config in configs_of(model):
-        config._attn_implementation = ATTENTION_NAME
+        config._attn_implementation = attention_of(model)
+
+
+def attention_of(model):
+    """The attention implementation of a rewritten model: ours, except where the family computes ALiBi itself."""
+    own = any(getattr(module, "alibi_own_bias", False) for module in model.modules())
+    return "eager" if own else ATTENTION_NAME
 
 
 def configs_of(model):

@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .alibi_attention import ATTENTION_NAME
 from .alibi_plugin import __name__ as PLUGIN
-from .alibi_rewrite import rewrite
+from .alibi_rewrite import attention_of, rewrite
 
 
 class AlibiConfigMixin:
@@ -45,7 +45,7 @@ class AlibiModelMixin:
                 f"attn_implementation={requested_attention!r} would drop the bias."
             )
         # The stock model is built first, and some families choose classes by this name; `rewrite` puts ours in its place.
-        return "eager" if is_init_check else ATTENTION_NAME
+        return "eager" if is_init_check else attention_of(self)
 
 
 def auto_map_for(base_model_type):
@@ -55,11 +55,14 @@ def auto_map_for(base_model_type):
     for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None)
         if mapping is not None and name.startswith("AutoModel"):
-            # Stock classes are listed by name, and reading names imports nothing; a plug-in's are registered as classes.
+            # Stock classes are listed by name, a plug-in's are registered as classes.
             known = mapping._model_mapping.get(base_model_type) or mapping._extra_content.get(config_class)
             known = known[0] if isinstance(known, (tuple, list)) else known
-            if known is not None:
-                found[name] = f"modeling_alibi.Alibi{known if isinstance(known, str) else known.__name__}"
+            cls = stock_class(known) if isinstance(known, str) else known
+            if (
+                getattr(cls, "config_class", None) is config_class
+            ):  # else a head of another family, built around this one
+                found[name] = f"modeling_alibi.Alibi{cls.__name__}"
     return found
 
 

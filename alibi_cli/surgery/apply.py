@@ -3,8 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.runtime.alibi_rewrite import check_reach, check_slopes, configs_of, rewrite
+from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, rewrite
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
     AlibiModelMixin,
@@ -58,9 +57,11 @@ def apply_alibi(
             config.alibi_slopes = values
             config.alibi_max_sequence_length = max_sequence_length
             config.max_position_embeddings = max_sequence_length
+            if hasattr(config, "max_seq_len"):  # MPT, which sizes its own bias by it
+                config.max_seq_len = max_sequence_length
         rewrite(root)
         _become_converted(root)
-        root.set_attn_implementation(ATTENTION_NAME)
+        root.set_attn_implementation(attention_of(root))
     update_params_in_optimizer(before, model.parameters(), optimizer)
 
 

@@ -163,9 +163,7 @@ def test_a_git_lfs_pointer_is_recognised(name: str, tiny_gpt2: Path, tmp_path: P
         convert(tiny_gpt2, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("model_type", "reason"), [("bloom", "already"), ("mpt", "already"), ("deberta-v2", "content")]
-)
+@pytest.mark.parametrize(("model_type", "reason"), [("deberta", "content"), ("deberta-v2", "content")])
 def test_refused_families_say_why(model_type: str, reason: str, tmp_path: Path) -> None:
     folder = save_tiny("gpt2", tmp_path / "source")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
