@@ -10,7 +10,7 @@ from alibi_cli.checkpoint.plan import make_plan
 from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
 from tests.environments import environment
-from tests.models import save_tiny
+from tests.models import FAMILIES, OWN_BIAS, save_tiny
 
 SCRIPT = """
 import json, sys
@@ -95,3 +95,51 @@ def test_a_stranger_loads_generates_trains_saves_and_reloads(family: str, python
     with torch.no_grad():
         ours = model.eval()(input_ids=torch.arange(300)[None] % 200).logits[0, -1, :5]
     assert torch.allclose(ours, torch.tensor(facts["logits"]), atol=1e-5)
+
+
+EVERY_FAMILY = """
+import json, sys, warnings
+import torch, transformers
+
+transformers.utils.logging.set_verbosity_error()
+try:
+    import alibi_cli
+    raise SystemExit("this environment can import alibi_cli")
+except ImportError:
+    pass
+found = {}
+for family, (folder, auto) in json.loads(sys.argv[1]).items():
+    model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True).eval()
+    tokens = torch.arange(3, 53)[None]
+    inputs = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        found[family] = [type(model).__name__, model(input_ids=tokens, **inputs).logits[0, -1, :7].tolist()]
+print(json.dumps(found))
+"""
+
+
+def test_every_family_loads_and_computes_the_same_there(python: Path, tmp_path: Path) -> None:
+    import torch
+
+    from alibi_cli import apply_alibi
+    from alibi_cli.families import config_of, model_class
+
+    folders, expected = {}, {}
+    for family in [*FAMILIES, *OWN_BIAS]:
+        source = open_source(str(save_tiny(family, tmp_path / family)))
+        report = write(make_plan(source, tmp_path / f"{family}-alibi", max_sequence_length=100), check=False)
+        folders[family] = (report.output, report.loads_with.split(".")[0])
+        model = model_class(config_of(source.config, family)).from_pretrained(source.folder)
+        apply_alibi(model, 100)
+        tokens = torch.arange(3, 53)[None]
+        inputs = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
+        with torch.no_grad():
+            expected[family] = (type(model).__name__, model.eval()(input_ids=tokens, **inputs).logits[0, -1, :7])
+    (tmp_path / "script.py").write_text(EVERY_FAMILY)
+    command = [str(python), "-I", str(tmp_path / "script.py"), json.dumps(folders)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    for family, (name, logits) in expected.items():
+        assert found[family][0] == name
+        assert torch.allclose(torch.tensor(found[family][1]), logits, atol=1e-4, rtol=1e-5), family
