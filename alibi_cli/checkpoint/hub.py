@@ -5,8 +5,8 @@ from pathlib import Path
 from alibi_cli.checkpoint.safetensors_io import TensorInfo
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
-# Formats that are never read; a repository often holds the same weights four times.
-NEVER = [
+# Weights in formats that are never read; a repository often holds the same weights four times.
+FOREIGN_WEIGHTS = (
     "*.h5",
     "*.msgpack",
     "*.ot",
@@ -17,9 +17,8 @@ NEVER = [
     "*.ckpt",
     "*.pt",
     "*.pth",
-    "original/*",
-    "onnx/*",
-]
+)
+NEVER = [*FOREIGN_WEIGHTS, "original/*", "onnx/*"]
 
 
 def download(model: str, revision: str | None, read_weights: bool = True) -> tuple[Path, str]:

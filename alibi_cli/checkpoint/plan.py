@@ -27,8 +27,6 @@ from alibi_cli.slopes import Slopes, get_slopes, read_slopes
 from alibi_cli.surgery.apply import apply_alibi
 
 RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
-
-
 # Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.
 LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 
@@ -148,8 +146,8 @@ def make_plan(
 
     meta = _Surgery(cls, config, promised, values)
     _check_tensors(source, meta)
-    dropped = [name for name in source.tensors if meta.name_of(name)[0] in meta.dropped]
-    copied = [name for name in source.tensors if name not in set(dropped)]
+    lost = {name: meta.name_of(name)[0] in meta.dropped for name in source.tensors}
+    dropped, copied = ([name for name in lost if lost[name] is fate] for fate in (True, False))
     architecture = f"Alibi{cls.__name__}"
     new_config = _converted_config(source.config, config, architecture, values, promised)
     if meta.rotary_scaling not in (None, 1.0):

@@ -6,29 +6,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from alibi_cli.checkpoint.hub import download, remote_tensors
+from alibi_cli.checkpoint.hub import FOREIGN_WEIGHTS, download, remote_tensors
 from alibi_cli.checkpoint.pickled import index_of
 from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.presets import DEMONSTRATIONS, presets_folder
 
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
-WEIGHTS = (
-    "*.safetensors",
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
-    "*.h5",
-    "*.msgpack",
-    "*.ot",
-    "*.onnx",
-    "*.onnx_data",
-    "*.gguf",
-    "*.tflite",
-    "*.safetensors.index.json",
-    "*.bin.index.json",
-)
+WEIGHTS = (*FOREIGN_WEIGHTS, "*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 LEFT_BEHIND = (".git/*", ".cache/*", "*__pycache__/*", ".DS_Store")
 
 

@@ -126,9 +126,12 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
     """Writes the shards and their index; returns {file: sha256}."""
     digests: dict[str, str] = {}
     placed: dict[str, str] = {}
-    for shard in plan.source.shards:
-        names = [name for name, (file, _) in plan.source.tensors.items() if file == shard]
-        kept = [name for name in names if name not in set(plan.dropped)]
+    dropped = set(plan.dropped)
+    by_shard: dict[Path, list[str]] = {shard: [] for shard in plan.source.shards}
+    for name, (file, _) in plan.source.tensors.items():
+        by_shard[file].append(name)
+    for shard, names in by_shard.items():
+        kept = [name for name in names if name not in dropped]
         if not kept:
             continue
         target = folder / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
@@ -173,8 +176,11 @@ def _verify(plan: Plan, folder: Path) -> Verification:
 
     result = verify(plan, folder)
     if not result.passed:
+        found = f"reloaded logits differ by {result.max_abs_logit_difference:.1e}, and at most {result.tolerance:.0e} is allowed"
+        if result.max_abs_logit_difference <= result.tolerance:
+            found = "the weights of the head above the model are not those of the source"
         raise AlibiError(
-            f"Verification failed: reloaded logits differ by {result.max_abs_logit_difference:.1e}, more than {result.tolerance:.0e}.",
+            f"Verification failed: {found}.",
             hint="Nothing was written under the final name. Please report this with the model's name.",
             exit_code=EXIT_FAILED,
         )

@@ -141,7 +141,11 @@ def test_save_and_reload_is_bit_identical(name: str, tmp_path) -> None:
         assert key == other and torch.equal(before, after), key
     tokens = sample_tokens(2, 3 * OLD_MAX)
     if name != "gemma":  # its embedding scale is rounded to float32 on loading, converted or not
-        assert difference(logits(converted, tokens), logits(reloaded.eval(), tokens)) <= 1e-13
+        before, after = logits(converted, tokens), logits(reloaded.eval(), tokens)
+        if converted.config.is_encoder_decoder:  # equal weights at other addresses: the last bit of a matrix product
+            assert difference(before, after) <= 1e-13
+        else:
+            assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -149,6 +153,8 @@ def test_save_and_reload_is_bit_identical(name: str, tmp_path) -> None:
 def test_tied_weights_stay_tied(name: str, tied: bool) -> None:
     stock = tiny_model(name, tie_word_embeddings=tied)
     were_tied = stock.get_output_embeddings().weight is stock.get_input_embeddings().weight
+    if name != "t5":  # which ties its embeddings in any case
+        assert were_tied == tied
     apply_alibi(stock, NEW_MAX)
     assert (stock.get_output_embeddings().weight is stock.get_input_embeddings().weight) == were_tied
 
