@@ -7,6 +7,7 @@ from yaml import YAMLError
 from alibi_cli.checkpoint.plan import Plan
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
+UNTRAINED = "**The model was not trained after the change:**"  # replaced when it is
 
 
 def model_card(plan: Plan, command: str, version: str) -> str:
@@ -31,7 +32,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 
 `{name}`{at}, with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get −m·|i−j| per head instead of position embeddings.
-No other weight was changed. **The model was not trained after the change:** expect a higher perplexity than the original's at the
+No other weight was changed. {UNTRAINED} expect a higher perplexity than the original's at the
 length it was trained for ({plan.trained_length} tokens). Measure it with `alibi eval` before you use it.
 
 ```python

@@ -23,7 +23,8 @@ class Verification(BaseModel):
 
 
 class ConvertReport(BaseModel):
-    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given."""
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given.
+    trained_length: tokens that the source's positions were made for."""
 
     output: str
     source: str
@@ -35,6 +36,7 @@ class ConvertReport(BaseModel):
     mechanism: str
     slopes_scheme: str
     slopes: list[Any]
+    trained_length: int
     max_sequence_length: int
     tensors: Tensors
     bytes_written: int
