@@ -64,7 +64,8 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if args.process_index == 0:
         update("Writing", budget.steps, budget.steps)
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        # Without the wrapper that computes in --dtype: what is written is compared in float32.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if weights is not None:
             model = load_model(info, "cpu", "float32", request.trust_remote_code)
             model.load_state_dict(weights)
