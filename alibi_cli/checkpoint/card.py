@@ -7,7 +7,9 @@ from yaml import YAMLError
 from alibi_cli.checkpoint.plan import Plan
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
-UNTRAINED = "**The model was not trained after the change:**"  # replaced when it is
+# Taken out when the model is trained further.
+UNTRAINED = """**The model was not trained after the change:** expect a higher perplexity than the original's at the
+length it was trained for. """
 
 
 def model_card(plan: Plan, command: str, version: str) -> str:
@@ -32,8 +34,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 
 `{name}`{at}, with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get −m·|i−j| per head instead of position embeddings.
-No other weight was changed. {UNTRAINED} expect a higher perplexity than the original's at the
-length it was trained for ({plan.trained_length} tokens). Measure it with `alibi eval` before you use it.
+No other weight was changed. {UNTRAINED}Measure it with `alibi eval` before you use it.
 
 ```python
 from transformers import AutoTokenizer, {plan.auto_class}
@@ -49,7 +50,7 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 |---|---|
 | family | {plan.family} |
 | slopes | {plan.slopes_scheme} |
-| promised length | {plan.max_sequence_length} tokens |
+| trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |
 

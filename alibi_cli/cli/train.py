@@ -248,14 +248,15 @@ def command(
         command=shlex.join(["alibi", *sys.argv[1:]]),
         **chosen,
     )
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one answers
     try:
         with output.progress() as update:
-            report = train(request, update)
+            report = train(request, update if first else lambda *_: None)
     except KeyboardInterrupt:
-        output.note(f"States of the run are kept in {output_folder}.training; --resume continues it.")
+        output.note(f"What was saved is in {output_folder}.training; --resume continues from there.")
         raise
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes, one answers
+    if not first:
+        return
     if json:
         output.print_json(report.model_dump(mode="json"))
     else:

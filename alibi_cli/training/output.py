@@ -1,5 +1,6 @@
 """The trained model as a checkpoint: the source's folder with other weights, a training record, and a card that says so."""
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
@@ -72,10 +74,6 @@ def verify_trained(model: Any, info: ModelInfo, folder: Path, trust_remote_code:
     The folder's own code is run if it is this package's, byte for byte, or if that was asked for; otherwise the package's own
     copy of the runtime reads the folder.
     """
-    import dataclasses
-
-    import transformers
-
     model = model.to("cpu", torch.float32).eval()
     shape = (SAMPLE[0], min(SAMPLE[1], info.trained_length or SAMPLE[1]))
     tokens = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
@@ -118,7 +116,7 @@ def _card(report: TrainReport, source: Source) -> str:
         text = ""
     if not text.strip():
         text = f"# {Path(report.source).name}, trained further\n"
-    text = text.replace(UNTRAINED, "**The model was trained after the change**, see below:")
+    text = text.replace(UNTRAINED, "Then it was trained further, as said below. ")
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
     return f"""{text.rstrip()}

@@ -51,12 +51,17 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     _check_models(job, tokenizer)
     args = training_arguments(request, job.work, budget.steps, job.warmup_steps)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(request, budget, args.world_size)
-    with args.main_process_first(local=False):
-        tokens = _prepare(job, tokenizer, args)
-    trainer, saver = _trainer(job, tokens, args, update)
-    state = last_state(job.work)
-    update("Training", state[1]["step"] if state else 0, budget.steps)
-    trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+    try:
+        with args.main_process_first(local=False):
+            tokens = _prepare(job, tokenizer, args)
+        trainer, saver = _trainer(job, tokens, args, update)
+        state = last_state(job.work)
+        update("Training", state[1]["step"] if state else 0, budget.steps)
+        trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+    except AlibiError:
+        if args.process_index == 0 and job.claimed and last_state(job.work) is None:
+            _clear(job.work)  # there is nothing to continue
+        raise
 
     seconds = saver.seconds
     reports: list[TrainReport | None] = [None]
@@ -95,6 +100,15 @@ class _Job:
         """Where the states of the run are kept while it is not finished."""
         output = self.request.output.resolve()
         return output.with_name(output.name + ".training")
+
+    @property
+    def claimed(self) -> bool:
+        return (self.work / REQUEST).is_file()
+
+    @property
+    def what_is_kept(self) -> str:
+        state = last_state(self.work)
+        return f"Step {state[1]['step']} is kept: --resume continues from it." if state else "No step had been saved."
 
     def identity(self, processes: int) -> dict[str, Any]:
         """What a continuation must share."""
@@ -169,6 +183,8 @@ def _prepare(job: _Job, tokenizer: Any, args: Any) -> Tokens:
     if args.process_index == 0:
         _claim(job, job.identity(args.world_size))
     tokens = read_tokens(work)
+    if tokens is None and args.process_index > 0:
+        raise AlibiError("The first process could not prepare the text; its message says why.")
     if tokens is None:
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
@@ -186,7 +202,7 @@ def _prepare(job: _Job, tokenizer: Any, args: Any) -> Tokens:
 def _claim(job: _Job, identity: dict[str, Any]) -> None:
     """A work folder for this run: a new one, or that of the run which is to be continued."""
     work, request = job.work, job.request
-    if work.exists() and not (work / REQUEST).is_file() and any(work.iterdir()):
+    if work.exists() and not job.claimed and any(work.iterdir()):
         raise AlibiError(f"{work} exists and holds no training.", hint="Move it away.", exit_code=EXIT_USAGE)
     state = last_state(work)
     if state is not None and request.resume:
@@ -230,7 +246,7 @@ def _trainer(job: _Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heal
             f"--hidden-weight needs rows that hold several documents, which {job.info.name} cannot keep apart.",
             exit_code=EXIT_USAGE,
         )
-    guard = Guard(f"The last saved state is in {job.work}; --resume continues from it.")
+    guard = Guard(lambda: job.what_is_kept)
     if state is not None:
         for row in read_json(state / "trainer_state.json")["log_history"]:
             if "loss" in row:

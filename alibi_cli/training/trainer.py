@@ -6,14 +6,16 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from alibi_cli.checkpoint.partial import fsync
-from alibi_cli.errors import AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.training.loss import hidden_loss, token_losses
 from alibi_cli.training.settings import TrainRequest
 
@@ -29,7 +31,7 @@ class Guard:
     what noise between batches does, and far below the loss of a model that knows nothing, at which a diverged one settles.
     """
 
-    resume_with: str
+    what_is_kept: Callable[[], str]
     losses: list[float] = field(default_factory=list)
     best: float = math.inf
 
@@ -53,7 +55,7 @@ class Guard:
     def _stopped(self, step: int, what: str) -> AlibiError:
         return AlibiError(
             f"Training stopped at step {step}: {what}.",
-            hint=f"Try a lower --learning-rate, a longer --warmup or --dtype float32. {self.resume_with}",
+            hint=f"Try a lower --learning-rate, a longer --warmup or --dtype float32. {self.what_is_kept()}",
         )
 
 
@@ -173,6 +175,10 @@ def last_state(work: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_steps: int) -> TrainingArguments:
     """The part of the request that transformers knows. Raises AlibiError for what it refuses."""
+    if (
+        request.deepspeed is not None and find_spec("deepspeed") is None
+    ):  # the library's own refusal leaves its settings behind
+        raise AlibiError("Training cannot be set up: --deepspeed needs the package deepspeed.", exit_code=EXIT_USAGE)
     try:
         args = TrainingArguments(
             output_dir=str(work),
@@ -199,7 +205,9 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             disable_tqdm=True,
             **({"gradient_checkpointing": True} if request.gradient_checkpointing else {}),
         )
+        for callback in get_reporting_integration_callbacks(list(request.report_to)):
+            callback()  # whether its package is installed
         args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by several processes, not by nn.DataParallel
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        raise AlibiError(f"Training cannot be set up: {' '.join(str(error).split())}", exit_code=2) from None
+        raise AlibiError(f"Training cannot be set up: {' '.join(str(error).split())}", exit_code=EXIT_USAGE) from None
     return args

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,16 +22,15 @@ class Stop(Exception):
     pass
 
 
-def interrupted(checkpoint: Path, output: Path, text: Path, at: int, **changes: object) -> None:
-    """A run that ends in the middle of step `at` + 1."""
+def interrupted(checkpoint: Path, output: Path, text: Path, at: int | str, **changes: object) -> None:
+    """A run that ends after step `at`, before its state is saved, or at "Writing"."""
 
     def update(description: str, step: float, steps: float) -> None:
-        if step == at and "loss" in description:
+        if at == description or (step == at and "loss" in description):
             raise Stop
 
-    settings: dict = dict(
-        steps=12, batch_tokens=128, length=32, text=(text,), split_on="blank-line", device="cpu", save_every=3
-    )
+    settings: dict[str, Any] = dict(steps=12, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
+    settings |= dict(device="cpu", save_every=3)
     with pytest.raises(Stop):
         train(TrainRequest(str(checkpoint), output, **{**settings, **changes}), update)
 
@@ -72,8 +72,10 @@ def test_an_interrupted_run_continues_exactly(family: str, text: Path, tmp_path:
         heal(source, tmp_path / "out", text, steps=12, teacher=teacher)
     assert error.value.exit_code == 2
     interrupted(source, tmp_path / "out", text, at=11, teacher=teacher, resume=True)
+    interrupted(source, tmp_path / "out", text, at="Writing", teacher=teacher, resume=True)
+    assert not (tmp_path / "out").exists()
     again = heal(source, tmp_path / "out", text, steps=12, teacher=teacher, resume=True)
-    assert again.resumed_at == [3, 9] and same_weights(tmp_path / "whole", tmp_path / "out")
+    assert again.resumed_at == [3, 9, 12] and same_weights(tmp_path / "whole", tmp_path / "out")
     assert [row.model_dump() for row in again.losses] == [row.model_dump() for row in whole.losses]
 
 
@@ -117,10 +119,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(text: Path, 
         heal(source, tmp_path / "out", text, steps=30, learning_rate=1e30, warmup=1.0, save_every=1)
     assert error.value.exit_code == 1 and "--learning-rate" in error.value.hint and "--resume" in error.value.hint
     assert not (tmp_path / "out").exists() and last_state(tmp_path / "out.training") is not None
+    with pytest.raises(AlibiError, match="stopped") as error:
+        heal(source, tmp_path / "none", text, steps=30, learning_rate=1e30, warmup=1.0)
+    assert "No step had been saved" in error.value.hint and not list(tmp_path.glob("none*"))
 
 
 def test_the_guard_stops_divergence_and_lets_noise_pass() -> None:
-    guard = Guard("")
+    guard = Guard(str)
     for step in range(200):
         guard.check(step, 3.0 - step / 100 + (0.8 if step % 7 == 0 else 0.0))
     with pytest.raises(AlibiError, match="diverges"):
@@ -128,6 +133,6 @@ def test_the_guard_stops_divergence_and_lets_noise_pass() -> None:
             guard.check(step, 6.0)
     for bad in (math.nan, math.inf):
         with pytest.raises(AlibiError, match="stopped at step 4: the loss is"):
-            Guard("").check(4, bad)
+            Guard(str).check(4, bad)
         with pytest.raises(AlibiError, match="gradient"):
-            Guard("").check_gradient(4, bad)
+            Guard(str).check_gradient(4, bad)
