@@ -13,6 +13,7 @@ COMMANDS = (
     "",
     "convert",
     "eval",
+    "train",
     "inspect",
     "inspect slopes",
     "inspect bias",

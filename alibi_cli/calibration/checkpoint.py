@@ -41,7 +41,9 @@ def planned(source: Source, method: str) -> Learned:
     )
 
 
-def calibrate_source(source: Source, text: Text, method: str, n_tokens: int, update: Update = lambda *_: None) -> Learned:
+def calibrate_source(
+    source: Source, text: Text, method: str, n_tokens: int, update: Update = lambda *_: None
+) -> Learned:
     """Loads the original once and calibrates it.
 
     Raises:
@@ -52,6 +54,4 @@ def calibrate_source(source: Source, text: Text, method: str, n_tokens: int, upd
         raise AlibiError(f"The config of {source.name} names no length to calibrate at.", exit_code=EXIT_USAGE)
     tokenizer = load_tokenizer(info)
     model = load_model(info)
-    return learn(
-        model, tokenizer, text, info.trained_length, method, n_tokens, masked=info.masked, update=update
-    )
+    return learn(model, tokenizer, text, info.trained_length, method, n_tokens, masked=info.masked, update=update)

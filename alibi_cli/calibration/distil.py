@@ -14,7 +14,11 @@ from alibi_cli.errors import AlibiError
 # Adam's step is a change of about this size. A slope is learned by its logarithm: 0.1 is a tenth of it, whatever its size.
 SLOPES_RATE, TENSORS_RATE = 0.1, 0.01
 WARM_UP = 10
-CHECKS, PATIENCE, GAIN = 20, 4, 1e-3  # looks at the held-out text; how many without a gain of a thousandth end the learning
+CHECKS, PATIENCE, GAIN = (
+    20,
+    4,
+    1e-3,
+)  # looks at the held-out text; how many without a gain of a thousandth end the learning
 
 
 @dataclass
@@ -59,7 +63,8 @@ def distil(
         kl = divergence.backward(input_ids, compared)
         if not math.isfinite(kl):
             raise AlibiError(
-                f"Calibration met a loss of {kl} at step {step + 1}.", hint="Look for NaN weights, or calibrate in float32."
+                f"Calibration met a loss of {kl} at step {step + 1}.",
+                hint="Look for NaN weights, or calibrate in float32.",
             )
         optimizer.step()
         optimizer.zero_grad()

@@ -13,12 +13,12 @@ TOKENS_PER_BATCH = 2048
 class Divergence:
     """Compares two models over one vocabulary. The heads run in chunks: no (L, V) tensor exists, and no gradient reaches the original."""
 
-    def __init__(
-        self, original: PreTrainedModel, converted: PreTrainedModel, logits_per_chunk: int = LOGITS_PER_CHUNK
-    ):
+    def __init__(self, original: PreTrainedModel, converted: PreTrainedModel, logits_per_chunk: int = LOGITS_PER_CHUNK):
         self.original, self.converted = BodyAndHead(original), BodyAndHead(converted)
         self.device = original.device
-        self._seen: dict[int, list[torch.Tensor]] = {}  # the original's hidden states of windows that are looked at again and again
+        self._seen: dict[
+            int, list[torch.Tensor]
+        ] = {}  # the original's hidden states of windows that are looked at again and again
         self.chunk = max(1, logits_per_chunk // original.config.get_text_config().vocab_size)
 
     def backward(self, input_ids: torch.Tensor, compared: torch.Tensor) -> float:
@@ -56,4 +56,6 @@ class Divergence:
         exact = torch.promote_types(ours.dtype, torch.float32)
         with torch.no_grad():
             wanted = log_softmax(self.original.logits(theirs).to(exact), dim=-1)
-        return kl_div(log_softmax(self.converted.logits(ours).to(exact), dim=-1), wanted, reduction="sum", log_target=True)
+        return kl_div(
+            log_softmax(self.converted.logits(ours).to(exact), dim=-1), wanted, reduction="sum", log_target=True
+        )

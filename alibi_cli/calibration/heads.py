@@ -84,9 +84,7 @@ def _weights_seen(model: PreTrainedModel) -> Iterator[list[_Total]]:
     named = attention_modules(model if converted else _skeleton(model))
     modules = [model.get_submodule(name) for name in named]
     totals = [_Total() for _ in modules]
-    handles = [
-        module.register_forward_hook(_hook(total)) for module, total in zip(modules, totals, strict=True)
-    ]
+    handles = [module.register_forward_hook(_hook(total)) for module, total in zip(modules, totals, strict=True)]
     configs = [] if converted else configs_of(model)
     before = [config._attn_implementation for config in configs]
     try:

@@ -35,7 +35,9 @@ def fit_factors(
     """
     layers = len(learnable.modules)
     trials = [(slice(None), factor) for factor in FACTORS]
-    trials += [(slice(layer, layer + 1), factor) for layer in range(layers) for factor in (0.5, 2.0)] if layers > 1 else []
+    trials += (
+        [(slice(layer, layer + 1), factor) for layer in range(layers) for factor in (0.5, 2.0)] if layers > 1 else []
+    )
     best_kl = float("inf")
     best = start = learnable.log_slopes.detach().clone()
     for index, (rows, factor) in enumerate(trials):

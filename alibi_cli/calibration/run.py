@@ -16,7 +16,7 @@ from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.heads import HeadStatistics, observe_heads
 from alibi_cli.calibration.learnable import METHODS, Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
-from alibi_cli.calibration.twin import attention_modules, converted_twin, position_vectors
+from alibi_cli.calibration.twin import converted_twin, position_vectors
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.errors import EXIT_USAGE, AlibiError

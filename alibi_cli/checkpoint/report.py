@@ -25,7 +25,7 @@ class Verification(BaseModel):
 
 class ConvertReport(BaseModel):
     """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
-    were not calibrated."""
+    were not calibrated. trained_length: tokens that the source's positions were made for."""
 
     output: str
     source: str
@@ -37,6 +37,7 @@ class ConvertReport(BaseModel):
     mechanism: str
     slopes_scheme: str
     slopes: list[Any]
+    trained_length: int
     max_sequence_length: int
     tensors: Tensors
     calibration: dict[str, Any] | None

@@ -33,7 +33,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
     apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
     for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
         source.get_parameter(name).data.copy_(as_tensor(tensor))
-    expected, expected_head = _outputs(source, tokens)
+    expected, expected_head = outputs(source, tokens)
     del source
     gc.collect()
 
@@ -44,7 +44,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
     else:  # an architecture that no Auto class of transformers has
         cls = get_class_from_dynamic_module(f"modeling_alibi.{plan.architecture}", folder)
         reloaded = cls.from_pretrained(folder, dtype=torch.float32)
-    found, found_head = _outputs(reloaded, tokens)
+    found, found_head = outputs(reloaded, tokens)
     difference = (found - expected).abs().max().item()
     same_head = expected_head.keys() == found_head.keys() and all(
         torch.equal(expected_head[name], found_head[name]) for name in expected_head
@@ -58,7 +58,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
 
 
 @torch.no_grad()
-def _outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits of a language model. Other heads want inputs of their own kinds: of these, the hidden states below the head, and its
     weights, which must not have changed."""
     model.eval()

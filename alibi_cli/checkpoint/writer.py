@@ -1,11 +1,8 @@
 """Executes a plan: writes `DIR.partial`, verifies it, renames it to `DIR`. The source is never written to."""
 
 import json
-import os
 import platform
 import shlex
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.checkpoint.card import model_card
+from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import ConvertReport, Tensors, Verification
 from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file
-from alibi_cli.errors import EXIT_FAILED, EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_FAILED, AlibiError
 from alibi_cli.runtime import runtime_sources
-
-MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
 
 
 def write(
@@ -44,13 +40,12 @@ def write(
         AlibiError: the output exists, the disk is too small, or the verification failed. Nothing is left under the final name.
     """
     started = time.monotonic()
-    check_output(plan, force)
-    output = plan.output.resolve()
-    partial = output.with_name(output.name + ".partial")
+    check_output(plan.output, plan.source.folder, force)
     if plan.bytes_to_write > plan.free_bytes:
-        raise AlibiError(f"{output} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free.")
-    _start(partial)
-    try:
+        raise AlibiError(
+            f"{plan.output.resolve()} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free."
+        )
+    with partial_folder(plan.output) as partial:
         on_stage("Writing")
         digests = _write_weights(plan, partial, on_bytes)
         _write_files(plan, partial, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
@@ -69,6 +64,7 @@ def write(
             mechanism=plan.mechanism,
             slopes_scheme=plan.slopes_scheme,
             slopes=plan.slopes,
+            trained_length=plan.trained_length,
             max_sequence_length=plan.max_sequence_length,
             tensors=Tensors(
                 copied=len(plan.copied), dropped=plan.dropped, added=plan.added, changed=sorted(plan.changed)
@@ -79,50 +75,11 @@ def write(
             verified=verified,
             loads_with=plan.how_it_loads,
         )
-        _write_json(
+        write_json(
             partial / "alibi.json",
-            {**report.model_dump(exclude={"output", "seconds"}), "versions": _versions(), "sha256": digests},
+            {**report.model_dump(exclude={"output", "seconds"}), "versions": versions(), "sha256": digests},
         )
-        (partial / MARKER).unlink()
-        _rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return report
-
-
-def check_output(plan: Plan, force: bool) -> None:
-    """Raises AlibiError if the output may not be written to."""
-    output, source = plan.output.resolve(), plan.source.folder.resolve()
-    if not output.name:
-        raise AlibiError(f"{plan.output} cannot be an output folder.", exit_code=EXIT_USAGE)
-    if output == source or output in source.parents or source in output.parents:
-        raise AlibiError(f"The output {plan.output} and the source {plan.source.folder} overlap.", exit_code=EXIT_USAGE)
-    if plan.output.is_symlink() or (plan.output.exists() and not plan.output.is_dir()):
-        raise AlibiError(f"{plan.output} exists and is not a folder.", exit_code=EXIT_USAGE)
-    if plan.output.exists() and any(plan.output.iterdir()) and not force:
-        raise AlibiError(
-            f"{plan.output} exists and is not empty.",
-            hint="Choose another folder, or replace it with --force.",
-            exit_code=EXIT_USAGE,
-        )
-
-
-def _start(partial: Path) -> None:
-    """A fresh .partial folder, in place of one that an interrupted run left."""
-    if partial.exists():
-        if not (partial / MARKER).exists() and not (partial / "alibi.json").exists():
-            raise AlibiError(
-                f"{partial} exists and was not made by an interrupted conversion.",
-                hint="Move it away.",
-                exit_code=EXIT_USAGE,
-            )
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True)
-        (partial / MARKER).touch()
-    except OSError as error:
-        raise AlibiError(f"Cannot write {partial}: {error.strerror}.") from None
 
 
 def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, str]:
@@ -152,7 +109,7 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
     if set(digests) != {"model.safetensors"}:
         total = sum(info.n_bytes for name, (_, info) in plan.source.tensors.items() if name in placed)
         total += sum(len(tensor.content) for tensor in plan.learned_tensors()[1].values())
-        _write_json(
+        write_json(
             folder / "model.safetensors.index.json",
             {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))},
         )
@@ -160,7 +117,7 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
 
 
 def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int], None]) -> None:
-    _write_json(folder / "config.json", plan.config)
+    write_json(folder / "config.json", plan.config)
     for path in plan.carried:
         target = folder / path.relative_to(plan.source.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -195,38 +152,10 @@ def _verify(plan: Plan, folder: Path) -> Verification:
     return result
 
 
-def _rename(partial: Path, output: Path) -> None:
-    """The new folder takes the name in one step. One that it replaces is moved aside first, and back if that step fails."""
-    for path in (*sorted(partial.rglob("*")), partial):
-        _fsync(path)
-    aside = None
-    if output.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-        output.rename(aside / output.name)
-    try:
-        partial.rename(output)
-    except BaseException:
-        if aside is not None:
-            (aside / output.name).rename(output)
-            aside.rmdir()
-        raise
-    _fsync(output.parent)
-    if aside is not None:
-        shutil.rmtree(aside)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     packages = ("alibi-cli", "torch", "transformers", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

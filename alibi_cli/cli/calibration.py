@@ -22,7 +22,9 @@ def check_options(context: typer.Context, chosen: dict[str, Any]) -> None:
     """
     calibrated = chosen["slopes"] == "calibrated"
     if calibrated and chosen["max_bias"] is not None:
-        raise AlibiError("--max-bias shapes Press's slopes; it cannot be combined with calibrated ones.", exit_code=EXIT_USAGE)
+        raise AlibiError(
+            "--max-bias shapes Press's slopes; it cannot be combined with calibrated ones.", exit_code=EXIT_USAGE
+        )
     given = [name for name in ONLY_CALIBRATED if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
     if given and not calibrated:
         raise AlibiError(f"--{given[0].replace('_', '-')} needs --slopes calibrated.", exit_code=EXIT_USAGE)

@@ -107,12 +107,14 @@ def plan_for(
     )
     if chosen["slopes"] != "calibrated":
         return make_plan(source, target, chosen["slopes"], chosen["max_bias"], chosen["max_sequence_length"])
-    plan = make_plan(source, target, calibration.planned(source, chosen["calibrate"]), None, chosen["max_sequence_length"])
+    plan = make_plan(
+        source, target, calibration.planned(source, chosen["calibrate"]), None, chosen["max_sequence_length"]
+    )
     if dry_run:
         return plan
-    from alibi_cli.checkpoint.writer import check_output
+    from alibi_cli.checkpoint.partial import check_output
 
-    check_output(plan, force)  # before minutes of work, not after
+    check_output(target, source.folder, force)  # before minutes of work, not after
     learned = calibration.run(source, chosen, calibration_text or [])
     return make_plan(source, target, learned, None, chosen["max_sequence_length"])
 

@@ -58,7 +58,9 @@ Calibrate = Annotated[
 ]
 CalibrationText = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="Calibrate on this text; repeatable. Default: the embedded text.", show_default=False),
+    typer.Option(
+        metavar="FILE", help="Calibrate on this text; repeatable. Default: the embedded text.", show_default=False
+    ),
 ]
 CalibrationTokens = Annotated[int, typer.Option(min=1, help="Tokens of text to calibrate on, each read once.")]
 MaxBias = Annotated[
