@@ -44,6 +44,8 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
     class Convert(BaseModel):
         model_config = ConfigDict(extra="forbid")
         slopes: str = "press"
+        calibrate: Literal["look-back", "distil", "distil+norms"] = "distil"
+        calibration_tokens: int = 262144
         max_bias: float | None = None
         max_sequence_length: int | None = None
         verify: bool = True

@@ -6,11 +6,12 @@ from pydantic import BaseModel
 
 
 class Tensors(BaseModel):
-    """copied: number of tensors whose bytes are unchanged; dropped, added: names."""
+    """copied: number of tensors whose bytes are unchanged; dropped, added, changed: names."""
 
     copied: int
     dropped: list[str]
     added: list[str]
+    changed: list[str]
 
 
 class Verification(BaseModel):
@@ -23,8 +24,8 @@ class Verification(BaseModel):
 
 
 class ConvertReport(BaseModel):
-    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given.
-    trained_length: tokens that the source's positions were made for."""
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
+    were not calibrated. trained_length: tokens that the source's positions were made for."""
 
     output: str
     source: str
@@ -39,6 +40,7 @@ class ConvertReport(BaseModel):
     trained_length: int
     max_sequence_length: int
     tensors: Tensors
+    calibration: dict[str, Any] | None
     bytes_written: int
     seconds: float
     verified: Verification | None

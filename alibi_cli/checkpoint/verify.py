@@ -8,6 +8,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from alibi_cli.checkpoint.learned import as_tensor
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.families import config_of, model_class
@@ -28,7 +29,10 @@ def verify(plan: Plan, folder: Path) -> Verification:
     tokens = torch.randint(config.vocab_size, (BATCH, length), generator=torch.Generator().manual_seed(0))
 
     source = model_class(config).from_pretrained(plan.source.folder, config=config, dtype=torch.float32)
-    apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes)
+    changed, added = plan.learned_tensors()
+    apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
+    for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
+        source.get_parameter(name).data.copy_(as_tensor(tensor))
     expected, expected_head = outputs(source, tokens)
     del source
     gc.collect()
