@@ -76,7 +76,7 @@ def calibrate(
     learnable = Learnable(converted, press, method, length)
     with _fast_attention(converted, held_out):
         divergence = Divergence(model, converted)
-        start = divergence.mean(held_out)
+        start, of_press = divergence.mean(held_out), learnable.state()
         with torch.no_grad():
             for name, vector in learnable.added.items():
                 vector.copy_(means[name.removesuffix(".vector")])
@@ -85,6 +85,9 @@ def calibrate(
         look_back = end = fit_factors(
             learnable, divergence, held_out, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
         )
+        if look_back > start:  # a BLOOM, whose slopes are Press's
+            learnable.restore(of_press)
+            look_back = end = start
         curve = None
         if method != "look-back":
             shown = Sparkline()

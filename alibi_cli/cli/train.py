@@ -73,7 +73,7 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Tokens of an optimizer step, over all processes. Default: 4096, or one sequence if that is longer.",
+            help="Tokens of an optimizer step, over all processes. Default: 4096, or so few that --tokens make 400 steps.",
             show_default=False,
             rich_help_panel=DATA,
         ),

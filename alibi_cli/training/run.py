@@ -170,6 +170,7 @@ def _batches(request: TrainRequest, budget: Budget, processes: int) -> tuple[int
         raise AlibiError(
             f"--batch-tokens {budget.batch_tokens} are {budget.blocks_per_step} sequences of {budget.block} tokens, which "
             f"{processes} processes cannot share evenly.",
+            hint="Give --batch-tokens.",
             exit_code=EXIT_USAGE,
         )
     most = request.batch_size or max(1, DEVICE_TOKENS // budget.block)

@@ -14,7 +14,10 @@ from pydantic import BaseModel
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
-DEFAULT_BATCH_TOKENS = 4096
+MOST_BATCH_TOKENS = (
+    4096  # of a step, unless told otherwise; fewer if the budget would be spent in fewer than ENOUGH_STEPS
+)
+ENOUGH_STEPS = 400
 # What may differ between a run and its continuation: everything else decides which tokens are seen, and in which order, or what is learned.
 OPTIMIZER = ("learning_rate", "warmup", "max_gradient_norm")
 MACHINE = ("dtype", "device", "batch_size", "save_every", "gradient_checkpointing", "fsdp", "deepspeed", "report_to")
@@ -26,9 +29,10 @@ class TrainRequest:
     """What to train. The defaults are those of presets/heal.yaml, where their reasons are.
 
     checkpoint, teacher: folders or Hub names. text: files; dataset: what `alibi train --help` says. tokens or steps: the budget.
-    batch_tokens: tokens of an optimizer step over all processes. length: tokens of a sequence, the trained length if None.
-    length_schedule: ((length, share of the budget), …) instead of one length. warmup: share of the steps. kd_weight: the loss is
-    (1 - kd_weight) * cross-entropy + kd_weight * distillation; without teacher it is the cross-entropy.
+    batch_tokens: tokens of an optimizer step over all processes; 4096 if None, or so few that the tokens make 400 steps.
+    length: tokens of a sequence, the trained length if None. length_schedule: ((length, share of the budget), …) instead of one.
+    warmup: share of the steps. kd_weight: the loss is (1 - kd_weight) * cross-entropy + kd_weight * distillation; without teacher it is
+    the cross-entropy.
     batch_size: sequences that one device takes at a time. save_every: steps between saved states.
     """
 
@@ -165,7 +169,8 @@ def make_budget(request: TrainRequest, trained_length: int | None) -> Budget:
         raise AlibiError("The shares of a --length-schedule must add up to 1.", exit_code=EXIT_USAGE)
     block = max(length for length, _ in schedule)
     lengths = [_scaled(length, request.train_sequence_length_scaling, block) for length, _ in schedule]
-    batch_tokens = request.batch_tokens or max(DEFAULT_BATCH_TOKENS // block, 1) * block
+    wanted = MOST_BATCH_TOKENS if request.tokens is None else min(MOST_BATCH_TOKENS, request.tokens // ENOUGH_STEPS)
+    batch_tokens = request.batch_tokens or max(wanted // block, 1) * block
     if batch_tokens % block:
         below = batch_tokens // block * block
         raise AlibiError(

@@ -131,7 +131,9 @@ def test_budgets() -> None:
         request.check()
         return make_budget(request, 512)
 
-    assert of(tokens=10_000) == budget(512, 8, (512, 3))
+    assert of(tokens=10_000, batch_tokens=4096) == budget(512, 8, (512, 3))
+    assert of(tokens=10_000_000).batch_tokens == 4096 and of(tokens=10_000).batch_tokens == 512
+    assert of(tokens=500_000) == budget(512, 2, (512, 489))
     assert of(steps=10, length_schedule=((512, 0.7), (1024, 0.3))) == budget(1024, 4, (512, 7), (1024, 3))
     assert of(steps=10, train_sequence_length_scaling=0.25) == budget(512, 8, (128, 10))
     assert of(steps=1, length=8192).batch_tokens == 8192
