@@ -1,4 +1,4 @@
-"""The attention of converted checkpoints: torch's fused kernel with the bias of every head materialised, (H, Q, K)."""
+"""Torch's fused kernel with the bias of every head materialised, (H, Q, K): what converted checkpoints do with padding or windows."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import torch
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
-from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention, alibi_distances
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ def sdpa(
         q_offset=key.shape[2] - query.shape[2],
         mask_function=causal_mask_function if causal else bidirectional_mask_function,
         device=query.device,
-    )  # (1, 1, Q, K)
+    )
+    distances = distances.entries() if isinstance(distances, Unbroken) else distances  # (1, 1, Q, K)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
     return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

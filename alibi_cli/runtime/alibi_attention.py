@@ -5,22 +5,65 @@ padding or the packing; it returns -1 - |i - j|, with HIDDEN where a key may not
 into each head's bias with the slopes of the module that calls it. A module without slopes (cross-attention) uses them as a mask
 only. All entries are negative, so that no mask of zeros and ones can pass for distances.
 
+Without padding, packing or windows, a distance depends on i - j alone. Then nothing of size Q x K is made: with the queries in reverse
+order the bias is a Hankel matrix, entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers, and the fused kernel reads
+it through its strides, a block of queries at a time.
+
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import causal_mask_function, sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v1"
 HIDDEN = torch.iinfo(torch.int32).min
+BLOCK = (
+    256  # queries per call of the kernel: few enough to skip most of the hidden half, enough to keep the kernel busy
+)
 
 NO_DISTANCES = (
     "ALiBi attention takes distances from the mask that the model builds itself; a ready-made 4-D attention mask carries none. "
     "Pass a 2-D attention mask (1 = token, 0 = padding) instead."
 )
+
+
+class Unbroken(torch.Tensor):
+    """(1, 1, Q, K): the distances of one sequence without gaps, whose queries are the last Q of K positions, held as a line.
+
+    line: (1, 1, 1, Q + K - 1) int32, -1 - |d| for the differences d = i - j from K - 1 down to 1 - Q; HIDDEN for d < 0 if causal.
+    Attention reads the line. Whatever else is done to this tensor (slicing, arithmetic, moving) is done to all Q x K entries.
+    """
+
+    @staticmethod
+    def of(queries, keys, causal, device):
+        difference = torch.arange(keys - 1, -queries, -1, dtype=torch.int32, device=device)
+        line = -1 - difference.abs()
+        self = line.new_zeros(()).expand(1, 1, queries, keys).as_subclass(Unbroken)
+        self.line = (line.masked_fill_(difference < 0, HIDDEN) if causal else line)[None, None, None]
+        self.causal, self._entries = causal, None
+        return self
+
+    def entries(self):
+        if self._entries is None:
+            self._entries = self.line.squeeze(2).unfold(-1, self.shape[-1], 1).flip(-2)  # (1, 1, Q, K)
+        return self._entries
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _OF_SHAPE:
+            return super().__torch_function__(function, types, args, kwargs)
+        args, kwargs = tree_map_only(cls, cls.entries, (args, kwargs))
+        return function(*args, **kwargs)
+
+
+# What may be asked about a tensor without reading its entries.
+_OF_SHAPE = {getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad")}
+_OF_SHAPE |= {torch.Tensor.size, torch.Tensor.dim}
 
 
 def alibi_distances(
@@ -37,8 +80,18 @@ def alibi_distances(
 ):
     """(B or 1, 1, Q, K) int32: -1 - |i - j| for query i and key j, HIDDEN where the mask hides the key.
 
-    Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask.
+    Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Unbroken` where it can be.
     """
+    causal = mask_function is causal_mask_function
+    if (
+        (causal or mask_function is bidirectional_mask_function)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and isinstance(q_offset, int)  # static caches, which are longer than what they hold, give a tensor
+        and q_offset + q_length == kv_offset + kv_length
+        and q_length <= kv_length
+        and (attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all()))
+    ):
+        return Unbroken.of(q_length, kv_length, causal, device)
     visible = sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,
@@ -85,27 +138,55 @@ def alibi_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(NO_DISTANCES)
-    bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    weights = None
-    if softcap is None and s_aux is None and not getattr(module, "alibi_keeps_weights", False):
+    keeps_weights = getattr(module, "alibi_keeps_weights", False)
+    options = (scaling, dropout, softcap, s_aux, module.training, keeps_weights)
+    unbroken = isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == key.shape[-2]
+    if unbroken and not keeps_weights and not _learns_slopes(module):
+        line = _bias_of_layer(module, attention_mask.line, query.dtype)
+        return _in_blocks(query, key, value, line, attention_mask.causal, options), None
+    bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
+    output, weights = _attend(query, key, value, bias, *options)
+    return output.contiguous(), weights
+
+
+def _in_blocks(query, key, value, line, causal, options):
+    """As `alibi_attention`, for one unbroken sequence; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q."""
+    queries, keys = query.shape[2], key.shape[2]
+    query, outputs = query.flip(2), []  # row r is query i = Q - 1 - r
+    for first in range(0, queries, BLOCK):
+        rows = query[:, :, first : first + BLOCK]
+        seen = keys - first if causal else keys  # by the first row, which is the last query of the block
+        bias = line[0, :, 0, first : first + rows.shape[2] + seen - 1].unfold(-1, seen, 1)  # (H, rows, seen), a view
+        if bias.device.type != "cpu":
+            bias = bias.contiguous()  # other kernels want rows that do not overlap: one block at a time
+        outputs.append(_attend(rows, key[:, :, :seen], value[:, :, :seen], bias[None], *options)[0])
+    return torch.cat(outputs, dim=1).flip(1)
+
+
+def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, keeps_weights):
+    """(B, H, Q, D), (B, H, K, D), (B, H, K, D), (B, H, Q, K) -> (B, Q, H, D), weights (B, H, Q, K) or None"""
+    if softcap is None and s_aux is None and not keeps_weights:
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
-    else:
-        scores = (
-            query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        )  # (B, H, Q, K)
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        scores = scores + bias
-        if s_aux is not None:
-            sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
-            scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
-        exact = torch.promote_types(scores.dtype, torch.float32)
-        weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
-        output = torch.nn.functional.dropout(weights, dropout, module.training) @ value
-    return output.transpose(1, 2).contiguous(), weights
+        return output.transpose(1, 2), None
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)  # (B, H, Q, K)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + bias
+    if s_aux is not None:
+        sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
+        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
+    output = torch.nn.functional.dropout(weights, dropout, training) @ value
+    return output.transpose(1, 2), weights
+
+
+def _learns_slopes(module):
+    slopes = getattr(module, "alibi_slopes", None)
+    return isinstance(slopes, torch.Tensor) and slopes.requires_grad and torch.is_grad_enabled()
 
 
 def _bias_of_layer(module, distances, dtype):

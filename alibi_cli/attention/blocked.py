@@ -1,0 +1,25 @@
+"""The attention of converted checkpoints where nothing is padded, packed or windowed: torch's fused kernel, a block of queries at a time,
+which reads the bias as an overlapping view of one line of numbers per head. Nothing of size Q x K is made."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from alibi_cli.attention.registry import AttentionConfig, register_attention
+from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+
+
+@dataclass(frozen=True)
+class BlockedConfig(AttentionConfig):
+    """No settings."""
+
+
+@register_attention("blocked", BlockedConfig)
+def blocked(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+) -> torch.Tensor:
+    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
+    distances = Unbroken.of(query.shape[2], key.shape[2], causal, query.device)
+    layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
+    return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)
