@@ -101,11 +101,16 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             exit_code=EXIT_USAGE,
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
+        config = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
     except Exception as error:  # transformers validates configs with errors of many types
         raise AlibiError(
             f"The config.json of {where} does not describe a {model_type} model: {' '.join(str(error).split())}"
         ) from None
+    # transformers would take the family's usual number; tensors have the same shapes for any, so nothing else would tell.
+    names = {"num_attention_heads", type(config).attribute_map.get("num_attention_heads", "num_attention_heads")}
+    if not names & raw.keys():
+        raise AlibiError(f"The config.json of {where} does not say how many attention heads there are ({max(names)}).")
+    return config
 
 
 def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from alibi_cli.checkpoint.inside import check_name
 from alibi_cli.checkpoint.safetensors_io import TensorInfo
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
@@ -90,6 +91,7 @@ def remote_tensors(model: str, commit: str, folder: Path) -> dict[str, tuple[Pat
         raise AlibiError(f"The weights of {model} cannot be read: {str(error).splitlines()[0]}") from None
     found = {}
     for name, file in repository.files_metadata.items():
+        check_name(folder, name)
         for tensor, info in file.tensors.items():
             found[tensor] = (folder / name, TensorInfo(str(info.dtype), tuple(info.shape), *info.data_offsets))
     return found

@@ -23,7 +23,8 @@ class Verification(BaseModel):
 
 
 class ConvertReport(BaseModel):
-    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given."""
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given. non_finite: kept tensors
+    that hold a NaN or an Inf."""
 
     output: str
     source: str
@@ -37,6 +38,7 @@ class ConvertReport(BaseModel):
     slopes: list[Any]
     max_sequence_length: int
     tensors: Tensors
+    non_finite: list[str]
     bytes_written: int
     seconds: float
     verified: Verification | None

@@ -1,11 +1,8 @@
 """Executes a plan: writes `DIR.partial`, verifies it, renames it to `DIR`. The source is never written to."""
 
 import json
-import os
 import platform
 import shlex
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.checkpoint.card import model_card
+from alibi_cli.checkpoint.integrity import check_unchanged, non_finite
+from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import ConvertReport, Tensors, Verification
 from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file
-from alibi_cli.errors import EXIT_FAILED, EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_FAILED, AlibiError, explained
 from alibi_cli.runtime import runtime_sources
-
-MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
 
 
 def write(
@@ -31,26 +28,31 @@ def write(
     command: list[str] | None = None,
     on_bytes: Callable[[int], None] = lambda n: None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> ConvertReport:
-    """Writes, verifies and names the converted checkpoint.
+    """Writes, verifies and names the converted checkpoint. One run at a time may write an output; the source must not change meanwhile.
 
     Args:
         force: replace an existing non-empty output folder, once the new one is verified.
         check: reload and compare logits before the folder gets its name.
         command: recorded in the model card.
-        on_bytes, on_stage: progress, in bytes written and names of stages.
+        on_bytes, on_stage: progress, in bytes written and names of stages. warn: told what is odd, before anything is written.
 
     Raises:
-        AlibiError: the output exists, the disk is too small, or the verification failed. Nothing is left under the final name.
+        AlibiError: the output exists, another run is writing it, the disk is too small, a file cannot be read or written, the source
+            changed, or the verification failed. Nothing is left under the final name.
     """
     started = time.monotonic()
-    check_output(plan, force)
-    output = plan.output.resolve()
-    partial = output.with_name(output.name + ".partial")
+    check_output(plan.output, plan.source.folder, force)
     if plan.bytes_to_write > plan.free_bytes:
-        raise AlibiError(f"{output} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free.")
-    _start(partial)
-    try:
+        raise AlibiError(
+            f"{plan.output.resolve()} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free."
+        )
+    on_stage("Checking")
+    odd = non_finite(plan.source, plan.copied)
+    for name in odd:
+        warn(f"Tensor {name!r} of {plan.source.name} holds NaN or Inf.")
+    with partial_folder(plan.output, replace=force) as partial:
         on_stage("Writing")
         digests = _write_weights(plan, partial, on_bytes)
         _write_files(plan, partial, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
@@ -71,55 +73,18 @@ def write(
             slopes=plan.slopes,
             max_sequence_length=plan.max_sequence_length,
             tensors=Tensors(copied=len(plan.copied), dropped=plan.dropped, added=plan.added),
+            non_finite=odd,
             bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
             seconds=time.monotonic() - started,
             verified=verified,
             loads_with=plan.how_it_loads,
         )
-        _write_json(
+        write_json(
             partial / "alibi.json",
-            {**report.model_dump(exclude={"output", "seconds"}), "versions": _versions(), "sha256": digests},
+            {**report.model_dump(exclude={"output", "seconds"}), "versions": versions(), "sha256": digests},
         )
-        (partial / MARKER).unlink()
-        _rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        check_unchanged(plan.source)
     return report
-
-
-def check_output(plan: Plan, force: bool) -> None:
-    """Raises AlibiError if the output may not be written to."""
-    output, source = plan.output.resolve(), plan.source.folder.resolve()
-    if not output.name:
-        raise AlibiError(f"{plan.output} cannot be an output folder.", exit_code=EXIT_USAGE)
-    if output == source or output in source.parents or source in output.parents:
-        raise AlibiError(f"The output {plan.output} and the source {plan.source.folder} overlap.", exit_code=EXIT_USAGE)
-    if plan.output.is_symlink() or (plan.output.exists() and not plan.output.is_dir()):
-        raise AlibiError(f"{plan.output} exists and is not a folder.", exit_code=EXIT_USAGE)
-    if plan.output.exists() and any(plan.output.iterdir()) and not force:
-        raise AlibiError(
-            f"{plan.output} exists and is not empty.",
-            hint="Choose another folder, or replace it with --force.",
-            exit_code=EXIT_USAGE,
-        )
-
-
-def _start(partial: Path) -> None:
-    """A fresh .partial folder, in place of one that an interrupted run left."""
-    if partial.exists():
-        if not (partial / MARKER).exists() and not (partial / "alibi.json").exists():
-            raise AlibiError(
-                f"{partial} exists and was not made by an interrupted conversion.",
-                hint="Move it away.",
-                exit_code=EXIT_USAGE,
-            )
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True)
-        (partial / MARKER).touch()
-    except OSError as error:
-        raise AlibiError(f"Cannot write {partial}: {error.strerror}.") from None
 
 
 def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) -> dict[str, str]:
@@ -144,7 +109,7 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
         placed.update(dict.fromkeys(kept, target.name))
     if set(digests) != {"model.safetensors"}:
         total = sum(plan.source.tensors[name][1].n_bytes for name in placed)
-        _write_json(
+        write_json(
             folder / "model.safetensors.index.json",
             {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))},
         )
@@ -152,7 +117,7 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
 
 
 def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int], None]) -> None:
-    _write_json(folder / "config.json", plan.config)
+    write_json(folder / "config.json", plan.config)
     for path in plan.carried:
         target = folder / path.relative_to(plan.source.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,8 +139,10 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
 def _verify(plan: Plan, folder: Path) -> Verification:
     from alibi_cli.checkpoint.verify import verify
 
-    result = verify(plan, folder)
+    with explained("The checkpoint that was written cannot be loaded"):
+        result = verify(plan, folder)
     if not result.passed:
+        check_unchanged(plan.source)  # which would be the reason
         found = f"reloaded logits differ by {result.max_abs_logit_difference:.1e}, and at most {result.tolerance:.0e} is allowed"
         if result.max_abs_logit_difference <= result.tolerance:
             found = "the weights of the head above the model are not those of the source"
@@ -187,38 +154,10 @@ def _verify(plan: Plan, folder: Path) -> Verification:
     return result
 
 
-def _rename(partial: Path, output: Path) -> None:
-    """The new folder takes the name in one step. One that it replaces is moved aside first, and back if that step fails."""
-    for path in (*sorted(partial.rglob("*")), partial):
-        _fsync(path)
-    aside = None
-    if output.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
-        output.rename(aside / output.name)
-    try:
-        partial.rename(output)
-    except BaseException:
-        if aside is not None:
-            (aside / output.name).rename(output)
-            aside.rmdir()
-        raise
-    _fsync(output.parent)
-    if aside is not None:
-        shutil.rmtree(aside)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     packages = ("alibi-cli", "torch", "transformers", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

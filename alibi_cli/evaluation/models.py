@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from alibi_cli.checkpoint.integrity import check_blob
 from alibi_cli.checkpoint.safetensors_io import sha256_of
 from alibi_cli.checkpoint.source import locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
@@ -106,9 +107,8 @@ def digest_of(folder: Path) -> str:
         "*.model",
     )
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        blob = path.resolve().name  # the Hub cache names the blobs of large files by their sha256
-        content = blob if path.is_symlink() and len(blob) == 64 else sha256_of(path)
-        digest.update(f"{path.name}\0{content}\0".encode())
+        check_blob(path)
+        digest.update(f"{path.name}\0{sha256_of(path)}\0".encode())
     return digest.hexdigest()
 
 

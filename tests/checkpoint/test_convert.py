@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
 from alibi_cli import AlibiError
+from alibi_cli.checkpoint.partial import MARKER
 from alibi_cli.checkpoint.plan import make_plan
 from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import MARKER, write
+from alibi_cli.checkpoint.writer import write
 from alibi_cli.runtime import runtime_sources
 from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_json
