@@ -13,6 +13,7 @@ COMMANDS = (
     "",
     "convert",
     "eval",
+    "verify",
     "inspect",
     "inspect slopes",
     "inspect bias",

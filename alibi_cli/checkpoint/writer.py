@@ -15,7 +15,7 @@ from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import ConvertReport, Tensors, Verification
-from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file
+from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file, sha256_of
 from alibi_cli.errors import EXIT_FAILED, AlibiError, explained
 from alibi_cli.runtime import runtime_sources
 
@@ -81,7 +81,12 @@ def write(
         )
         write_json(
             partial / "alibi.json",
-            {**report.model_dump(exclude={"output", "seconds"}), "versions": versions(), "sha256": digests},
+            {
+                **report.model_dump(exclude={"output", "seconds"}),
+                "versions": versions(),
+                "sha256": digests,
+                "files": _digests_of_files(partial, digests),
+            },
         )
         check_unchanged(plan.source)
     return report
@@ -134,6 +139,12 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
         written["alibi_plugin.py"] = plan.plugin
     for name, content in written.items():
         (folder / name).write_bytes(content)
+
+
+def _digests_of_files(folder: Path, weights: dict[str, str]) -> dict[str, str]:
+    """{file: sha256} of all that is neither weights nor the card, which its owner is free to edit."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256_of(path) for name, path in files.items() if name not in {*weights, MARKER, "README.md"}}
 
 
 def _verify(plan: Plan, folder: Path) -> Verification:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alibi_cli.cli import bench, convert, evaluate, inspect, output
+from alibi_cli.cli import bench, convert, evaluate, inspect, output, verify
 from alibi_cli.errors import AlibiError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)
+app.command(name="verify", epilog=verify.EXAMPLES)(verify.command)
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(bench.app, name="bench")
 
