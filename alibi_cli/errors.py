@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_FAILED = 1  # it ran, and something failed
+EXIT_INTERRUPTED = 130
 EXIT_USAGE = 2  # bad arguments, a bad preset, an architecture that is not supported
 
 
