@@ -66,7 +66,8 @@ def non_finite(source: "Source", names: Iterable[str]) -> list[str]:
         by_shard.setdefault(source.tensors[name][0], []).append(name)
     found = []
     for shard, inside in by_shard.items():
-        check_blob(shard)
+        if shard.is_symlink():
+            checked_sha256(shard)
         if source.pickled:
             tensors = load_pickled(shard)
             found += [name for name in inside if not tensors[name].isfinite().all()]
@@ -92,15 +93,16 @@ def _all_finite(read: Callable[[int], bytes], info: TensorInfo) -> bool:
     return True
 
 
-def check_blob(path: Path) -> None:
-    """The Hub's cache keeps large files under their sha256, and links to them.
+def checked_sha256(path: Path) -> str:
+    """sha256 of a file. The Hub's cache keeps large files under theirs, and links to them, so there it can be checked.
 
     Raises:
-        AlibiError: such a file does not have the sha256 that it is named after: its download was damaged, or it was changed.
+        AlibiError: such a file is not what its name promises: its download was damaged, or it was changed.
     """
-    name = path.resolve().name
-    if path.is_symlink() and len(name) == 64 and sha256_of(path) != name:
+    found, name = sha256_of(path), path.resolve().name
+    if path.is_symlink() and len(name) == 64 and found != name:
         raise AlibiError(
             f"{path} is damaged: it is not the file that was to be downloaded.",
             hint=f"Delete {path.resolve()} and run again.",
         )
+    return found

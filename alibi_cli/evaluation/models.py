@@ -8,21 +8,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from alibi_cli.checkpoint.integrity import check_blob
-from alibi_cli.checkpoint.safetensors_io import sha256_of
+from alibi_cli.checkpoint.integrity import checked_sha256
 from alibi_cli.checkpoint.source import locate, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 from alibi_cli.families import CONVERTED, trained_length
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
+
+WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model before its weights are loaded.
 
-    digest: sha256 over config and weights. trained_length: tokens that its positions were trained for, None for a converted model, which
-    has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of positions). masked: it fills
-    in masked tokens instead of predicting the next one.
+    digest: sha256 over config, tokenizer and weights; tokenizer_digest: over the tokenizer alone. attention: transformers' name of the
+    attention that computes it. stored_dtype: of its weights, by its config. trained_length: tokens that its positions were trained for,
+    None for a converted model, which has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of
+    positions). masked: it fills in masked tokens instead of predicting the next one.
     """
 
     name: str
@@ -34,6 +38,9 @@ class ModelInfo:
     trained_length: int | None
     hard_limit: int | None
     digest: str
+    tokenizer_digest: str
+    attention: str
+    stored_dtype: str
 
 
 def describe(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -74,6 +81,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
             EXIT_USAGE,
         )
     trained = hard = None
+    attention = ATTENTION_NAME
     if not converted:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         trained = trained_length(config)
@@ -81,7 +89,10 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
         with torch.device("meta"):
             stock = auto.from_config(config, trust_remote_code=trust_remote_code)
         hard = trained if positions_end(stock) else None
-    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, digest_of(folder))
+        attention = str(stock.config._attn_implementation)
+    stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    digests = digest_of(folder, (*TOKENIZER, *WEIGHTS)), digest_of(folder, TOKENIZER)
+    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, *digests, attention, stored)
 
 
 def positions_end(model: torch.nn.Module) -> bool:
@@ -94,21 +105,11 @@ def positions_end(model: torch.nn.Module) -> bool:
     )
 
 
-def digest_of(folder: Path) -> str:
-    """sha256 over names and contents of config.json, tokenizer files and weights."""
+def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
+    """sha256 over names and contents of the files that a folder has of these."""
     digest = hashlib.sha256()
-    patterns = (
-        "config.json",
-        "*.safetensors",
-        "pytorch_model*.bin",
-        "tokenizer.json",
-        "vocab.*",
-        "merges.txt",
-        "*.model",
-    )
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        check_blob(path)
-        digest.update(f"{path.name}\0{sha256_of(path)}\0".encode())
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}\0{checked_sha256(path)}\0".encode())
     return digest.hexdigest()
 
 
@@ -120,7 +121,7 @@ def load_tokenizer(info: ModelInfo, trust_remote_code: bool = False) -> Any:
             info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info)
         )
     except (ValueError, OSError, KeyError) as error:
-        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {first_line(error)}.") from None
 
 
 def _plain_config(info: ModelInfo) -> Any:
@@ -154,8 +155,17 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
             model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
-    except (ValueError, OSError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
-        raise AlibiError(f"{info.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
     if loading["missing_keys"]:
         raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
     return model.to(target).eval()
@@ -170,6 +180,11 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
     base = CONFIG_MAPPING[info.model_type.removeprefix(CONVERTED)]
     native = (MODEL_FOR_MASKED_LM_MAPPING if info.masked else MODEL_FOR_CAUSAL_LM_MAPPING)[base]
     return model_class_for(native), config_class_for(base).from_pretrained(info.folder)
+
+
+def resolved_dtype(info: ModelInfo, device: str, dtype: str) -> str:
+    """The type in which `load_model` computes."""
+    return dtype if dtype != "auto" else "float32" if pick_device(device) == "cpu" else info.stored_dtype
 
 
 def pick_device(device: str) -> str:

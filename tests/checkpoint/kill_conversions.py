@@ -7,6 +7,7 @@ control: it writes straight under the final name, which must be found out.
 """
 
 import contextlib
+import gc
 import json
 import shutil
 import sys
@@ -91,6 +92,7 @@ def main(source: Path, folder: Path, n_bytes: int, every: int = 1) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet_libraries()
+    gc.freeze()  # what was imported is not looked through again and again
     control = "--careless" in sys.argv
     if control:
         writer.partial_folder = careless
