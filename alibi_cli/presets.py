@@ -44,6 +44,8 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
     class Convert(BaseModel):
         model_config = ConfigDict(extra="forbid")
         slopes: str = "press"
+        calibrate: Literal["look-back", "distil", "distil+norms"] = "distil"
+        calibration_tokens: int = 262144
         max_bias: float | None = None
         max_sequence_length: int | None = None
         verify: bool = True
@@ -62,7 +64,31 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
         device: str = "auto"
         dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
 
-    schemas: dict[str, type[BaseModel]] = {"convert": Convert, "eval": Eval}
+    class Train(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        tokens: int | None = None
+        steps: int | None = None
+        dataset: str | None = None
+        text_column: str = "text"
+        batch_tokens: int | None = None
+        length: int | None = None
+        length_schedule: str | None = None
+        train_sequence_length_scaling: float = 1.0
+        teacher: str | None = None
+        kd_weight: float = 0.9
+        temperature: float = 1.0
+        hidden_weight: float = 0.0
+        learning_rate: float = 1e-3
+        warmup: float = 0.1
+        decay: Literal["cosine", "linear", "constant"] = "cosine"
+        weight_decay: float = 0.0
+        max_gradient_norm: float = 1.0
+        seed: int = 0
+        dtype: Literal["float32", "bfloat16"] = "float32"
+        gradient_checkpointing: bool = False
+        save_every: int = 100
+
+    schemas: dict[str, type[BaseModel]] = {"convert": Convert, "eval": Eval, "train": Train}
     try:
         content = yaml.safe_load(text)
         if not isinstance(content, dict) or set(content) != {"command", "description", "settings"}:
@@ -70,7 +96,9 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
                 f"{where} must have the keys command, description and settings, and no other.", exit_code=EXIT_USAGE
             )
         if content["command"] not in schemas:
-            raise AlibiError(f"{where}: command is convert or eval, not {content['command']!r}.", exit_code=EXIT_USAGE)
+            raise AlibiError(
+                f"{where}: command is convert, eval or train, not {content['command']!r}.", exit_code=EXIT_USAGE
+            )
         settings = schemas[content["command"]].model_validate(content["settings"]).model_dump(exclude_unset=True)
     except yaml.YAMLError as error:
         raise AlibiError(f"{where} is not YAML: {' '.join(str(error).split())}", exit_code=EXIT_USAGE) from None

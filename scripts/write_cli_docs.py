@@ -14,6 +14,7 @@ COMMANDS = (
     "convert",
     "eval",
     "verify",
+    "train",
     "inspect",
     "inspect slopes",
     "inspect bias",

@@ -7,6 +7,9 @@ from yaml import YAMLError
 from alibi_cli.checkpoint.plan import Plan
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
+# Taken out when the model is trained further.
+UNTRAINED = """**The model was not trained after the change:** expect a higher perplexity than the original's at the
+length it was trained for. """
 
 
 def model_card(plan: Plan, command: str, version: str) -> str:
@@ -20,7 +23,16 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
     data = ModelCardData(base_model=name, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
     at = f" at commit `{plan.source.commit}`" if plan.source.commit else ""
-    dropped = ", ".join(f"`{name}`" for name in plan.dropped) or "none"
+    dropped, added, changed = (
+        ", ".join(f"`{name}`" for name in names) or "none" for names in (plan.dropped, plan.added, sorted(plan.changed))
+    )
+    weights = (
+        "No other weight was changed."
+        if not plan.changed
+        else "Of the other weights, only those listed below were changed."
+    )
+    if plan.added:
+        weights = f"One constant vector stands where positions were added. {weights}"
     return str(
         ModelCard(
             f"""---
@@ -31,8 +43,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 
 `{name}`{at}, with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get −m·|i−j| per head instead of position embeddings.
-No other weight was changed. **The model was not trained after the change:** expect a higher perplexity than the original's at the
-length it was trained for ({plan.trained_length} tokens). Measure it with `alibi eval` before you use it.
+{weights} {UNTRAINED}Measure it with `alibi eval` before you use it.
 
 ```python
 from transformers import AutoTokenizer, {plan.auto_class}
@@ -48,9 +59,11 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 |---|---|
 | family | {plan.family} |
 | slopes | {plan.slopes_scheme} |
-| promised length | {plan.max_sequence_length} tokens |
+| trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |
+| added | {added} |
+| changed by calibration | {changed} |
 
 Written by alibi-cli {version}:
 

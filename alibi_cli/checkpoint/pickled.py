@@ -1,12 +1,12 @@
 """Pickled .bin weights, read with weights_only=True and written as safetensors."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
-from alibi_cli.checkpoint.safetensors_io import LFS_POINTER, TensorInfo, sha256_of
+from alibi_cli.checkpoint.safetensors_io import LFS_POINTER, NewTensor, TensorInfo, sha256_of
 from alibi_cli.errors import AlibiError
 
 if TYPE_CHECKING:
@@ -22,8 +22,16 @@ def index_of(path: Path) -> dict[str, TensorInfo]:
     }
 
 
-def rewrite_pickled(shard: Path, target: Path, keep: list[str], mode_of: Path, on_bytes: Callable[[int], None]) -> str:
-    """Writes the tensors `keep` of a pickled shard as safetensors; returns the sha256.
+def rewrite_pickled(
+    shard: Path,
+    target: Path,
+    keep: list[str],
+    mode_of: Path,
+    on_bytes: Callable[[int], None],
+    replaced: Mapping[str, NewTensor],
+    added: Mapping[str, NewTensor],
+) -> str:
+    """Writes the tensors `keep` of a pickled shard as safetensors, some `replaced` and others `added`; returns the sha256.
 
     Tensors that share memory (tied weights) are written once for each name, because safetensors has no aliases. The file gets the mode
     of `mode_of`: safetensors creates files that only their owner can read.
@@ -31,9 +39,12 @@ def rewrite_pickled(shard: Path, target: Path, keep: list[str], mode_of: Path, o
     import torch
     from safetensors.torch import save_file
 
+    from alibi_cli.checkpoint.learned import as_tensor
+
     tensors = load_pickled(shard)
+    kept = {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in keep}
     save_file(
-        {name: tensors[name].clone(memory_format=torch.contiguous_format) for name in keep},
+        {**kept, **{name: as_tensor(tensor) for name, tensor in {**replaced, **added}.items()}},
         target,
         metadata={"format": "pt"},
     )

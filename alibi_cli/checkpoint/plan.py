@@ -16,6 +16,8 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from alibi_cli.checkpoint.learned import Learned, in_dtype
+from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
@@ -36,8 +38,9 @@ class Plan:
     """Everything that `convert` is going to do, before any weight is read.
 
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
-    that the converted model has and the source lacks. carried: side files, byte for byte. edited: {side file: new content}.
-    plugin: source of the plug-in that converts the family, which travels along.
+    that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
+    which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
+    content}. plugin: source of the plug-in that converts the family, which travels along.
     """
 
     source: Source
@@ -53,6 +56,8 @@ class Plan:
     copied: list[str]
     dropped: list[str]
     added: list[str]
+    changed: dict[str, str]
+    learned: Learned | None
     bytes_to_write: int
     carried: list[Path]
     edited: dict[str, bytes]
@@ -86,6 +91,15 @@ class Plan:
             else f"{len(self.slopes)} heads"
         )
 
+    def learned_tensors(self) -> tuple[dict[str, NewTensor], dict[str, NewTensor]]:
+        """(changed, added) as files hold them: what changes keeps its type, what comes has the type of what it replaces."""
+        if self.learned is None:
+            return {}, {}
+        types = {name: info.dtype for name, (_, info) in self.source.tensors.items()}
+        replaced = types[self.dropped[0]] if self.dropped else next(iter(types.values()))
+        changed = {name: in_dtype(self.learned.changed[key], types[name]) for name, key in self.changed.items()}
+        return changed, {name: in_dtype(tensor, replaced) for name, tensor in self.learned.added.items()}
+
     def summary(self) -> dict[str, Any]:
         """The plan as one JSON object."""
         return {
@@ -100,7 +114,12 @@ class Plan:
             "slopes": self.slopes,
             "trained_length": self.trained_length,
             "max_sequence_length": self.max_sequence_length,
-            "tensors": {"copied": len(self.copied), "dropped": self.dropped, "added": self.added},
+            "tensors": {
+                "copied": len(self.copied),
+                "dropped": self.dropped,
+                "added": self.added,
+                "changed": sorted(self.changed),
+            },
             "side_files": {
                 "carried": [path.relative_to(self.source.folder).as_posix() for path in self.carried],
                 "edited": sorted(self.edited),
@@ -119,14 +138,14 @@ class Plan:
 def make_plan(
     source: Source,
     output: Path,
-    slopes: str = "press",
+    slopes: str | Learned = "press",
     max_bias: float | None = None,
     max_sequence_length: int | None = None,
 ) -> Plan:
     """Plans a conversion.
 
     Args:
-        slopes: "press", or the path of a JSON file with one list of slopes, or one list per layer.
+        slopes: "press", the path of a JSON file with one list of slopes, or one list per layer, or what calibration learned.
         max_bias: the exponent of the gentlest slope, instead of Press's 8.
         max_sequence_length: what the config promises; four times the trained length if not given.
 
@@ -142,16 +161,20 @@ def make_plan(
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     if min(heads, layers) < 1:
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
+    learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)
 
-    meta = _Surgery(cls, config, promised, values)
+    meta = _Surgery(cls, config, promised, values, position_vector=learned is not None and bool(learned.added))
     _check_tensors(source, meta)
-    lost = {name: meta.name_of(name)[0] in meta.dropped for name in source.tensors}
-    dropped, copied = ([name for name in lost if lost[name] is fate] for fate in (True, False))
+    names = {name: meta.name_of(name)[0] for name in source.tensors}
+    dropped = [name for name in names if names[name] in meta.dropped]
+    changed = {name: names[name] for name in names if learned is not None and names[name] in learned.changed}
     architecture = f"Alibi{cls.__name__}"
     new_config = _converted_config(source.config, config, architecture, values, promised)
     if meta.rotary_scaling not in (None, 1.0):
         new_config["alibi_rotary_scaling"] = meta.rotary_scaling
+    if learned is not None and learned.added:
+        new_config["alibi_position_vector"] = True
     edited = _edited_tokenizer_config(source, trained, promised)
     carried = [
         path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED}
@@ -168,9 +191,11 @@ def make_plan(
         trained_length=trained,
         config=new_config,
         architecture=architecture,
-        copied=copied,
+        copied=[name for name in names if name not in changed and name not in set(dropped)],
         dropped=dropped,
         added=sorted(set(meta.after) - set(meta.before)),
+        changed=changed,
+        learned=learned,
         bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried),
         carried=carried,
         edited=edited,
@@ -178,7 +203,9 @@ def make_plan(
     )
 
 
-def _slopes(slopes: str, max_bias: float | None, heads: int, layers: int) -> tuple[Slopes, str]:
+def _slopes(slopes: str | Learned, max_bias: float | None, heads: int, layers: int) -> tuple[Slopes, str]:
+    if isinstance(slopes, Learned):
+        return slopes.slopes, slopes.scheme
     if slopes != "press":
         if max_bias is not None:
             raise AlibiError(
@@ -197,7 +224,7 @@ class _Surgery:
     """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
     because they are tied to others or made anew."""
 
-    def __init__(self, cls: Any, config: Any, promised: int, slopes: Slopes):
+    def __init__(self, cls: Any, config: Any, promised: int, slopes: Slopes, position_vector: bool):
         with torch.device("meta"):
             try:
                 model = cls(copy.deepcopy(config))
@@ -231,7 +258,7 @@ class _Surgery:
         defined = {cls.__module__ for cls in (type(model), *matched)}
         self.sources = defined.union(*(policy_registry.sources(cls) for cls in matched))
         try:
-            apply_alibi(model, promised, slopes=slopes)
+            apply_alibi(model, promised, slopes=slopes, position_vector=position_vector)
         except ValueError as error:
             raise AlibiError(str(error)) from None
         self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -254,7 +281,7 @@ def _check_tensors(source: Source, meta: _Surgery) -> None:
                 f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}."
             )
         found.add(key)
-    if missing := sorted(set(meta.after) - meta.optional - found):
+    if missing := sorted(set(meta.after) & set(meta.before) - meta.optional - found):
         raise AlibiError(
             f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them."
         )

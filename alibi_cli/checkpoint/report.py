@@ -6,11 +6,12 @@ from pydantic import BaseModel
 
 
 class Tensors(BaseModel):
-    """copied: number of tensors whose bytes are unchanged; dropped, added: names."""
+    """copied: number of tensors whose bytes are unchanged; dropped, added, changed: names."""
 
     copied: int
     dropped: list[str]
     added: list[str]
+    changed: list[str]
 
 
 class Verification(BaseModel):
@@ -23,8 +24,9 @@ class Verification(BaseModel):
 
 
 class ConvertReport(BaseModel):
-    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given. non_finite: kept tensors
-    that hold a NaN or an Inf."""
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
+    were not calibrated. trained_length: tokens that the source's positions were made for.
+    non_finite: kept tensors that hold a NaN or an Inf."""
 
     output: str
     source: str
@@ -36,9 +38,11 @@ class ConvertReport(BaseModel):
     mechanism: str
     slopes_scheme: str
     slopes: list[Any]
+    trained_length: int
     max_sequence_length: int
     tensors: Tensors
     non_finite: list[str]
+    calibration: dict[str, Any] | None
     bytes_written: int
     seconds: float
     verified: Verification | None

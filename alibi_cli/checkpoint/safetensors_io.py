@@ -7,7 +7,7 @@ data_offsets}}, then the tensors' bytes without gaps.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -62,6 +62,15 @@ class Header:
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
     data_start: int  # bytes from the start of the file
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor that no source file has."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: bytes
 
 
 def read_header(path: Path) -> Header:
@@ -121,30 +130,49 @@ def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> st
     return digest.hexdigest()
 
 
-def rewrite_file(source: Path, target: Path, keep: Iterable[str], on_bytes: Callable[[int], None]) -> str:
-    """Writes a safetensors file that holds only the tensors `keep` of `source`, header first, bytes streamed; returns the sha256."""
+def rewrite_file(
+    source: Path,
+    target: Path,
+    keep: Iterable[str],
+    on_bytes: Callable[[int], None],
+    replaced: Mapping[str, bytes] | None = None,
+    added: Mapping[str, NewTensor] | None = None,
+) -> str:
+    """Writes a safetensors file that holds only the tensors `keep` of `source`, header first, bytes streamed; returns the sha256.
+
+    replaced: {name: other bytes for a tensor of the same type and shape}. added: tensors that come after the others.
+    """
     header = read_header(source)
+    replaced, added = replaced or {}, added or {}
     kept = sorted((header.tensors[name].begin, name) for name in keep)
     entries: dict[str, Any] = {"__metadata__": {**header.metadata, "format": header.metadata.get("format", "pt")}}
     position = 0
-    for _, name in kept:
-        info = header.tensors[name]
-        entries[name] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "data_offsets": [position, position + info.n_bytes],
-        }
-        position += info.n_bytes
+    places = [(name, header.tensors[name].dtype, header.tensors[name].shape) for _, name in kept]
+    places += [(name, tensor.dtype, tensor.shape) for name, tensor in added.items()]
+    for name, dtype, shape in places:
+        end = position + prod(shape) * BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data section starts aligned, as the reference implementation writes it
     digest = hashlib.sha256()
     with _reading(source) as reader, target.open("xb") as writer:
-        for part in (len(text).to_bytes(8, "little"), text):
+
+        def put(part: bytes) -> None:
             writer.write(part)
             digest.update(part)
+
+        put(len(text).to_bytes(8, "little") + text)
         for begin, name in kept:
+            if name in replaced:
+                put(replaced[name])
+                on_bytes(len(replaced[name]))
+                continue
             reader.seek(header.data_start + begin)
             _copy(reader, writer, header.tensors[name].n_bytes, digest.update, on_bytes)
+        for tensor in added.values():
+            put(tensor.content)
+            on_bytes(len(tensor.content))
         _flush(writer)
     return digest.hexdigest()
 

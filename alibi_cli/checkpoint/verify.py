@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from alibi_cli.checkpoint.learned import as_tensor
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.errors import AlibiError
@@ -30,8 +31,11 @@ def verify(plan: Plan, folder: Path) -> Verification:
     tokens = torch.randint(config.vocab_size, (BATCH, length), generator=torch.Generator().manual_seed(0))
 
     source = model_class(config).from_pretrained(plan.source.folder, config=config, dtype=torch.float32)
-    apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes)
-    expected, expected_head = _outputs(source, tokens)
+    changed, added = plan.learned_tensors()
+    apply_alibi(source, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
+    for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
+        source.get_parameter(name).data.copy_(as_tensor(tensor))
+    expected, expected_head = outputs(source, tokens)
     del source
     gc.collect()
 
@@ -42,7 +46,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
     else:  # an architecture that no Auto class of transformers has
         cls = get_class_from_dynamic_module(f"modeling_alibi.{plan.architecture}", folder)
         reloaded = cls.from_pretrained(folder, dtype=torch.float32)
-    found, found_head = _outputs(reloaded, tokens)
+    found, found_head = outputs(reloaded, tokens)
     numbers = expected.isfinite()
     if not numbers.any():
         raise AlibiError(
@@ -63,7 +67,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
 
 
 @torch.no_grad()
-def _outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def outputs(model: PreTrainedModel, tokens: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits of a language model. Other heads want inputs of their own kinds: of these, the hidden states below the head, and its
     weights, which must not have changed."""
     model.eval()

@@ -71,11 +71,15 @@ def write(
             mechanism=plan.mechanism,
             slopes_scheme=plan.slopes_scheme,
             slopes=plan.slopes,
+            trained_length=plan.trained_length,
             max_sequence_length=plan.max_sequence_length,
-            tensors=Tensors(copied=len(plan.copied), dropped=plan.dropped, added=plan.added),
+            tensors=Tensors(
+                copied=len(plan.copied), dropped=plan.dropped, added=plan.added, changed=sorted(plan.changed)
+            ),
             non_finite=odd,
             bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
             seconds=time.monotonic() - started,
+            calibration=None if plan.learned is None else plan.learned.record,
             verified=verified,
             loads_with=plan.how_it_loads,
         )
@@ -97,23 +101,28 @@ def _write_weights(plan: Plan, folder: Path, on_bytes: Callable[[int], None]) ->
     digests: dict[str, str] = {}
     placed: dict[str, str] = {}
     dropped = set(plan.dropped)
+    replaced, added = plan.learned_tensors()
     by_shard: dict[Path, list[str]] = {shard: [] for shard in plan.source.shards}
     for name, (file, _) in plan.source.tensors.items():
         by_shard[file].append(name)
     for shard, names in by_shard.items():
         kept = [name for name in names if name not in dropped]
-        if not kept:
+        if not kept and not added:
             continue
         target = folder / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+        changed = {name: replaced[name] for name in kept if name in replaced}
         if plan.source.pickled:
-            digests[target.name] = rewrite_pickled(shard, target, kept, folder / MARKER, on_bytes)
-        elif kept == names:
+            digests[target.name] = rewrite_pickled(shard, target, kept, folder / MARKER, on_bytes, changed, added)
+        elif kept == names and not changed and not added:
             digests[target.name] = copy_file(shard, target, on_bytes)
         else:
-            digests[target.name] = rewrite_file(shard, target, kept, on_bytes)
-        placed.update(dict.fromkeys(kept, target.name))
+            contents = {name: tensor.content for name, tensor in changed.items()}
+            digests[target.name] = rewrite_file(shard, target, kept, on_bytes, contents, added)
+        placed.update(dict.fromkeys([*kept, *added], target.name))
+        added = {}  # the first shard took them
     if set(digests) != {"model.safetensors"}:
-        total = sum(plan.source.tensors[name][1].n_bytes for name in placed)
+        total = sum(info.n_bytes for name, (_, info) in plan.source.tensors.items() if name in placed)
+        total += sum(len(tensor.content) for tensor in plan.learned_tensors()[1].values())
         write_json(
             folder / "model.safetensors.index.json",
             {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))},
@@ -142,9 +151,13 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
 
 
 def _digests_of_files(folder: Path, weights: dict[str, str]) -> dict[str, str]:
-    """{file: sha256} of all that is neither weights nor the card, which its owner is free to edit."""
+    """{file: sha256} of all that is neither weights nor their index, nor the card, which its owner is free to edit."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: sha256_of(path) for name, path in files.items() if name not in {*weights, MARKER, "README.md"}}
+    return {
+        name: sha256_of(path)
+        for name, path in files.items()
+        if name not in {*weights, "model.safetensors.index.json", MARKER, "README.md"}
+    }
 
 
 def _verify(plan: Plan, folder: Path) -> Verification:

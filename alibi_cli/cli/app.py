@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from alibi_cli.cli import bench, convert, evaluate, inspect, output, verify
+from alibi_cli.cli import bench, convert, evaluate, inspect, output, train, verify
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)
 app.command(name="verify", epilog=verify.EXAMPLES)(verify.command)
+app.command(name="train", epilog=train.EXAMPLES)(train.command)
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(bench.app, name="bench")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import calibration, options, output
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:\n
   alibi convert gpt2 --dry-run\n
   alibi convert gpt2 -o gpt2-alibi --max-sequence-length 8192\n
+  alibi convert gpt2 -o gpt2-alibi --slopes calibrated --calibration-text corpus.txt\n
   alibi convert ./my-llama -o ./my-llama-alibi --slopes slopes.json --json"""
 
 
@@ -26,6 +27,9 @@ def command(
     model: options.Model,
     output_folder: options.Output = None,
     slopes: options.SlopesFrom = "press",
+    calibrate: options.Calibrate = "distil",
+    calibration_text: options.CalibrationText = None,
+    calibration_tokens: options.CalibrationTokens = 262144,
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
@@ -43,10 +47,18 @@ def command(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Write MODEL with ALiBi instead of its positional encoding, as a checkpoint that transformers can load."""
-    given = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length, verify=verify)
+    given = dict(
+        slopes=slopes,
+        calibrate=calibrate,
+        calibration_tokens=calibration_tokens,
+        max_bias=max_bias,
+        max_sequence_length=max_sequence_length,
+        verify=verify,
+    )
     chosen = settings(context, preset, "convert", given)
+    calibration.check_options(context, chosen)
     load_plugins(plugin)
-    plan = plan_for(model, output_folder, chosen, revision, read_weights=not dry_run)
+    plan = plan_for(model, output_folder, chosen, revision, dry_run, calibration_text or [], force)
     if dry_run:
         print_plan(plan, json)
         return
@@ -76,7 +88,13 @@ def command(
 
 
 def plan_for(
-    model: str, folder: Path | None, chosen: dict[str, Any], revision: str | None, read_weights: bool
+    model: str,
+    folder: Path | None,
+    chosen: dict[str, Any],
+    revision: str | None,
+    dry_run: bool,
+    calibration_text: list[Path] | None = None,
+    force: bool = False,
 ) -> "Plan":
     from alibi_cli.cli.quiet import quiet_libraries
 
@@ -84,11 +102,22 @@ def plan_for(
     from alibi_cli.checkpoint.plan import make_plan
     from alibi_cli.checkpoint.source import open_source
 
-    source = open_source(model, revision, read_weights)
+    source = open_source(model, revision, read_weights=not dry_run)
     target = folder or Path(
         f"{Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition('/')[2]}-alibi"
     )
-    return make_plan(source, target, chosen["slopes"], chosen["max_bias"], chosen["max_sequence_length"])
+    if chosen["slopes"] != "calibrated":
+        return make_plan(source, target, chosen["slopes"], chosen["max_bias"], chosen["max_sequence_length"])
+    plan = make_plan(
+        source, target, calibration.planned(source, chosen["calibrate"]), None, chosen["max_sequence_length"]
+    )
+    if dry_run:
+        return plan
+    from alibi_cli.checkpoint.partial import check_output
+
+    check_output(target, source.folder, force)  # before minutes of work, not after
+    learned = calibration.run(source, chosen, calibration_text or [])
+    return make_plan(source, target, learned, None, chosen["max_sequence_length"])
 
 
 def print_plan(plan: "Plan", json: bool) -> None:
@@ -111,6 +140,7 @@ def print_plan(plan: "Plan", json: bool) -> None:
             ("tensors kept", f"{len(plan.copied)} of {len(source.tensors)}, byte for byte"),
             ("tensors dropped", ", ".join(plan.dropped) or "none"),
             ("tensors added", ", ".join(plan.added) or "none"),
+            *([("tensors changed", ", ".join(sorted(plan.changed)))] if plan.changed else []),
             ("side files", ", ".join([*names(plan.carried), *(f"{name} (edited)" for name in plan.edited)]) or "none"),
             ("left behind", ", ".join(names(source.left_behind)) or "none"),
             (
@@ -138,8 +168,10 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
             ("slopes", f"{report.slopes_scheme}, {plan.slopes_shape}"),
             (
                 "tensors",
-                f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added",
+                f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added"
+                + (f", {len(report.tensors.changed)} changed" if report.tensors.changed else ""),
             ),
+            *calibration.facts(report.calibration),
             ("verified", verified),
             ("loads with", report.loads_with),
         ]

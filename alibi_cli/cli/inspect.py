@@ -121,7 +121,7 @@ def plan(
 
     load_plugins(plugin)
     given: dict[str, Any] = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length)
-    print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, False), json)
+    print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, True), json)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Types of arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,9 +44,25 @@ TrustRemoteCode = Annotated[
 SlopesFrom = Annotated[
     str,
     typer.Option(
-        "--slopes", metavar="press|FILE", help="Press et al.'s slopes, or a JSON file: one list, or one list per layer."
+        "--slopes",
+        metavar="press|calibrated|FILE",
+        help="Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one list per layer.",
     ),
 ]
+Calibrate = Annotated[
+    Literal["look-back", "distil", "distil+norms"],
+    typer.Option(
+        help="How --slopes calibrated finds them: from how far each head looks back, without training; by distilling slopes (and one "
+        "vector in place of a position table); or these and the normalisation weights."
+    ),
+]
+CalibrationText = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Calibrate on this text; repeatable. Default: the embedded text.", show_default=False
+    ),
+]
+CalibrationTokens = Annotated[int, typer.Option(min=1, help="Tokens of text to calibrate on, each read once.")]
 MaxBias = Annotated[
     float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)
 ]

@@ -1,25 +1,20 @@
 """One negative log-likelihood per scored token, without ever holding the logits of a window.
 
-The body of the model runs once over a batch of windows. Its head then runs on the hidden states of the scored tokens alone, in chunks:
-the body is made to return the chunk while the model's own forward applies whatever it does after the body (projection, scale, soft cap,
-the transform of a masked-language-model head), so no family needs to be known here.
+The body of the model runs once over a batch of windows; its head then runs on the hidden states of the scored tokens alone, in chunks.
 """
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
 from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import Window
 
-LOGITS_PER_CHUNK = 1 << 24  # 64 MB in float32, whatever the vocabulary
 TOKENS_PER_BATCH = 8192
 
 
@@ -50,8 +45,7 @@ class Scorer:
             mask_token,
         )
         self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
-        self.body = _body(model)
-        self.output_class: type[BaseModelOutputWithPast] = BaseModelOutputWithPast  # the body's own, once it has run
+        self.halves = BodyAndHead(model)
         self.exact = torch.promote_types(model.dtype, torch.float32)
 
     @torch.no_grad()
@@ -113,9 +107,7 @@ class Scorer:
             places.append(place)
         device = self.model.device
         inputs = torch.tensor(rows, device=device)  # (B, L)
-        output = self.body(input_ids=inputs, use_cache=False, return_dict=True)
-        hidden, self.output_class = output.last_hidden_state, type(output)  # (B, L, d)
-        del output
+        hidden = self.halves.hidden(inputs)  # (B, L, d)
         row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
         picked = hidden[
             torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)
@@ -129,38 +121,13 @@ class Scorer:
         chunk = max(1, self.logits_per_chunk // self.model.config.vocab_size)
         parts = []
         for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            with self._body_returns(states[None]):
-                logits = self.model(input_ids=wanted[None], use_cache=False, return_dict=True).logits[0]  # (chunk, V)
+            logits = self.halves.logits(states)  # (chunk, V)
             parts.append(self.read(logits.to(self.exact), wanted))
         return torch.cat(parts)
 
     def read(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(n, V) logits and (n,) targets -> (n,) figures, here the NLL in nats; tasks read something else."""
         return cross_entropy(logits, targets, reduction="none")
-
-    @contextmanager
-    def _body_returns(self, hidden: torch.Tensor) -> Iterator[None]:
-        self.body.forward = lambda *args, **kwargs: self.output_class(last_hidden_state=hidden)
-        try:
-            yield
-        finally:
-            del self.body.forward
-
-
-def _body(model: PreTrainedModel) -> PreTrainedModel:
-    """The model inside a model with a head that its forward calls: the first one that runs."""
-    called: list[PreTrainedModel] = []
-    inner = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
-    hooks = [module.register_forward_pre_hook(lambda module, args: called.append(module)) for module in inner]
-    try:
-        with torch.no_grad():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not called:
-        raise AlibiError(f"{type(model).__name__} has no language-model head on top of a transformers model.")
-    return called[0]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

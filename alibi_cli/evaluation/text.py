@@ -57,19 +57,33 @@ def load_text(
     Raises:
         AlibiError: nothing to read, or something that is not text.
     """
-    files = list(files)
-    if files and dataset:
-        raise AlibiError("Give --text or --dataset, not both.", exit_code=EXIT_USAGE)
-    if files:
-        name, found = ", ".join(path.name for path in files), _from_files(files, split_on)
-    elif dataset in (None, DEFAULT):
-        name, found = DEFAULT, python_docs.documents(held_out=True)
-    else:
-        name, found = dataset, _from_dataset(dataset, column)
+    name, found = open_text(dataset, files, split_on=split_on, column=column)
     documents = list(islice(found, max_documents))
     if not documents:
         raise AlibiError(f"{name} holds no text.", exit_code=EXIT_USAGE)
     return Text(name, documents)
+
+
+def open_text(
+    dataset: str | None = None,
+    files: Iterable[Path] = (),
+    *,
+    split_on: str = "file",
+    column: str = "text",
+    training: bool = False,
+) -> tuple[str, Iterable[tuple[str, str]]]:
+    """(name, documents as they are read); the arguments and errors of `load_text`.
+
+    training: take the embedded text's training documents instead of the held-out ones, and a dataset's split "train".
+    """
+    files = list(files)
+    if files and dataset:
+        raise AlibiError("Give --text or --dataset, not both.", exit_code=EXIT_USAGE)
+    if files:
+        return ", ".join(path.name for path in files), _from_files(files, split_on)
+    if dataset in (None, DEFAULT):
+        return DEFAULT, python_docs.documents(held_out=not training)
+    return str(dataset), _from_dataset(str(dataset), column, "train" if training else "test")
 
 
 def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
@@ -106,7 +120,7 @@ def _bounded(name: str, text: str) -> str:
     return text
 
 
-def _from_dataset(spec: str, column: str) -> Iterable[tuple[str, str]]:
+def _from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[str, str]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -114,7 +128,7 @@ def _from_dataset(spec: str, column: str) -> Iterable[tuple[str, str]]:
     if any(rest):
         raise AlibiError(f"{spec!r} is not path, path:config or path:config:split.", exit_code=EXIT_USAGE)
     try:
-        rows = load_dataset(path, config or None, split=split or "test", streaming=True)
+        rows = load_dataset(path, config or None, split=split or default_split, streaming=True)
     except DatasetNotFoundError:
         raise AlibiError(f"There is no dataset {path}.", exit_code=EXIT_USAGE) from None
     except (

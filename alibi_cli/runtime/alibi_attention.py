@@ -69,7 +69,7 @@ def alibi_bias(distances, slopes, dtype):
     if slopes is None:
         return torch.zeros_like(distances, dtype=dtype).masked_fill_(distances == HIDDEN, lowest)
     exact = torch.promote_types(dtype, torch.float32)
-    slopes = torch.tensor(slopes, dtype=exact, device=distances.device)
+    slopes = torch.as_tensor(slopes, dtype=exact, device=distances.device)  # a tensor keeps its gradient
     bias = (distances + 1) * slopes[:, None, None]  # (B, H, Q, K)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
@@ -80,7 +80,8 @@ def alibi_attention(
     """softmax(scaling * q.k - m_h * |i - j|) v for query (B, H, Q, D) and key, value (B, G, K, D) -> (B, Q, H, D).
 
     The bias is added after the scaling and the soft cap and never multiplied by either. `s_aux` are attention sinks: one
-    more score per head, which takes part in the softmax and has no value.
+    more score per head, which takes part in the softmax and has no value. The weights (B, H, Q, K) are the second result if the module
+    has a true `alibi_keeps_weights`, else None.
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(NO_DISTANCES)
@@ -88,7 +89,8 @@ def alibi_attention(
     if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    if softcap is None and s_aux is None:
+    weights = None
+    if softcap is None and s_aux is None and not getattr(module, "alibi_keeps_weights", False):
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
     else:
         scores = (
@@ -103,13 +105,13 @@ def alibi_attention(
         exact = torch.promote_types(scores.dtype, torch.float32)
         weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
         output = torch.nn.functional.dropout(weights, dropout, module.training) @ value
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous(), weights
 
 
 def _bias_of_layer(module, distances, dtype):
     """Layers with equal slopes share one bias for the length of a forward pass: it lives on the distances they all receive."""
     slopes = getattr(module, "alibi_slopes", None)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or isinstance(slopes, torch.Tensor):  # slopes that are being learned
         return alibi_bias(distances, slopes, dtype)
     owner = distances if distances._base is None else distances._base
     key = (None if slopes is None else tuple(slopes), dtype, distances.shape[-1])

@@ -18,10 +18,25 @@ POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_e
 
 
 class NoPosition(torch.nn.Module):
-    """Stands where a position embedding was added. A 0-dim zero broadcasts and changes neither dtype nor device of the sum."""
+    """Stands where positions of some width were added: adds nothing, or one learned vector, the same at every position.
+
+    Nothing is a 0-dim zero, which broadcasts and changes neither dtype nor device of the sum.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.register_parameter("vector", None)
+
+    def learn_vector(self, dtype, device):
+        """From now on add a vector, which is nought until it is trained or loaded."""
+        if self.vector is None:
+            self.vector = torch.nn.Parameter(torch.zeros(self.width, dtype=dtype, device=device))
 
     def forward(self, *args, **kwargs):
-        return torch.zeros(())
+        return torch.zeros(()) if self.vector is None else self.vector
+
+    __getitem__ = forward  # where positions were rows of a buffer
 
 
 class NoRotation(torch.nn.Module):
@@ -95,8 +110,8 @@ def _attn(self, query, key, value, attention_mask=None, **kwargs):
         attention_mask = attention_mask.masked_fill(attention_mask < -window, HIDDEN)  # -1 - distance: from `window` on
     scaling = 1 / self.scale_attn if hasattr(self, "scale_attn") else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
-    output, _ = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
-    return output.transpose(1, 2), None
+    output, weights = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+    return output.transpose(1, 2), weights
 
 
 def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -134,8 +149,8 @@ def _rescale(module, args, kwargs):
     press = [2.0 ** (-8 * i / power) for i in range(1, power + 1)] + [
         2.0 ** (-4 * i / power) for i in range(1, 2 * power, 2)
     ]
-    ratios = [slope / stock for slope, stock in zip(module.alibi_slopes, press[:heads], strict=True)]
-    ratios = torch.tensor(ratios, dtype=own.dtype, device=own.device).repeat(own.shape[0] // heads)
+    slopes = torch.as_tensor(module.alibi_slopes, dtype=torch.float64, device=own.device)
+    ratios = (slopes / slopes.new_tensor(press[:heads])).to(own.dtype).repeat(own.shape[0] // heads)
     kwargs[name] = own * ratios[:, None, None]
     return args, kwargs
 
@@ -161,8 +176,8 @@ def _xglm_forward(self, hidden_states, key_value_states=None, past_key_values=No
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, self.layer_idx)
     dropout = self.dropout if self.training else 0.0
-    output, _ = alibi_attention(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)
-    return self.out_proj(output.reshape(batch, length, -1)), None
+    output, weights = alibi_attention(self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout)
+    return self.out_proj(output.reshape(batch, length, -1)), weights
 
 
 def take_bias_in_openai_gpt(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -183,8 +198,8 @@ def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
         distances = torch.where(attention_mask < 0, HIDDEN, distances)
     scaling = None if self.scale else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
-    output, _ = alibi_attention(self, q, k.transpose(-1, -2), v, distances, scaling=scaling, dropout=dropout)
-    return [output.transpose(1, 2)]
+    output, weights = alibi_attention(self, q, k.transpose(-1, -2), v, distances, scaling=scaling, dropout=dropout)
+    return [output.transpose(1, 2), weights]
 
 
 def drop_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -200,8 +215,10 @@ def drop_position_table(module: torch.nn.Module, module_index: int, max_sequence
     """Added positions (learned or sinusoidal table): add nothing instead."""
     changed = None
     for name in POSITION_TABLES:
-        if isinstance(getattr(module, name, None), torch.nn.Module):
-            setattr(module, name, NoPosition())
+        table = getattr(module, name, None)
+        if isinstance(table, torch.nn.Module):
+            if not isinstance(table, NoPosition):
+                setattr(module, name, NoPosition(table.embedding_dim))
             changed = module
     return changed
 
@@ -265,8 +282,9 @@ def drop_position_table_and_share_config(module: torch.nn.Module, module_index: 
 
 def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """Added positions that are computed once and kept as a buffer."""
-    module._buffers.pop("pos_encoding", None)
-    module.pos_encoding = NoTable()
+    table = module._buffers.pop("pos_encoding", None)
+    if table is not None:
+        module.pos_encoding = NoPosition(table.shape[-1])
     return module
 
 

@@ -19,6 +19,10 @@ def rewrite(model):
         cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policy_registry.loaded().items()
     }
     changed = replace_modules(model, bound, visit_root=True)
+    if getattr(model.config, "alibi_position_vector", None):
+        for module in model.modules():
+            if isinstance(module, NoPosition):
+                module.learn_vector(model.dtype, model.device)
     biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
     layers = model.config.num_hidden_layers
     if isinstance(model.config.alibi_slopes[0], (list, tuple)) and len(biased) != layers:

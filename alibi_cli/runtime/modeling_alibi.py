@@ -23,6 +23,7 @@ class AlibiConfigMixin:
 
     alibi_slopes: one slope per query head, or one such list per layer; each is the m of the bias -m * |i - j|.
     alibi_rotary_scaling: the factor by which the family's rotation multiplied queries and keys, which they keep.
+    alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where the table's rows were.
     alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
     """
 
@@ -74,6 +75,7 @@ def config_class_for(base):
             "alibi_slopes": list | None,
             "alibi_max_sequence_length": int | None,
             "alibi_rotary_scaling": float | None,
+            "alibi_position_vector": bool | None,
         }
         body = {"model_type": f"alibi_{base.model_type}", "__annotations__": annotations, "__module__": __name__}
         body["_auto_class"] = "AutoConfig"  # makes save_pretrained carry these files along

@@ -22,6 +22,7 @@ def apply_alibi(
     optimizers: Optimizers = None,
     *,
     slopes: Slopes | None = None,
+    position_vector: bool = False,
 ) -> None:
     """Replaces the positional encoding of `model` with ALiBi, in place.
 
@@ -33,6 +34,7 @@ def apply_alibi(
         max_sequence_length: what the config promises; no table is sized by it.
         optimizers: an optimizer made before the surgery; parameters that the surgery removed are taken out of it.
         slopes: one per query head, or one such list per layer; Press et al.'s if not given.
+        position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
 
     Raises:
         ValueError: max_sequence_length is not positive, the slopes do not fit, or nothing in the model could be changed.
@@ -56,6 +58,8 @@ def apply_alibi(
                 config.__class__ = config_class_for(type(config))
             config.alibi_slopes = values
             config.alibi_max_sequence_length = max_sequence_length
+            if position_vector:
+                config.alibi_position_vector = True
             config.max_position_embeddings = max_sequence_length
             if hasattr(config, "max_seq_len"):  # MPT, which sizes its own bias by it
                 config.max_seq_len = max_sequence_length

@@ -1,0 +1,61 @@
+"""How far the converted model's predictions are from the original's: KL(original || converted), in nats per token."""
+
+import torch
+from torch.nn.functional import kl_div, log_softmax
+from transformers import PreTrainedModel
+
+from alibi_cli.calibration.windows import CalibrationWindows
+from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
+
+TOKENS_PER_BATCH = 2048
+
+
+class Divergence:
+    """Compares two models over one vocabulary. The heads run in chunks: no (L, V) tensor exists, and no gradient reaches the original."""
+
+    def __init__(self, original: PreTrainedModel, converted: PreTrainedModel, logits_per_chunk: int = LOGITS_PER_CHUNK):
+        self.original, self.converted = BodyAndHead(original), BodyAndHead(converted)
+        self.device = original.device
+        self._seen: dict[
+            int, list[torch.Tensor]
+        ] = {}  # the original's hidden states of windows that are looked at again and again
+        self.chunk = max(1, logits_per_chunk // original.config.get_text_config().vocab_size)
+
+    def backward(self, input_ids: torch.Tensor, compared: torch.Tensor) -> float:
+        """The mean KL over the compared tokens of (B, L) windows; adds its gradient to what the converted model learns."""
+        with torch.no_grad():
+            wanted = self.original.hidden(input_ids)[compared]  # (n, d)
+        hidden = self.converted.hidden(input_ids)[compared]
+        # The head's graph lives for one chunk only: its gradient is collected at the body's output.
+        leaf = hidden.detach().requires_grad_()
+        total = 0.0
+        for theirs, ours in zip(wanted.split(self.chunk), leaf.split(self.chunk), strict=True):
+            loss = self._kl(theirs, ours)
+            (loss / len(leaf)).backward()
+            total += loss.item()
+        hidden.backward(leaf.grad)
+        return total / len(leaf)
+
+    @torch.no_grad()
+    def mean(self, windows: CalibrationWindows) -> float:
+        """The mean KL over all compared tokens of the windows."""
+        size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
+        batches = [windows.batch(slice(i, i + size), self.device) for i in range(0, len(windows.input_ids), size)]
+        if id(windows) not in self._seen:
+            self._seen[id(windows)] = [self.original.hidden(input_ids)[compared] for input_ids, compared in batches]
+        total, count = 0.0, 0
+        for (input_ids, compared), wanted in zip(batches, self._seen[id(windows)], strict=True):
+            hidden = self.converted.hidden(input_ids)[compared]
+            pairs = zip(wanted.split(self.chunk), hidden.split(self.chunk), strict=True)
+            total += sum(self._kl(theirs, ours).item() for theirs, ours in pairs)
+            count += len(hidden)
+        return total / count
+
+    def _kl(self, theirs: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
+        """(n, d), (n, d) hidden states -> sum over tokens, in float32 or better."""
+        exact = torch.promote_types(ours.dtype, torch.float32)
+        with torch.no_grad():
+            wanted = log_softmax(self.original.logits(theirs).to(exact), dim=-1)
+        return kl_div(
+            log_softmax(self.converted.logits(ours).to(exact), dim=-1), wanted, reduction="sum", log_target=True
+        )

@@ -1,0 +1,80 @@
+"""The text that a calibration reads, cut into windows of the length that the model was trained for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation.text import Text
+from alibi_cli.evaluation.tokens import special_tokens
+
+MASKED_ONE_IN = 7  # about the 15 % of tokens that BERT was trained to fill in
+
+
+@dataclass(frozen=True)
+class CalibrationWindows:
+    """input_ids: (N, L) with the tokenizer's special tokens around each window. compared: (N, L), true where the two models' predictions
+    are compared: everywhere for a model that predicts the next token, at the masked tokens for one that fills them in."""
+
+    input_ids: torch.Tensor
+    compared: torch.Tensor
+    text: dict[str, str | int]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.input_ids.numel()
+
+    def split(self, n: int) -> tuple["CalibrationWindows", "CalibrationWindows"]:
+        """The first `n` windows, and the others."""
+        parts = zip(self.input_ids.tensor_split([n]), self.compared.tensor_split([n]), strict=True)
+        first, others = (CalibrationWindows(*part, self.text) for part in parts)
+        return first, others
+
+    def batch(self, rows: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.input_ids[rows].to(device), self.compared[rows].to(device)
+
+
+def make_windows(
+    text: Text, tokenizer: Any, length: int, n_tokens: int, masked: bool = False, seed: int = 0
+) -> CalibrationWindows:
+    """At most `n_tokens` tokens of `text`, its documents in an order drawn from `seed`, one after the other, each followed by
+    the tokenizer's end-of-text token if it has one.
+
+    Raises:
+        AlibiError: the text is shorter than two windows.
+    """
+    generator = np.random.default_rng(seed)
+    prefix, suffix = special_tokens(tokenizer)
+    suffix = suffix if masked else []
+    room = length - len(prefix) - len(suffix)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    wanted = max(2, n_tokens // length) * room
+    stream: list[int] = []
+    for index in generator.permutation(len(text.documents)):
+        if len(stream) >= wanted:
+            break
+        part = text.documents[index][1][: 64 * wanted]  # no need to tokenise all of a book for a few windows
+        stream += [*tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"], *end]
+    count = min(len(stream), wanted) // room if room > 0 else 0
+    if count < 2:
+        raise AlibiError(
+            f"{text.name} has {len(stream):,} tokens; calibration needs at least two windows of {length}.",
+            hint="Give more text.",
+            exit_code=EXIT_USAGE,
+        )
+    rows = np.asarray(stream[: count * room], dtype=np.int64).reshape(count, room)
+    rows = rows[generator.permutation(count)]  # neighbours come from one document
+    compared = np.ones_like(rows, dtype=bool)
+    if masked:
+        compared = generator.random(rows.shape) < 1 / MASKED_ONE_IN
+        compared[:, 0] |= ~compared.any(1)
+        rows = np.where(compared, tokenizer.mask_token_id, rows)
+    around = [(0, 0), (len(prefix), len(suffix))]
+    input_ids = np.pad(rows, around)
+    input_ids[:, : len(prefix)] = prefix
+    input_ids[:, len(prefix) + room :] = suffix
+    return CalibrationWindows(
+        torch.from_numpy(input_ids), torch.from_numpy(np.pad(compared, around)), text.fingerprint()
+    )

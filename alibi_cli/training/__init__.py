@@ -1,0 +1,1 @@
+"""Continued training, which heals converted checkpoints."""

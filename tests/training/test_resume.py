@@ -1,0 +1,138 @@
+"""Interrupted, killed, shared between processes, and gone wrong."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alibi_cli import AlibiError
+from alibi_cli.training.run import _batches, train
+from alibi_cli.training.settings import Budget, Stage, TrainRequest
+from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
+from tests.training.helpers import command, heal, launch, same_weights, text_file, tiny_converted
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupted(checkpoint: Path, output: Path, text: Path, at: int | str, **changes: object) -> None:
+    """A run that ends after step `at`, before its state is saved, or at "Writing"."""
+
+    def update(description: str, step: float, steps: float) -> None:
+        if at == description or (step == at and "loss" in description):
+            raise Stop
+
+    settings: dict[str, Any] = dict(steps=12, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
+    settings |= dict(device="cpu", save_every=3)
+    with pytest.raises(Stop):
+        train(TrainRequest(str(checkpoint), output, **{**settings, **changes}), update)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return text_file(tmp_path)
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Path) -> None:
+    """Dropout and accumulated gradients too: random states and half-filled steps must be right."""
+    source = tiny_converted(tmp_path, "gpt2", resid_pdrop=0.1)
+    heal(source, tmp_path / "whole", text, steps=120, batch_size=2, save_every=40)
+    more = ["--steps", "120", "--batch-size", "2", "--save-every", "40"]
+    process = subprocess.Popen(command(source, tmp_path / "killed", text, *more), stderr=subprocess.PIPE)
+    work = tmp_path / "killed.training"
+    deadline = time.monotonic() + 120
+    while not list(work.glob(f"checkpoint-*/{COMPLETE}")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
+    (work / "checkpoint-90").mkdir()  # a state whose writing was cut short
+    (work / "checkpoint-90" / COMPLETE).write_text('{"step"')
+    report = heal(source, tmp_path / "killed", text, steps=120, batch_size=2, save_every=40, resume=True)
+    assert report.resumed_at in ([40], [80]) and not work.exists()
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_an_interrupted_run_continues_exactly(family: str, text: Path, tmp_path: Path) -> None:
+    """qwen3_moe: its experts have other names in files, and the Trainer alone would begin with the original's again."""
+    source = tiny_converted(tmp_path, family)
+    teacher = str(tmp_path / family)
+    whole = heal(source, tmp_path / "whole", text, steps=12, teacher=teacher)
+    interrupted(source, tmp_path / "out", text, at=5, teacher=teacher)
+    assert last_state(tmp_path / "out.training")[1]["step"] == 3
+    with pytest.raises(AlibiError, match="holds step 3 of a run that was not finished") as error:
+        heal(source, tmp_path / "out", text, steps=12, teacher=teacher)
+    assert error.value.exit_code == 2
+    interrupted(source, tmp_path / "out", text, at=11, teacher=teacher, resume=True)
+    interrupted(source, tmp_path / "out", text, at="Writing", teacher=teacher, resume=True)
+    assert not (tmp_path / "out").exists()
+    again = heal(source, tmp_path / "out", text, steps=12, teacher=teacher, resume=True)
+    assert again.resumed_at == [3, 9, 12] and same_weights(tmp_path / "whole", tmp_path / "out")
+    assert [row.model_dump() for row in again.losses] == [row.model_dump() for row in whole.losses]
+
+
+def test_a_continuation_has_the_same_data_and_may_have_another_learning_rate(text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    interrupted(source, tmp_path / "out", text, at=5)
+    for name, value in [("seed", 1), ("length", 16), ("steps", 13)]:
+        with pytest.raises(AlibiError, match=rf"other settings: {name} was") as error:
+            heal(source, tmp_path / "out", text, **{"steps": 12, "resume": True, name: value})
+        assert error.value.exit_code == 2
+    heal(source, tmp_path / "whole", text, steps=12)
+    heal(source, tmp_path / "out", text, steps=12, resume=True, learning_rate=1e-12)
+    assert not same_weights(tmp_path / "whole", tmp_path / "out")
+    interrupted(source, tmp_path / "still", text, at=5)
+    heal(source, tmp_path / "still", text, steps=12, resume=True, learning_rate=1e-12, save_every=1)
+    assert same_weights(tmp_path / "out", tmp_path / "still")
+    interrupted(source, tmp_path / "anew", text, at=5)
+    heal(source, tmp_path / "anew", text, steps=12, force=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "anew")
+
+
+def test_two_processes_train_as_one(text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    one = heal(source, tmp_path / "one", text, steps=10, teacher=str(tmp_path / "llama"))
+    more = ["--steps", "10", "--teacher", str(tmp_path / "llama"), "--json"]
+    result = launch(2, command(source, tmp_path / "two", text, *more))
+    assert result.returncode == 0, result.stderr
+    two = json.loads(result.stdout)
+    assert two["processes"] == 2 and one.processes == 1
+    for name in ("loss", "ce", "kd"):
+        assert [row[name] for row in two["losses"]] == pytest.approx(
+            [getattr(row, name) for row in one.losses], rel=1e-5
+        )
+    with pytest.raises(AlibiError, match="cannot share evenly"):
+        _batches(TrainRequest("m", tmp_path, steps=1), Budget(32, 3, (Stage(length=32, steps=1),)), processes=2)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    with pytest.raises(AlibiError, match=r"stopped at step \d+: the (loss|norm of the gradient) is") as error:
+        heal(source, tmp_path / "out", text, steps=30, learning_rate=1e30, warmup=1.0, save_every=1)
+    assert error.value.exit_code == 1 and "--learning-rate" in error.value.hint and "--resume" in error.value.hint
+    assert not (tmp_path / "out").exists() and last_state(tmp_path / "out.training") is not None
+    with pytest.raises(AlibiError, match="stopped") as error:
+        heal(source, tmp_path / "none", text, steps=30, learning_rate=1e30, warmup=1.0)
+    assert "No step had been saved" in error.value.hint and not list(tmp_path.glob("none*"))
+
+
+def test_the_guard_stops_divergence_and_lets_noise_pass() -> None:
+    guard = Guard(str)
+    for step in range(200):
+        guard.check(step, 3.0 - step / 100 + (0.8 if step % 7 == 0 else 0.0))
+    with pytest.raises(AlibiError, match="diverges"):
+        for step in range(200, 200 + WINDOW):
+            guard.check(step, 6.0)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(AlibiError, match="stopped at step 4: the loss is"):
+            Guard(str).check(4, bad)
+        with pytest.raises(AlibiError, match="gradient"):
+            Guard(str).check_gradient(4, bad)
