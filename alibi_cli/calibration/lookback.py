@@ -1,8 +1,8 @@
 """Slopes from how far each head looks back in the original model. No gradient is taken.
 
-A head whose scores do not depend on content gives a key at distance d the weight e^(-m d) / sum, a geometric distribution with
-mean distance 1 / (e^m - 1). So the slope of a head with mean distance E is m = ln(1 + 1 / E). Content attracts attention as well, and what it
-attracts would still be attracted under the bias; one factor for the model, then one for each layer, are therefore fitted on the same text.
+A head whose scores do not depend on content gives a key at distance d a weight in proportion to e^(-m d): a geometric distribution
+with mean distance 1 / (e^m - 1). So the slope of a head with mean distance E is m = ln(1 + 1 / E). But content attracts attention as well,
+and what it attracts would still be attracted under the bias: one factor for the model, then one for each layer, are fitted on the same text.
 """
 
 from collections.abc import Callable

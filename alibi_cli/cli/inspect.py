@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alibi_cli.cli import heads as heads_of_a_model
 from alibi_cli.cli import options, output
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
@@ -103,12 +104,16 @@ def bias(
         draw(picture, heads, length, causal)
 
 
+app.command(name="heads", epilog=heads_of_a_model.EXAMPLES)(heads_of_a_model.command)
+
+
 @app.command(epilog="Example:\n\n  alibi inspect plan gpt2")
 def plan(
     context: typer.Context,
     model: options.Model,
     output_folder: options.Output = None,
     slopes: options.SlopesFrom = "press",
+    calibrate: options.Calibrate = "distil",
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
@@ -120,7 +125,9 @@ def plan(
     from alibi_cli.cli.convert import plan_for, print_plan
 
     load_plugins(plugin)
-    given: dict[str, Any] = dict(slopes=slopes, max_bias=max_bias, max_sequence_length=max_sequence_length)
+    given: dict[str, Any] = dict(
+        slopes=slopes, calibrate=calibrate, max_bias=max_bias, max_sequence_length=max_sequence_length
+    )
     print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, True), json)
 
 

@@ -1,6 +1,7 @@
 """Everything that is printed. Results go to stdout; progress, hints and errors to stderr."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from alibi_cli.errors import AlibiError
 
+SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")  # viridis
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
 
 
@@ -56,6 +58,28 @@ def print_table(
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     (console if console.is_terminal else Console(width=max(console.width, PIPED_WIDTH))).print(table)
+
+
+def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, logarithmic: bool) -> None:
+    """(layers, heads) figures on stdout; a terminal shows them on a background from dark (lowest) to light."""
+    floor = 1e-6
+    scaled = [[math.log(max(v, floor)) if logarithmic else v for v in row] for row in values]
+    low, high = min(map(min, scaled)), max(map(max, scaled))
+    cells = [[figure.format(value) for value in row] for row in values]
+    width = max(len(cell) for row in cells for cell in row)
+    console = Console()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(
+        Text("layer  " + " ".join(f"{f'h{h}':>{width}}" for h in range(len(cells[0]))), style="dim"), soft_wrap=True
+    )
+    for layer, row in enumerate(cells):
+        line = Text(f"{layer:>5}  ")
+        for cell, place in zip(row, scaled[layer], strict=True):
+            share = (place - low) / (high - low) if high > low else 0.0
+            shade = SHADES[min(len(SHADES) - 1, int(share * len(SHADES)))]
+            line.append(f"{cell:>{width}}", style=f"{'black' if share > 0.5 else 'white'} on {shade}").append(" ")
+        console.print(line, soft_wrap=True)
+    console.print()
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

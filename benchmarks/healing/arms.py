@@ -1,0 +1,70 @@
+"""The arms of the comparison: which checkpoints are made, by which commands, and in which order."""
+
+from dataclasses import dataclass
+
+MODELS = {"gpt2": "demo-gpt2", "llama": "demo-llama"}
+PRETRAINING_TOKENS = 20_480_000  # 5000 steps of 8 x 512, see presets/*/training_log.json
+CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
+METHODS = ("look-back", "distil", "distil+norms")
+BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
+SEEDS = (0, 1)
+# The rate at which the demonstration checkpoints were trained, and half the tokens per step: see docs/decisions/007.
+RECIPE = ("--preset", "heal", "--learning-rate", "3e-3", "--batch-tokens", "2048")
+TRAINED_LENGTH = 512
+LENGTHS = tuple(TRAINED_LENGTH * factor for factor in (1, 2, 4, 8))
+ROPE_REMEDIES = ("linear", "yarn")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """name: also that of its record. needs: arm whose checkpoint it starts from. command: arguments of `alibi`, {start} and {output} to be
+    filled in; empty for a stock checkpoint. rope: (type, factor) of a stock Llama whose rotation is stretched. lengths: evaluated."""
+
+    name: str
+    model: str
+    command: tuple[str, ...] = ()
+    needs: str | None = None
+    rope: tuple[str, float] | None = None
+    lengths: tuple[int, ...] = LENGTHS
+    tokens: int = 0
+    seed: int | None = None
+
+
+def arms() -> list[Arm]:
+    """All arms, the cheap and the decisive ones first."""
+    found = [arm for model in MODELS for arm in _without_training(model)]
+    for seed in SEEDS:
+        for budget in BUDGETS:
+            found += [arm for model in MODELS for arm in _trained(model, budget, seed)]
+    return found
+
+
+def _without_training(model: str) -> list[Arm]:
+    convert = ("convert", "{start}", "-o", "{output}", "--max-sequence-length", str(LENGTHS[-1]))
+    found = [Arm(f"{model}-original", model), Arm(f"{model}-press", model, convert)]
+    for method in METHODS:
+        options = ("--slopes", "calibrated", "--calibrate", method, "--calibration-tokens", str(CALIBRATION_TOKENS))
+        tokens = 0 if method == "look-back" else CALIBRATION_TOKENS
+        found.append(Arm(f"{model}-{method}", model, (*convert, *options), tokens=tokens))
+    if model == "llama":
+        for kind in ROPE_REMEDIES:
+            for length in LENGTHS[1:]:
+                factor = length / TRAINED_LENGTH
+                found.append(Arm(f"llama-rope-{kind}-{length}", model, rope=(kind, factor), lengths=(length,)))
+    return found
+
+
+def _trained(model: str, budget: int, seed: int) -> list[Arm]:
+    """From calibrated slopes and from Press's, with teacher and without, and the unconverted model on the same tokens."""
+    tokens = PRETRAINING_TOKENS * budget // 100
+    train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed), *RECIPE)
+    teacher = ("--teacher", MODELS[model])
+    found = []
+    for start, source in (("calibrated", f"{model}-distil+norms"), ("press", f"{model}-press")):
+        for how, options in (("teacher", teacher), ("text", ())):
+            name = f"{model}-{start}-{how}-{budget}pct-seed{seed}"
+            found.append(Arm(name, model, (*train, *options), source, tokens=tokens, seed=seed))
+    found.append(
+        Arm(f"{model}-control-{budget}pct-seed{seed}", model, train, f"{model}-original", tokens=tokens, seed=seed)
+    )
+    return found
