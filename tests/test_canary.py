@@ -18,7 +18,7 @@ from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
 
 EVAL = ("--lengths", "8,16", "--max-segments", "2")
-CALIBRATED = ("--slopes", "calibrated", "--calibrate", "lookback", "--calibration-tokens", "200")
+CALIBRATED = ("--slopes", "calibrated", "--calibrate", "look-back", "--calibration-tokens", "200")
 # Every command that is given a checkpoint; {m} is the checkpoint, {o} a folder to be made.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "convert": ("convert", "{m}", "-o", "{o}"),

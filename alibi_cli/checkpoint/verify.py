@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -39,13 +38,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
     del source
     gc.collect()
 
-    if f"modeling_alibi.{plan.architecture}" in plan.config["auto_map"].values():
-        reloaded = getattr(transformers, plan.auto_class).from_pretrained(
-            folder, trust_remote_code=True, dtype=torch.float32
-        )
-    else:  # an architecture that no Auto class of transformers has
-        cls = get_class_from_dynamic_module(f"modeling_alibi.{plan.architecture}", folder)
-        reloaded = cls.from_pretrained(folder, dtype=torch.float32)
+    reloaded = reload(folder, plan.architecture)
     found, found_head = outputs(reloaded, tokens)
     numbers = expected.isfinite()
     if not numbers.any():
@@ -64,6 +57,13 @@ def verify(plan: Plan, folder: Path) -> Verification:
         tokens=tokens.numel(),
         passed=difference <= TOLERANCE and same_head,
     )
+
+
+def reload(folder: Path, architecture: str) -> PreTrainedModel:
+    """A converted checkpoint in float32, by the runtime files in its folder, which must be ours. Not by way of an Auto class, which with
+    trust_remote_code runs the custom_generate/generate.py of the source too."""
+    cls = get_class_from_dynamic_module(f"modeling_alibi.{architecture}", folder)
+    return cls.from_pretrained(folder, dtype=torch.float32)
 
 
 @torch.no_grad()

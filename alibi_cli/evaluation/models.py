@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
 
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
+    if not trust_remote_code and any("attn_implementation" in key and "/" in str(raw[key]) for key in raw):
+        raise AlibiError(
+            f"The config.json of {name} asks for attention from the Hub, which is code; it was not loaded.",
+            hint="--trust-remote-code lets it run.",
+        )
     model_type = str(raw.get("model_type"))
     base = model_type.removeprefix(CONVERTED)
     converted = model_type != base
@@ -83,11 +89,15 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     trained = hard = None
     attention = ATTENTION_NAME
     if not converted:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        trained = trained_length(config)
         auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        with torch.device("meta"):
-            stock = auto.from_config(config, trust_remote_code=trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            trained = trained_length(config)
+            with torch.device("meta"):
+                stock = auto.from_config(config, trust_remote_code=trust_remote_code)
+        except Exception as error:  # transformers validates configs with errors of many types
+            message = f"The config.json of {name} does not describe a model that can be built: {first_line(error)}."
+            raise AlibiError(message) from error
         hard = trained if positions_end(stock) else None
         attention = str(stock.config._attn_implementation)
     stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
@@ -155,6 +165,10 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
             model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
+    except UnpicklingError:
+        raise AlibiError(
+            f"The weights of {info.name} hold Python objects other than tensors; they were not read, because that could run code."
+        ) from None
     except (
         ValueError,
         OSError,
