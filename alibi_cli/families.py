@@ -17,6 +17,7 @@ REFUSED = {
     "deberta": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
     "deberta-v2": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
 }
+MOST = 100_000  # layers, experts or labels
 CONVERTED = "alibi_"  # prefix of a converted model_type
 
 
@@ -74,6 +75,18 @@ def mechanism(family: str) -> str:
     return ", ".join(name for _, name, _ in family_policies()[family] if name != take_bias.__name__)
 
 
+def check_plausible(raw: dict[str, Any], where: str) -> None:
+    """transformers makes so many modules or names, one after the other, before it looks at any weight.
+
+    Raises:
+        AlibiError: a config asks for more than any model has.
+    """
+    for key, value in raw.items():
+        counted = "layer" in key or "expert" in key or key == "num_labels"
+        if counted and isinstance(value, (int, float)) and not value <= MOST:
+            raise AlibiError(f"The config.json of {where} has {key} = {value}, which no model has.")
+
+
 def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
     """The transformers configuration of a config.json of a supported, unconverted family.
 
@@ -100,6 +113,7 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
             exit_code=EXIT_USAGE,
         )
+    check_plausible(raw, where)
     try:
         config = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
     except Exception as error:  # transformers validates configs with errors of many types
@@ -122,7 +136,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         MODEL_MAPPING,
     )
 
-    for name in config.architectures or []:
+    for name in config.architectures if isinstance(config.architectures, list) else []:
         cls = stock_class(str(name))
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls

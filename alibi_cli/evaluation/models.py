@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from alibi_cli.checkpoint.integrity import checked_sha256
 from alibi_cli.checkpoint.source import locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
-from alibi_cli.families import CONVERTED, trained_length
+from alibi_cli.families import CONVERTED, check_plausible, trained_length
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
 
@@ -60,6 +60,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
 
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
+    check_plausible(raw, name)
     if not trust_remote_code and any("attn_implementation" in key and "/" in str(raw[key]) for key in raw):
         raise AlibiError(
             f"The config.json of {name} asks for attention from the Hub, which is code; it was not loaded.",
@@ -68,7 +69,8 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     model_type = str(raw.get("model_type"))
     base = model_type.removeprefix(CONVERTED)
     converted = model_type != base
-    names = [str(architecture) for architecture in raw.get("architectures") or []]
+    listed = raw.get("architectures")
+    names = [str(architecture) for architecture in listed] if isinstance(listed, list) else []
     causal = any("CausalLM" in n or "LMHead" in n for n in names) or raw.get("is_decoder") is True
     masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (
         not causal and base in MODEL_FOR_MASKED_LM_MAPPING_NAMES
