@@ -124,3 +124,11 @@ def test_a_plug_ins_source_is_known_by_its_digest(whole: Path, tmp_path: Path) -
     assert audit(tmp_path / "copy").passed
     (tmp_path / "copy" / "alibi_plugin.py").write_text("of somebody else")
     assert not audit(tmp_path / "copy").passed
+
+
+def test_a_trained_checkpoint_passes(whole: Path, tmp_path: Path) -> None:
+    arguments = ("--steps", "1", "--length", "16", "--batch-tokens", "32")
+    assert alibi_here("train", whole / "one", "-o", tmp_path / "trained", *arguments).exit_code == 0
+    assert audit(tmp_path / "trained").passed
+    flip(tmp_path / "trained" / "model.safetensors")
+    assert not audit(tmp_path / "trained").passed

@@ -155,6 +155,13 @@ def test_bad_presets_are_named(text: str, says: str) -> None:
         assert error.value.hint == "Did you mean lengths?"
 
 
+@pytest.mark.parametrize("name", ["../presets/demo", "/etc/passwd", "demo.yaml", "demo\0", ""])
+def test_a_preset_is_a_name_and_no_path(name: str) -> None:
+    with pytest.raises(AlibiError, match="There is no preset") as error:
+        load_preset(name)
+    assert error.value.exit_code == 2
+
+
 def test_exit_codes_and_streams() -> None:
     assert alibi("nonsense", code=2).stdout == ""
     assert alibi(code=2).returncode == 2
