@@ -4,6 +4,7 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import origin
@@ -17,7 +18,6 @@ REFUSED = {
     "deberta": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
     "deberta-v2": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
 }
-MOST = 100_000  # layers, experts or labels
 CONVERTED = "alibi_"  # prefix of a converted model_type
 
 
@@ -73,18 +73,6 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
 def mechanism(family: str) -> str:
     """How the family's positions are removed: the name of the policy that is not the attention's."""
     return ", ".join(name for _, name, _ in family_policies()[family] if name != take_bias.__name__)
-
-
-def check_plausible(raw: dict[str, Any], where: str) -> None:
-    """transformers makes so many modules or names, one after the other, before it looks at any weight.
-
-    Raises:
-        AlibiError: a config asks for more than any model has.
-    """
-    for key, value in raw.items():
-        counted = "layer" in key or "expert" in key or key == "num_labels"
-        if counted and isinstance(value, (int, float)) and not value <= MOST:
-            raise AlibiError(f"The config.json of {where} has {key} = {value}, which no model has.")
 
 
 def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":

@@ -17,6 +17,8 @@ from alibi_cli.presets import DEMONSTRATIONS, presets_folder
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
 WEIGHTS = (*FOREIGN_WEIGHTS, "*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
+MOST = 100_000  # layers, heads, experts or labels
+
 
 @dataclass(frozen=True)
 class Source:
@@ -128,6 +130,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise AlibiError(f"{path} does not hold a JSON object.")
     return content
+
+
+def check_plausible(raw: dict[str, Any], where: str) -> None:
+    """transformers makes so many modules or names, one after the other, before it looks at any weight.
+
+    Raises:
+        AlibiError: a config asks for more than any model has.
+    """
+    for key, value in raw.items():
+        counted = "layer" in key or "expert" in key or "head" in key or key == "num_labels"
+        if counted and isinstance(value, (int, float)) and not value <= MOST:
+            raise AlibiError(f"The config.json of {where} has {key} = {value}, which no model has.")
 
 
 def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo]]]:

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from alibi_cli.checkpoint.integrity import checked_sha256
-from alibi_cli.checkpoint.source import locate, read_json
+from alibi_cli.checkpoint.source import check_plausible, locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
-from alibi_cli.families import CONVERTED, check_plausible, trained_length
+from alibi_cli.families import CONVERTED, trained_length
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
 

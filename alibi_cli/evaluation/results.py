@@ -264,10 +264,11 @@ def check_same_run(old: Results, new: Results, path: Path) -> None:
                 hint="Choose another --output.",
                 exit_code=EXIT_USAGE,
             )
-    known = {model["name"]: model for model in old.models}
+    known = {str(model.get("name")): model for model in old.models}
     for model in new.models:
         if model["name"] in known and known[model["name"]] != model:
-            key = next(k for k in model if known[model["name"]].get(k) != model[k])
+            before = known[model["name"]]
+            key = next(k for k in {**model, **before} if before.get(k) != model.get(k))
             raise AlibiError(
                 f"{model['name']} has changed since {path} was made ({key}).",
                 hint="Choose another --output.",

@@ -145,10 +145,7 @@ def try_results(lab: Laboratory, content: bytes, file: str = "r.json") -> None:
     """What is accepted must lead to the figures of a run from the start."""
     names = ("r.json", "r.nll.safetensors")
     before = {name: (lab.folder / name).read_bytes() for name in names}
-    _, expected = (
-        evaluate(Request([str(lab.folder / "converted")], LENGTHS, TEXT)) if not lab.used else (None, lab.used)
-    )
-    lab.used = expected
+    expected = lab.expected = lab.expected or evaluate(Request([str(lab.folder / "converted")], LENGTHS, TEXT))[1]
     try:
         (lab.folder / file).write_bytes(content)
         found = lab.survives("result files", lambda: evaluate(request(lab.folder)))
@@ -207,10 +204,10 @@ def test_safetensors_headers(lab: Laboratory) -> None:
         | flipped(raw, start)
     )
     def run(content: bytes) -> None:
-        try_header(lab, content)
+        lab.tries(try_header, content)
 
     run()
-    lab.check_memory("safetensors headers")
+    lab.check_memory()
 
 
 def test_indexes(lab: Laboratory) -> None:
@@ -222,10 +219,10 @@ def test_indexes(lab: Laboratory) -> None:
     @bounded(40, 2000)
     @given(changed(json.loads(raw), names | JSON).map(dumped) | flipped(raw))
     def run(content: bytes) -> None:
-        try_index(lab, content)
+        lab.tries(try_index, content)
 
     run()
-    lab.check_memory("indexes")
+    lab.check_memory()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -238,10 +235,10 @@ def test_configs(family: str, lab: Laboratory) -> None:
     @bounded(40, 2000)
     @given(changed(json.loads(raw), types | JSON).map(dumped) | flipped(raw))
     def run(content: bytes) -> None:
-        try_config(lab, content, family)
+        lab.tries(try_config, content, family)
 
     run()
-    lab.check_memory("config.json")
+    lab.check_memory()
 
 
 def test_presets(lab: Laboratory) -> None:
@@ -253,10 +250,10 @@ def test_presets(lab: Laboratory) -> None:
     @bounded(40, 3000)
     @given(meant | st.sampled_from(texts).flatmap(lambda text: flipped(text.encode())) | st.binary(max_size=60))
     def run(content: bytes) -> None:
-        try_preset(lab, content)
+        lab.tries(try_preset, content)
 
     run()
-    lab.check_memory("presets")
+    lab.check_memory()
 
 
 def test_lengths(lab: Laboratory) -> None:
@@ -265,30 +262,30 @@ def test_lengths(lab: Laboratory) -> None:
     @bounded(60, 4000)
     @given(st.lists(numbers, max_size=5), st.sampled_from([",", ":"]))
     def run(parts: list[str], between: str) -> None:
-        try_lengths(lab, between.join(parts).encode("utf-8", "surrogatepass"))
+        lab.tries(try_lengths, between.join(parts).encode("utf-8", "surrogatepass"))
 
     run()
-    lab.check_memory("lengths")
+    lab.check_memory()
 
 
 def test_texts(lab: Laboratory) -> None:
     @bounded(20, 1500)
     @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode()))
     def run(content: bytes) -> None:
-        try_text(lab, content)
+        lab.tries(try_text, content)
 
     run()
-    lab.check_memory("texts")
+    lab.check_memory()
 
 
 def test_slopes(lab: Laboratory) -> None:
     @bounded(40, 3000)
     @given(changed([0.5, 0.25]).map(dumped) | changed([[0.5, 0.25]], SCALARS).map(dumped) | flipped(b"[0.5, 0.25]"))
     def run(content: bytes) -> None:
-        try_slopes(lab, content)
+        lab.tries(try_slopes, content)
 
     run()
-    lab.check_memory("slopes")
+    lab.check_memory()
 
 
 def test_result_files(lab: Laboratory) -> None:
@@ -297,16 +294,16 @@ def test_result_files(lab: Laboratory) -> None:
     @bounded(25, 1500)
     @given(changed(json.loads(results)).map(dumped) | flipped(results))
     def run(content: bytes) -> None:
-        try_results(lab, content)
+        lab.tries(try_results, content)
 
     @bounded(15, 700)
     @given(flipped(record))
     def run_record(content: bytes) -> None:
-        try_record(lab, content)
+        lab.tries(try_record, content)
 
     run()
     run_record()
-    lab.check_memory("result files")
+    lab.check_memory()
 
 
 def test_records_of_conversions(lab: Laboratory) -> None:
@@ -315,7 +312,7 @@ def test_records_of_conversions(lab: Laboratory) -> None:
     @bounded(30, 1500)
     @given(changed(json.loads(raw)).map(dumped) | flipped(raw))
     def run(content: bytes) -> None:
-        try_facts(lab, content)
+        lab.tries(try_facts, content)
 
     run()
-    lab.check_memory("alibi.json")
+    lab.check_memory()
