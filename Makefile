@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs demo-checkpoints clean
+.PHONY: demo test fuzz lint docs demo-checkpoints clean
 
 # Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
 demo: $(READY)
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+# Every night: 20,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. About an hour on two cores.
+fuzz: $(READY)
+	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
