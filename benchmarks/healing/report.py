@@ -194,7 +194,7 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
             points = sorted(
                 (100 * tokens / PRETRAINING_TOKENS, float(np.mean(values))) for tokens, values in shares.items()
             )
-            right.plot(*zip(*points, strict=True), marker="o", label=start) if points else None
+            right.plot(*zip(*averages, strict=True), marker="o", label=start) if averages else None
         right.set(
             xlabel="% of the pre-training tokens",
             ylabel="recovered share R (%)",
