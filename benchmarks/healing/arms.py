@@ -8,7 +8,7 @@ CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
 METHODS = ("look-back", "distil", "distil+norms")
 BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
 SEEDS = (0, 1)
-# The rate at which the demonstration checkpoints were trained, in many small steps (docs/decisions/007); a teacher teaches its hidden states too.
+# The rate at which the demonstration checkpoints were trained, in many small steps: docs/decisions/007. A teacher shows its hidden states.
 RECIPE = ("--preset", "heal", "--batch-tokens", "512")
 RATE, RATE_OF_CONTROL = (
     "3e-3",
