@@ -14,12 +14,10 @@ DOCUMENTS = 30
 
 
 def record(name: str, nll: np.ndarray, seed: int | None = None, tokens: int = 0) -> dict:
-    rows = [
-        {"length": length, "arm": "full", "status": "ok", "nll": 0.0, "scored": "0" * 64, "sums": (10 * nll).tolist(), "counts": [10] * len(nll)}
-        for length in LENGTHS
-    ]  # fmt: skip
+    sums = {"sums": (10 * nll).tolist(), "counts": [10] * len(nll)}
+    rows = [{"length": n, "arm": "full", "status": "ok", "nll": 0.0, "scored": "0" * 64, **sums} for n in LENGTHS]
     facts = {"tokens": tokens, "seed": seed, "seconds_of_command": 60.0, "passkey": []}
-    return {"arm": name, "model": name.split("-")[0], "rows": rows, **facts}
+    return {"arm": name, "model": name.partition("-")[0], "rows": rows, **facts}
 
 
 @pytest.fixture
