@@ -29,6 +29,12 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
 
+# What conversion costs, and what calibration and healing win back: hours on two cores, continued where it was interrupted.
+heal-report: $(READY)
+	$(BIN)/python -m benchmarks.healing.run
+	$(BIN)/python -m benchmarks.healing.remedies
+	$(BIN)/python -m benchmarks.healing.report
+
 # Trains the checkpoints under presets/ anew: about an hour on two cores.
 demo-checkpoints: $(READY)
 	$(BIN)/python scripts/train_demo.py gpt2 --output presets/demo-gpt2

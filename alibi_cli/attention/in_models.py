@@ -9,7 +9,7 @@ from transformers import AttentionInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, alibi_attention
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Unbroken, alibi_attention
 
 
 @contextmanager
@@ -42,13 +42,10 @@ def attention_of_models(backend: AttentionBackend) -> Iterator[None]:
             if options.get(option) is not None and not (option == "dropout" and options[option] == 0):
                 raise _cannot(name, what)
         n_queries, n_keys = query.shape[2], key.shape[2]
-        i = torch.arange(n_keys - n_queries, n_keys, device=query.device)[:, None]
-        j = torch.arange(n_keys, device=query.device)[None, :]
-        distances = -1 - (i - j).abs()  # (Q, K)
-        seen = attention_mask[..., :n_keys]
-        causal = bool((seen == distances.masked_fill(j > i, HIDDEN)).all())
-        if not causal and not (seen == distances).all():
-            raise _cannot(name, "a mask of padding, windows or packing")
+        if isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == n_keys:
+            causal = attention_mask.causal
+        else:
+            causal = _is_causal(attention_mask[..., :n_keys], n_queries, n_keys, name)
         return backend(query, key, value, slopes, causal=causal).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(ATTENTION_NAME, attend)
@@ -56,6 +53,17 @@ def attention_of_models(backend: AttentionBackend) -> Iterator[None]:
         yield
     finally:
         AttentionInterface.register(ATTENTION_NAME, alibi_attention)
+
+
+def _is_causal(seen: torch.Tensor, n_queries: int, n_keys: int, name: str) -> bool:
+    """seen (B or 1, 1, Q, K): whether these are the distances under a causal mask; False if nothing is hidden."""
+    i = torch.arange(n_keys - n_queries, n_keys, device=seen.device)[:, None]
+    j = torch.arange(n_keys, device=seen.device)[None, :]
+    distances = -1 - (i - j).abs()  # (Q, K)
+    causal = bool((seen == distances.masked_fill(j > i, HIDDEN)).all())
+    if not causal and not (seen == distances).all():
+        raise _cannot(name, "a mask of padding, windows or packing")
+    return causal
 
 
 def _cannot(name: str, what: str) -> AlibiError:

@@ -7,10 +7,13 @@ only. All entries are negative, so that no mask of zeros and ones can pass for d
 
 Without padding, packing or windows, a distance depends on i - j alone. Then nothing of size Q x K is made: with the queries in reverse
 order the bias is a Hankel matrix, entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers, and the fused kernel reads
-it through its strides, a block of queries at a time.
+it through its strides, a block of queries at a time. Keys too far away to matter are left out, by a bound that is read from the data.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
+
+import itertools
+import math
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,9 +24,8 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v1"
 HIDDEN = torch.iinfo(torch.int32).min
-BLOCK = (
-    256  # queries per call of the kernel: few enough to skip most of the hidden half, enough to keep the kernel busy
-)
+BLOCK = 256  # queries per call of the kernel: few enough to skip the hidden half, enough to keep the kernel busy
+STEP = 64  # spans of keys begin and end at multiples of this, so that heads of similar reach share a call
 
 NO_DISTANCES = (
     "ALiBi attention takes distances from the mask that the model builds itself; a ready-made 4-D attention mask carries none. "
@@ -144,26 +146,87 @@ def alibi_attention(
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     options = (scaling, dropout, softcap, s_aux, module.training, keeps_weights)
     unbroken = isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == key.shape[-2]
-    if unbroken and not keeps_weights and not _learns_slopes(module):
-        line = _bias_of_layer(module, attention_mask.line, query.dtype)
-        return _in_blocks(query, key, value, line, attention_mask.causal, options), None
+    learns = _learns_slopes(module)
+    # What a gradient of the slopes needs to be a sum over distances: see `_with_gradient`.
+    linear = unbroken and attention_mask.causal and softcap is None and s_aux is None
+    if unbroken and not keeps_weights and (linear or not learns):
+        line, width = _bias_of_layer(module, attention_mask.line, query.dtype).detach(), value.shape[-1]
+        if learns:
+            options = (query.shape[-1] ** -0.5 if scaling is None else scaling, *options[1:])
+            query, key, value = _with_gradient(query, key, value, module.alibi_slopes, options[0])
+        return _in_blocks(query, key, value, line, attention_mask.causal, options)[..., :width].contiguous(), None
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     output, weights = _attend(query, key, value, bias, *options)
     return output.contiguous(), weights
 
 
+def _with_gradient(query, key, value, slopes, scaling):
+    """Query, key and value with a dimension more, whose scores are nought and whose gradient is that of the slopes.
+
+    The score s_ij of a causal head has the derivative -(i - j) by m, and the gradient by a row of scores sums to nought, so j - c does
+    as well as -(i - j), for any c. That is a product: m - m.detach(), which is nought, in the query and j - c in the key. The kernel then
+    needs no gradient by the bias, for which it would make matrices of scores. Eight dimensions: kernels want multiples of that.
+    """
+    place = torch.arange(key.shape[2], device=key.device).to(key.dtype) - (key.shape[2] - 1) / 2
+    place = place[:, None].expand(*key.shape[:3], 1)
+    nought = ((slopes - slopes.detach()) / scaling).to(query.dtype)[None, :, None, None].expand(*query.shape[:3], 1)
+    pad = torch.nn.functional.pad
+    query, key = (pad(torch.cat(parts, dim=-1), (0, 7)) for parts in ((query, nought), (key, place)))
+    return query, key, pad(value, (0, query.shape[-1] - value.shape[-1]))
+
+
 def _in_blocks(query, key, value, line, causal, options):
     """As `alibi_attention`, for one unbroken sequence; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q."""
-    queries, keys = query.shape[2], key.shape[2]
-    query, outputs = query.flip(2), []  # row r is query i = Q - 1 - r
-    for first in range(0, queries, BLOCK):
-        rows = query[:, :, first : first + BLOCK]
-        seen = keys - first if causal else keys  # by the first row, which is the last query of the block
-        bias = line[0, :, 0, first : first + rows.shape[2] + seen - 1].unfold(-1, seen, 1)  # (H, rows, seen), a view
-        if bias.device.type != "cpu":
-            bias = bias.contiguous()  # other kernels want rows that do not overlap: one block at a time
-        outputs.append(_attend(rows, key[:, :, :seen], value[:, :, :seen], bias[None], *options)[0])
+    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
+    reaches = _reaches(query, key, value, line, *options)
+    query, outputs = query.flip(2), []  # row r is query i = Q - 1 - r, at position K - 1 - r
+    for first, reach in zip(range(0, queries, BLOCK), reaches, strict=True):
+        rows, parts = query[:, :, first : first + BLOCK], []
+        low, high = keys - first - rows.shape[2], keys - first  # the positions of the block
+        spans = [
+            (max(0, low - d) // STEP * STEP, high if causal else min(keys, -(-(high + d) // STEP) * STEP))
+            for d in reach
+        ]
+        for (begin, end), run in itertools.groupby(
+            range(heads), spans.__getitem__
+        ):  # neighbouring heads with equal spans
+            some = list(run)
+            some = slice(some[0], some[-1] + 1)
+            bias = line[0, some, 0, first + begin : first + rows.shape[2] + end - 1]
+            bias = bias.unfold(-1, end - begin, 1)[None]  # (1, heads of the run, rows, keys), a view
+            if bias.device.type != "cpu":
+                bias = bias.contiguous()  # other kernels want rows that do not overlap: one block at a time
+            parts.append(_attend(rows[:, some], key[:, some, begin:end], value[:, some, begin:end], bias, *options)[0])
+        outputs.append(torch.cat(parts, dim=2))
     return torch.cat(outputs, dim=1).flip(1)
+
+
+@torch.no_grad()
+def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
+    """[blocks][H]: for each block of reversed queries the distance per head beyond which no key changes the result but by rounding.
+
+    Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most
+    scaling * (|q| max |k - c| - q.(k_i - c)). Once m d exceeds that by ln(2^24 K max |v| / |v_i|), all such keys together are less
+    than the rounding of the query's own share p_i v_i. A soft cap brings scores closer together, never farther apart.
+    """
+    (heads, queries), keys = query.shape[1:3], key.shape[2]
+    blocks = -(-queries // BLOCK)
+    learning = query.requires_grad or key.requires_grad or value.requires_grad
+    if blocks == 1 or learning or s_aux is not None or line.shape[1] != heads or line.device.type != "cpu":
+        return [[keys] * heads] * blocks
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, centred, size = query.to(exact), key.to(exact), value.abs().amax(-1).to(exact)  # size (B, H, K)
+    centred = centred - centred.mean(2, keepdim=True)
+    bound = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True) * abs(scaling)
+    bound = bound - torch.linalg.vecdot(query, centred[:, :, keys - queries :]) * scaling  # (B, H, Q)
+    bound = bound + (size.amax(-1, keepdim=True) / size[:, :, keys - queries :]).log()
+    bound = bound + math.log(2 * keys / torch.finfo(exact).eps) + 1  # 1: the bound is rounded, too
+    bound = bound.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(0).flip(-1)  # (H, Q) in reverse
+    bound = torch.nn.functional.pad(bound, (0, blocks * BLOCK - queries), value=-torch.inf)
+    bound = bound.unflatten(-1, (blocks, BLOCK)).amax(-1)
+    past = line[0, :, 0, :keys].to(exact)  # bias at the distances K - 1 … 0, which never decreases
+    return (keys - 1 - torch.searchsorted(past.contiguous(), -bound)).T.tolist()
 
 
 def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, keeps_weights):

@@ -8,8 +8,13 @@ CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
 METHODS = ("look-back", "distil", "distil+norms")
 BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
 SEEDS = (0, 1)
-# The rate at which the demonstration checkpoints were trained, and half the tokens per step: see docs/decisions/007.
-RECIPE = ("--preset", "heal", "--learning-rate", "3e-3", "--batch-tokens", "2048")
+# The rate at which the demonstration checkpoints were trained, in many small steps: docs/decisions/007. A teacher shows its hidden states.
+RECIPE = ("--preset", "heal", "--batch-tokens", "512")
+RATE, RATE_OF_CONTROL = (
+    "3e-3",
+    "3e-4",
+)  # an original that is trained on at 3e-3 gets worse: the control has a rate that suits it
+HIDDEN_WEIGHT = "8"
 TRAINED_LENGTH = 512
 LENGTHS = tuple(TRAINED_LENGTH * factor for factor in (1, 2, 4, 8))
 ROPE_REMEDIES = ("linear", "yarn")
@@ -58,13 +63,14 @@ def _trained(model: str, budget: int, seed: int) -> list[Arm]:
     """From calibrated slopes and from Press's, with teacher and without, and the unconverted model on the same tokens."""
     tokens = PRETRAINING_TOKENS * budget // 100
     train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed), *RECIPE)
-    teacher = ("--teacher", MODELS[model])
+    heal = (*train, "--learning-rate", RATE)
+    teacher = ("--teacher", MODELS[model], "--hidden-weight", HIDDEN_WEIGHT)
     found = []
     for start, source in (("calibrated", f"{model}-distil+norms"), ("press", f"{model}-press")):
         for how, options in (("teacher", teacher), ("text", ())):
             name = f"{model}-{start}-{how}-{budget}pct-seed{seed}"
-            found.append(Arm(name, model, (*train, *options), source, tokens=tokens, seed=seed))
-    found.append(
-        Arm(f"{model}-control-{budget}pct-seed{seed}", model, train, f"{model}-original", tokens=tokens, seed=seed)
-    )
+            found.append(Arm(name, model, (*heal, *options), source, tokens=tokens, seed=seed))
+    control = (*train, "--learning-rate", RATE_OF_CONTROL)
+    name = f"{model}-control-{budget}pct-seed{seed}"
+    found.append(Arm(name, model, control, f"{model}-original", tokens=tokens, seed=seed))
     return found

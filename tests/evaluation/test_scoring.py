@@ -129,11 +129,15 @@ def test_out_of_memory_halves_the_batch_and_then_gives_up() -> None:
     expected = np.concatenate(Scorer(model, [], [], batch_size=8).score(docs, windows))
     scorer = Scorer(model, [], [], batch_size=8)
     sizes: list[int] = []
-    scorer.body.register_forward_pre_hook(lambda module, args, kwargs: limited_size(kwargs, sizes, 2), with_kwargs=True)
+    scorer.halves.body.register_forward_pre_hook(
+        lambda module, args, kwargs: limited_size(kwargs, sizes, 2), with_kwargs=True
+    )
     result = np.concatenate(scorer.score(docs, windows))
     assert np.abs(result - expected).max() <= 1e-6 and sizes[:3] == [8, 4, 2]
-    scorer.body._forward_pre_hooks.clear()
-    scorer.body.register_forward_pre_hook(lambda module, args, kwargs: limited_size(kwargs, sizes, 0), with_kwargs=True)
+    scorer.halves.body._forward_pre_hooks.clear()
+    scorer.halves.body.register_forward_pre_hook(
+        lambda module, args, kwargs: limited_size(kwargs, sizes, 0), with_kwargs=True
+    )
     with pytest.raises(OutOfMemory):
         scorer.score(docs, windows)
 
@@ -153,6 +157,6 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     def fail(module, args, kwargs):
         raise RuntimeError("a bug")
 
-    scorer.body.register_forward_pre_hook(fail, with_kwargs=True)
+    scorer.halves.body.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="a bug"):
         scorer.score(docs, windows)

@@ -1,0 +1,226 @@
+"""Attention with ALiBi against plain causal attention without any bias, which is what the unconverted model pays.
+
+Time is the least of several repeats in which the arms take turns; what each call has to prepare (distances, bias, bound) is timed with it.
+Inputs are standard normal, 12 heads of 64, and the queries and keys of the demonstration checkpoints, repeated to the length; their slopes
+are Press's, and those that a look at the original's attention suggests (m = ln(1 + 1 / mean distance), layer by layer).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from alibi_cli.attention.benchmark import peak_of_allocations
+from alibi_cli.attention.registry import attention_names, build_attention, config_of
+from alibi_cli.slopes import get_slopes
+from benchmarks.claims import Claim
+
+HEADS, WIDTH = 12, 64
+BARS = {2048: 1.15, 4096: 1.0, 8192: 0.6, 16384: 0.4, 32768: 0.25}  # of plain attention's time
+AGAINST_MATERIALISED = 0.2  # five times faster
+MATERIALISED_AT = 4096
+ERROR_LENGTHS = (512, 4096, 70_000)  # the last beyond 2^16
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def measure(short: bool, bars: dict[int, float] = BARS) -> Iterator[Claim]:
+    lengths = [length for length in bars if not short or length <= 8192]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    repeats = 3 if short else 5
+    with torch.no_grad():
+        for length in lengths:
+            yield from _times(_normal(length, device=device, dtype=dtype), length, bars[length], repeats)
+        for name in ("demo-gpt2", "demo-llama"):
+            layers = list(_layers_of(name))
+            for length in lengths if not short else lengths[-1:]:
+                yield from _times_of_model(name, layers, length, bars[length], repeats)
+        yield from _memory([length for length in lengths if length <= 8192])
+        yield from _errors([length for length in ERROR_LENGTHS if not short or length != 4096])
+    yield _gradients()
+
+
+def _normal(
+    length: int,
+    keys: int = 0,
+    heads: int = HEADS,
+    width: int = WIDTH,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensors:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, n, width, generator=generator) for n in (length, keys or length, keys or length)
+    )
+    return query.to(device, dtype), key.to(device, dtype), value.to(device, dtype)
+
+
+def _least(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Seconds of each arm: the least of `repeats`, after one call that does not count."""
+    best = dict.fromkeys(arms, float("inf"))
+    for repeat in range(repeats + 1):
+        for name, call in arms.items():
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:
+                best[name] = min(best[name], time.perf_counter() - started)
+    return best
+
+
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[Claim]:
+    slopes, blocked = get_slopes(HEADS), build_attention({"name": "blocked"})
+    arms: dict[str, Callable[[], Any]] = {"plain": lambda: _plain(*tensors), "ours": lambda: blocked(*tensors, slopes)}
+    if length == MATERIALISED_AT:
+        materialised = build_attention({"name": "sdpa"})
+        arms["materialised"] = lambda: materialised(*tensors, slopes)
+    found = _least(arms, repeats if length <= 8192 else 1)
+    where = f"attention, {length} tokens, normal"
+    yield Claim(claim=where, against="causal, no bias", unit="s", ours=found["ours"], rival=found["plain"], bar=bar)
+    if "materialised" in found:
+        yield Claim(
+            claim=where,
+            against="materialised bias",
+            unit="s",
+            ours=found["ours"],
+            rival=found["materialised"],
+            bar=AGAINST_MATERIALISED,
+        )
+
+
+def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
+    """Query, key and value of every layer of a converted demonstration checkpoint on 512 tokens of text, and look-back slopes."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from alibi_cli import apply_alibi
+    from alibi_cli.calibration.heads import observe_heads
+    from alibi_cli.calibration.lookback import slopes_of_distances
+    from alibi_cli.evaluation.text import load_text
+    from alibi_cli.presets import presets_folder
+    from alibi_cli.runtime import alibi_attention as runtime
+
+    folder = presets_folder() / name
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    text = load_text().documents[0][1]
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(text).input_ids[:512]])
+    slopes = slopes_of_distances(observe_heads(model, [ids]).distance).tolist()
+    apply_alibi(model, max_sequence_length=512)
+    caught: list[Tensors] = []
+    attend = runtime._in_blocks
+
+    def catch(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+        caught.append((query, key, value))
+        return attend(query, key, value, *rest)
+
+    runtime._in_blocks = catch
+    try:
+        model(input_ids=ids)
+    finally:
+        runtime._in_blocks = attend
+    yield from zip(caught, slopes, strict=True)
+
+
+def _times_of_model(
+    name: str, layers: list[tuple[Tensors, list[float]]], length: int, bar: float, repeats: int
+) -> Iterator[Claim]:
+    """All layers of a model, one after the other."""
+    blocked = build_attention({"name": "blocked"})
+    totals = dict.fromkeys(("plain", "Press slopes", "look-back slopes"), 0.0)
+    for tensors, look_back in layers:
+        query, key, value = (tensor.repeat(1, 1, length // tensor.shape[2], 1) for tensor in tensors)
+        press = get_slopes(query.shape[1])
+        arms: dict[str, Callable[[], Any]] = {
+            "plain": lambda: _plain(query, key, value),  # noqa: B023
+            "Press slopes": lambda: blocked(query, key, value, press),  # noqa: B023
+            "look-back slopes": lambda: blocked(query, key, value, look_back),  # noqa: B023
+        }
+        for arm, seconds in _least(arms, repeats if length <= 8192 else 1).items():
+            totals[arm] += seconds
+    for arm in ("Press slopes", "look-back slopes"):
+        yield Claim(
+            claim=f"attention, {length} tokens, {name}, {arm}",
+            against="causal, no bias",
+            unit="s",
+            ours=totals[arm],
+            rival=totals["plain"],
+            bar=bar,
+        )
+
+
+def _memory(lengths: list[int]) -> Iterator[Claim]:
+    blocked, slopes = build_attention({"name": "blocked"}), get_slopes(HEADS)
+    peaks = {}
+    for length in lengths:
+        tensors = _normal(length)
+        peaks[length] = peak_of_allocations(lambda: blocked(*tensors, slopes)) / 1e6  # noqa: B023
+    for shorter, longer in pairwise(lengths):
+        yield Claim(
+            claim=f"peak memory of attention, {longer} tokens",
+            against=f"linear growth from {shorter}",
+            unit="MB",
+            ours=peaks[longer],
+            rival=peaks[shorter] * longer / shorter,
+            bar=1.05,
+        )
+
+
+def _errors(lengths: list[int]) -> Iterator[Claim]:
+    """The last 300 queries of a length, by every backend in every dtype, against float64."""
+    slopes = get_slopes(3)
+    for length in lengths:
+        for dtype in ("float32", "bfloat16", "float16"):
+            tensors = _normal(300, length, heads=3, width=16, dtype=getattr(torch, dtype))
+            exact = _exact(tensors, slopes)
+            for name in attention_names():
+                error = (build_attention({"name": name})(*tensors, slopes).double() - exact).abs().max().item()
+                yield Claim(
+                    claim=f"error of {name}, {dtype}, {length} tokens",
+                    against="float64",
+                    unit="",
+                    ours=error,
+                    rival=config_of(name).tolerance[dtype],
+                    bar=1.0,
+                )
+
+
+def _exact(tensors: Tensors, slopes: list[float]) -> torch.Tensor:
+    """In float64, some queries at a time: the whole matrix of scores would not fit."""
+    query, key, value = (tensor.double() for tensor in tensors)
+    eager, past = build_attention({"name": "eager"}), key.shape[2] - query.shape[2]
+    parts = [
+        eager(query[:, :, begin : begin + 50], key[:, :, : past + begin + 50], value[:, :, : past + begin + 50], slopes)
+        for begin in range(0, query.shape[2], 50)
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def _gradients(length: int = 1024) -> Claim:
+    from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        query, key, value = (tensor.requires_grad_() for tensor in _normal(length, heads=4, width=32, dtype=dtype))
+        distances = Unbroken.of(length, length, True, "cpu")
+        layer = SimpleNamespace(alibi_slopes=get_slopes(4), training=True)
+        out, _ = alibi_attention(layer, query, key, value, distances if dtype == torch.float32 else distances.entries())
+        gradients.append(torch.autograd.grad(out.square().sum(), (query, key, value)))
+    error = max(((ours - exact).abs().max() / exact.abs().max()).item() for ours, exact in zip(*gradients, strict=True))
+    return Claim(
+        claim=f"relative error of gradients, float32, {length} tokens",
+        against="float64",
+        unit="",
+        ours=error,
+        rival=1e-5,
+        bar=1.0,
+    )

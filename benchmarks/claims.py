@@ -1,0 +1,73 @@
+"""What a benchmark says: one claim per line, ours against its rival in the same run, with the bar it has to meet.
+
+A benchmark is a module in this folder with a function `measure(short: bool) -> Iterator[Claim]`; `python -m benchmarks` finds them.
+"""
+
+import os
+import platform
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, computed_field
+
+
+class Claim(BaseModel):
+    """Met if ours / rival is at most `bar`. ours, rival: in `unit`, both from this run (the rival of an error is the error allowed)."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    claim: str
+    against: str
+    unit: str
+    ours: float
+    rival: float
+    bar: float
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.rival
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def met(self) -> bool:
+        return self.ratio <= self.bar
+
+
+class Results(BaseModel):
+    """The file that `python -m benchmarks` writes: schema_version, the machine, the claims of each benchmark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    machine: dict[str, str | int]
+    claims: dict[str, list[Claim]]
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on, beside the code."""
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def table(claims: Sequence[Claim]) -> str:
+    """One line per claim; plain text."""
+    rows = [("claim", "against", "ours", "rival", "ratio", "bar", "")]
+    for claim in claims:
+        ours, rival = (f"{value:.4g} {claim.unit}".strip() for value in (claim.ours, claim.rival))
+        verdict = "met" if claim.met else "NOT MET"
+        rows.append((claim.claim, claim.against, ours, rival, f"{claim.ratio:.3g}", f"{claim.bar:.3g}", verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(7)]
+    text = [
+        c.ljust(w) if n < 2 or n == 6 else c.rjust(w)
+        for row in rows
+        for n, (c, w) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "\n".join("  ".join(text[begin : begin + 7]).rstrip() for begin in range(0, len(text), 7))
