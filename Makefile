@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs demo-checkpoints clean
+.PHONY: demo test lint docs bench demo-checkpoints clean
 
 # Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
 demo: $(READY)
@@ -24,6 +24,10 @@ lint: $(READY)
 # Regenerates docs/cli.md from --help.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
+
+# Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.
+bench: $(READY)
+	$(BIN)/python -m benchmarks --short
 
 # Trains the checkpoints under presets/ anew: about an hour on two cores.
 demo-checkpoints: $(READY)
