@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz lint docs demo-checkpoints clean
+.PHONY: demo test fuzz bench heal-report lint docs demo-checkpoints clean
 
 # Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
 demo: $(READY)
@@ -34,6 +34,10 @@ heal-report: $(READY)
 	$(BIN)/python -m benchmarks.healing.run
 	$(BIN)/python -m benchmarks.healing.remedies
 	$(BIN)/python -m benchmarks.healing.report
+
+# Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.
+bench: $(READY)
+	$(BIN)/python -m benchmarks --short
 
 # Trains the checkpoints under presets/ anew: about an hour on two cores.
 demo-checkpoints: $(READY)

@@ -13,7 +13,6 @@ Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head wid
 """
 
 import itertools
-import math
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -206,8 +205,9 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     """[blocks][H]: for each block of reversed queries the distance per head beyond which no key changes the result but by rounding.
 
     Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most
-    scaling * (|q| max |k - c| - q.(k_i - c)). Once m d exceeds that by ln(2^24 K max |v| / |v_i|), all such keys together are less
-    than the rounding of the query's own share p_i v_i. A soft cap brings scores closer together, never farther apart.
+    scaling * (|q| max |k - c| - q.(k_i - c)). Once m d exceeds that by ln(2^24 n max |v| / |v_i|), all such keys together are less
+    than the rounding of the query's own share p_i v_i: n is the sum of e^(-m d) over d = 0, 1, … on both sides, or K if that is less.
+    A soft cap brings scores closer together, never farther apart.
     """
     (heads, queries), keys = query.shape[1:3], key.shape[2]
     blocks = -(-queries // BLOCK)
@@ -221,11 +221,12 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     bound = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True) * abs(scaling)
     bound = bound - torch.linalg.vecdot(query, centred[:, :, keys - queries :]) * scaling  # (B, H, Q)
     bound = bound + (size.amax(-1, keepdim=True) / size[:, :, keys - queries :]).log()
-    bound = bound + math.log(2 * keys / torch.finfo(exact).eps) + 1  # 1: the bound is rounded, too
+    past = line[0, :, 0, :keys].to(exact)  # bias at the distances K - 1 … 0, which never decreases
+    n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)
+    bound = bound + (n * 2 / torch.finfo(exact).eps).log()[:, None] + 1  # 1: the bound is rounded, too
     bound = bound.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(0).flip(-1)  # (H, Q) in reverse
     bound = torch.nn.functional.pad(bound, (0, blocks * BLOCK - queries), value=-torch.inf)
     bound = bound.unflatten(-1, (blocks, BLOCK)).amax(-1)
-    past = line[0, :, 0, :keys].to(exact)  # bias at the distances K - 1 … 0, which never decreases
     return (keys - 1 - torch.searchsorted(past.contiguous(), -bound)).T.tolist()
 
 

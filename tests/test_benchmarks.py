@@ -1,0 +1,60 @@
+"""The benchmarks' record: its schema and its verdicts, not its timings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from alibi_cli.attention.registry import attention_names
+from benchmarks import __main__ as command
+from benchmarks import attention
+from benchmarks.claims import Claim, Results, table
+
+
+def claim(**changes) -> Claim:
+    return Claim(**{"claim": "a", "against": "b", "unit": "s", "ours": 1.0, "rival": 2.0, "bar": 0.5} | changes)
+
+
+def test_a_claim_is_met_up_to_its_bar_and_not_beyond() -> None:
+    assert claim().met and claim().ratio == 0.5 and not claim(ours=1.01).met
+    lines = table([claim(), claim(ours=1.01)]).splitlines()
+    assert lines[1].endswith(" met") and lines[2].endswith("NOT MET") and len({len(line) for line in lines[:2]}) == 2
+    for wrong in ({"ours": float("nan")}, {"ours": "fast"}, {"extra": 1}):
+        with pytest.raises(ValidationError):
+            claim(**wrong)
+
+
+def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
+    small = {256: 9.0, 512: 9.0}
+    measured = list(attention.measure(True, small, error_lengths=(320,)))
+    monkeypatch.setattr(attention, "measure", lambda short: measured)
+    command.main(["attention", "--short", "--output", str(tmp_path / "new" / "bench.json")])
+    written = (tmp_path / "new" / "bench.json").read_text()
+    assert capsys.readouterr().out.count("\n") == 1 + len(measured)
+    claims = Results.model_validate(_without_computed(json.loads(written))).claims["attention"]
+    assert claims == measured and all(claim.ours > 0 and claim.rival > 0 for claim in claims)
+    names = [claim.claim for claim in claims]
+    assert len(set(names)) == len(names)
+    for expected in (
+        "attention, 256 tokens, normal",
+        "attention, 512 tokens, demo-llama, look-back slopes",
+        "peak memory of attention, 512 tokens",
+        "relative error of gradients, float32, 1024 tokens",
+        *(f"error of {name}, bfloat16, 320 tokens" for name in attention_names()),
+    ):
+        assert expected in names
+    assert all(claim.met for claim in claims if "error" in claim.claim or "memory" in claim.claim)
+
+
+def _without_computed(results: dict) -> dict:
+    assert all({"ratio", "met"} <= set(line) for part in results["claims"].values() for line in part)
+    fields = set(Claim.model_fields)
+    claims = {name: [{k: line[k] for k in fields} for line in part] for name, part in results["claims"].items()}
+    return results | {"claims": claims}
+
+
+def test_an_unknown_benchmark_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(["atention"])
+    assert caught.value.code == 2 and "there are attention" in capsys.readouterr().err
