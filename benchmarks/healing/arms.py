@@ -8,8 +8,8 @@ CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
 METHODS = ("look-back", "distil", "distil+norms")
 BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
 SEEDS = (0, 1)
-# What suits each model, from a few trials on one seed. Hidden states must not be taught where they hold absolute positions: the GPT-2 that was
-# healed with them was worse beyond its trained length. The Llama starts farther away, and needs many steps.
+# What suits each model, from a few trials on one seed. Hidden states must not be taught where they hold absolute positions: a GPT-2 that
+# was healed with them was worse beyond its trained length. The Llama starts farther away, and needs many steps.
 RECIPES = {
     "gpt2": ("--learning-rate", "1e-3", "--batch-tokens", "2048"),
     "llama": ("--learning-rate", "3e-3", "--batch-tokens", "512"),
@@ -17,6 +17,9 @@ RECIPES = {
 TEACHERS = {"gpt2": ("--teacher", "demo-gpt2"), "llama": ("--teacher", "demo-llama", "--hidden-weight", "8")}
 # An original that is trained on at the rates above gets worse; the control has a rate that suits it.
 CONTROL = ("--learning-rate", "3e-4", "--batch-tokens", "2048")
+TRAINED_LENGTH = 512
+LENGTHS = tuple(TRAINED_LENGTH * factor for factor in (1, 2, 4, 8))
+ROPE_REMEDIES = ("linear", "yarn")
 
 
 @dataclass(frozen=True)
