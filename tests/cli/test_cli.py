@@ -184,6 +184,7 @@ def test_interrupting_is_exit_130() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 wanted, done = sys.argv.pop(1), []
 def hook(event, arguments):
     if event == "import" and arguments[0] == wanted and not done:
