@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench demo-checkpoints clean
+.PHONY: demo test fuzz bench heal-report lint docs demo-checkpoints clean
 
 # Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
 demo: $(READY)
@@ -16,6 +16,10 @@ demo: $(READY)
 test: $(READY) lint
 	$(BIN)/python -m pytest
 
+# Every night: 20,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. About an hour on two cores.
+fuzz: $(READY)
+	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -24,6 +28,12 @@ lint: $(READY)
 # Regenerates docs/cli.md from --help.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
+
+# What conversion costs, and what calibration and healing win back: hours on two cores, continued where it was interrupted.
+heal-report: $(READY)
+	$(BIN)/python -m benchmarks.healing.run
+	$(BIN)/python -m benchmarks.healing.remedies
+	$(BIN)/python -m benchmarks.healing.report
 
 # Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.
 bench: $(READY)

@@ -1,5 +1,5 @@
 """python -m alibi_cli"""
 
-from alibi_cli.cli.app import main
+from alibi_cli.cli import main
 
 main()

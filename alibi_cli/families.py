@@ -4,6 +4,7 @@ import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import origin
@@ -100,12 +101,18 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
             f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
             exit_code=EXIT_USAGE,
         )
+    check_plausible(raw, where)
     try:
-        return CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
+        config = CONFIG_MAPPING[model_type].from_dict({k: v for k, v in raw.items() if "attn_implementation" not in k})
     except Exception as error:  # transformers validates configs with errors of many types
         raise AlibiError(
             f"The config.json of {where} does not describe a {model_type} model: {' '.join(str(error).split())}"
         ) from None
+    # transformers would take the family's usual number; tensors have the same shapes for any, so nothing else would tell.
+    names = {"num_attention_heads", type(config).attribute_map.get("num_attention_heads", "num_attention_heads")}
+    if not names & raw.keys():
+        raise AlibiError(f"The config.json of {where} does not say how many attention heads there are ({max(names)}).")
+    return config
 
 
 def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -117,7 +124,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         MODEL_MAPPING,
     )
 
-    for name in config.architectures or []:
+    for name in config.architectures if isinstance(config.architectures, list) else []:
         cls = stock_class(str(name))
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls

@@ -95,12 +95,12 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
             raise AlibiError(
                 f"{where} must have the keys command, description and settings, and no other.", exit_code=EXIT_USAGE
             )
-        if content["command"] not in schemas:
+        if not isinstance(content["command"], str) or content["command"] not in schemas:
             raise AlibiError(
                 f"{where}: command is convert, eval or train, not {content['command']!r}.", exit_code=EXIT_USAGE
             )
         settings = schemas[content["command"]].model_validate(content["settings"]).model_dump(exclude_unset=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise AlibiError(f"{where} is not YAML: {' '.join(str(error).split())}", exit_code=EXIT_USAGE) from None
     except ValidationError as error:
         first = error.errors()[0]

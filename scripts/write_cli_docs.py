@@ -13,6 +13,7 @@ COMMANDS = (
     "",
     "convert",
     "eval",
+    "verify",
     "train",
     "inspect",
     "inspect slopes",

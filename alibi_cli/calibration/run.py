@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.attention.in_models import attention_of_models
-from alibi_cli.attention.registry import build_attention
 from alibi_cli.calibration.distil import Curve, distil
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.heads import HeadStatistics, observe_heads
@@ -74,31 +72,30 @@ def calibrate(
     press = torch.tensor(get_slopes(heads.distance.shape[1])).expand(heads.distance.shape)
     converted = converted_twin(model, layer_lists(press.tolist(), model), length, position_vector=True)
     learnable = Learnable(converted, press, method, length)
-    with _fast_attention(converted, held_out):
-        divergence = Divergence(model, converted)
-        start, of_press = divergence.mean(held_out), learnable.state()
-        with torch.no_grad():
-            for name, vector in learnable.added.items():
-                vector.copy_(means[name.removesuffix(".vector")])
-            learnable.log_slopes.copy_(slopes_of_distances(heads.distance).log())
-        learnable.place()
-        look_back = end = fit_factors(
-            learnable, divergence, held_out, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
+    divergence = Divergence(model, converted)
+    start, of_press = divergence.mean(held_out), learnable.state()
+    with torch.no_grad():
+        for name, vector in learnable.added.items():
+            vector.copy_(means[name.removesuffix(".vector")])
+        learnable.log_slopes.copy_(slopes_of_distances(heads.distance).log())
+    learnable.place()
+    look_back = end = fit_factors(
+        learnable, divergence, held_out, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
+    )
+    if look_back > start:  # a BLOOM, whose slopes are Press's
+        learnable.restore(of_press)
+        look_back = end = start
+    curve = None
+    if method != "look-back":
+        shown = Sparkline()
+        curve = distil(
+            learnable,
+            divergence,
+            windows,
+            held_out,
+            lambda done, of, kl: update(f"Distilling, KL {kl:.3f} {shown.add(kl)}", done, of),
         )
-        if look_back > start:  # a BLOOM, whose slopes are Press's
-            learnable.restore(of_press)
-            look_back = end = start
-        curve = None
-        if method != "look-back":
-            shown = Sparkline()
-            curve = distil(
-                learnable,
-                divergence,
-                windows,
-                held_out,
-                lambda done, of, kl: update(f"Distilling, KL {kl:.3f} {shown.add(kl)}", done, of),
-            )
-            end = min(kl for _, kl in curve.held_out)
+        end = min(kl for _, kl in curve.held_out)
     for module, row in zip(learnable.modules, learnable.slopes(), strict=True):
         module.alibi_slopes = row
     converted.config.alibi_slopes = layer_lists(learnable.slopes(), model)
@@ -177,20 +174,6 @@ def _keep_mean(means: dict[str, torch.Tensor], name: str) -> Callable[..., None]
         means[name] = output.detach().flatten(0, -2).mean(0)
 
     return hook
-
-
-@contextmanager
-def _fast_attention(converted: PreTrainedModel, windows: CalibrationWindows) -> Iterator[None]:
-    """The folded attention, whose gradient needs no matrix of scores, where the model's layers allow it."""
-    folded = build_attention({"name": "folded"})
-    try:
-        with torch.no_grad(), attention_of_models(folded):
-            converted(input_ids=windows.input_ids[:1].to(converted.device), use_cache=False)
-    except (AlibiError, ValueError):  # windows, soft caps, sinks, encoders: the model's own attention
-        yield
-        return
-    with attention_of_models(folded):
-        yield
 
 
 class Sparkline:

@@ -23,6 +23,8 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
     data = ModelCardData(base_model=name, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
     at = f" at commit `{plan.source.commit}`" if plan.source.commit else ""
+    code = [f"`{path.relative_to(plan.source.folder).as_posix()}`" for path in plan.carried if path.suffix == ".py"]
+    others = f", and what the source brought along: {', '.join(code)}" if code else ""
     dropped, added, changed = (
         ", ".join(f"`{name}`" for name in names) or "none" for names in (plan.dropped, plan.added, sorted(plan.changed))
     )
@@ -53,7 +55,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
 It needs torch and transformers 5 only; `trust_remote_code` runs the Python files of this folder, which are the same in every
-checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used).
+checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used){others}.
 
 | | |
 |---|---|

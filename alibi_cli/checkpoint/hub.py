@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from alibi_cli.checkpoint.inside import check_name
 from alibi_cli.checkpoint.safetensors_io import TensorInfo
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 
 # Weights in formats that are never read; a repository often holds the same weights four times.
 FOREIGN_WEIGHTS = (
@@ -34,6 +35,7 @@ def download(model: str, revision: str | None, read_weights: bool = True) -> tup
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -62,8 +64,13 @@ def download(model: str, revision: str | None, read_weights: bool = True) -> tup
         raise AlibiError(f"{model} has no revision {revision}.", exit_code=EXIT_USAGE) from None
     except LocalEntryNotFoundError:
         raise AlibiError(f"There is no folder {model}, and the Hub cannot be reached to look for it.") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise AlibiError(f"Downloading {model} failed: {str(error).splitlines()[0]}") from None
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise AlibiError(
+                f"The Hub does not accept the token for {model}.", hint="Log in: `hf auth login`."
+            ) from None
+        # The first line: in others, a server may say back what it was sent.
+        raise AlibiError(f"Downloading {model} failed: {first_line(error)}.", hint="Run again to go on.") from None
     return folder, folder.name  # a snapshot's folder is named after its commit
 
 
@@ -79,6 +86,7 @@ def remote_tensors(model: str, commit: str, folder: Path) -> dict[str, tuple[Pat
     from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import (
         HfHubHTTPError,
+        HTTPError,
         NotASafetensorsRepoError,
         OfflineModeIsEnabled,
         SafetensorsParsingError,
@@ -86,10 +94,18 @@ def remote_tensors(model: str, commit: str, folder: Path) -> dict[str, tuple[Pat
 
     try:
         repository = get_safetensors_metadata(model, revision=commit)
-    except (HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled, SafetensorsParsingError, OSError) as error:
-        raise AlibiError(f"The weights of {model} cannot be read: {str(error).splitlines()[0]}") from None
+    except (
+        HfHubHTTPError,
+        HTTPError,
+        NotASafetensorsRepoError,
+        OfflineModeIsEnabled,
+        SafetensorsParsingError,
+        OSError,
+    ) as error:
+        raise AlibiError(f"The weights of {model} cannot be read: {first_line(error)}.") from None
     found = {}
     for name, file in repository.files_metadata.items():
+        check_name(folder, name)
         for tensor, info in file.tensors.items():
             found[tensor] = (folder / name, TensorInfo(str(info.dtype), tuple(info.shape), *info.data_offsets))
     return found

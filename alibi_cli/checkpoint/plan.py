@@ -159,7 +159,7 @@ def make_plan(
     if promised < 1:
         raise AlibiError("The config names no length.", hint="Give --max-sequence-length.", exit_code=EXIT_USAGE)
     heads, layers = config.num_attention_heads, config.num_hidden_layers
-    if min(heads, layers) < 1:
+    if not all(type(n) is int and n >= 1 for n in (heads, layers)):
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
     learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)

@@ -25,7 +25,8 @@ class Verification(BaseModel):
 
 class ConvertReport(BaseModel):
     """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
-    were not calibrated. trained_length: tokens that the source's positions were made for."""
+    were not calibrated. trained_length: tokens that the source's positions were made for.
+    non_finite: kept tensors that hold a NaN or an Inf."""
 
     output: str
     source: str
@@ -40,6 +41,7 @@ class ConvertReport(BaseModel):
     trained_length: int
     max_sequence_length: int
     tensors: Tensors
+    non_finite: list[str]
     calibration: dict[str, Any] | None
     bytes_written: int
     seconds: float

@@ -13,7 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alibi_cli.errors import AlibiError
+from alibi_cli import strict_json
+from alibi_cli.errors import AlibiError, explained
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 CHUNK_BYTES = 8 << 20
@@ -91,10 +92,14 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise AlibiError(f"Cannot read {path}: {error.strerror}.") from None
     try:
-        entries: dict[str, Any] = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique(path))
+        entries: dict[str, Any] = strict_json.loads(raw.decode("utf-8"))
         metadata = entries.pop("__metadata__", {})
-        tensors = {name: TensorInfo(e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        tensors = {name: _tensor_info(**entry) for name, entry in entries.items()}
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError
+    except strict_json.DuplicateKey as error:
+        raise _damaged(path, f"its header names {error.key!r} twice") from None
+    except (ValueError, TypeError, AttributeError):
         raise _damaged(path, "its header is not a table of tensors") from None
     expected = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -108,10 +113,18 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, 8 + length)
 
 
+def _tensor_info(dtype: str, shape: list[int], data_offsets: list[int]) -> TensorInfo:
+    """Raises ValueError or TypeError where a header says something else than it should."""
+    begin, end = data_offsets
+    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError
+    return TensorInfo(dtype, tuple(shape), begin, end)
+
+
 def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
     """Copies a file's bytes; returns their sha256."""
     digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with _reading(source) as reader, target.open("xb") as writer:
         _copy(reader, writer, source.stat().st_size, digest.update, on_bytes)
         _flush(writer)
     return digest.hexdigest()
@@ -143,7 +156,7 @@ def rewrite_file(
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data section starts aligned, as the reference implementation writes it
     digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with _reading(source) as reader, target.open("xb") as writer:
 
         def put(part: bytes) -> None:
             writer.write(part)
@@ -166,18 +179,24 @@ def rewrite_file(
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with explained(f"Cannot read {path}"), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             on_bytes(len(chunk))
     return digest.hexdigest()
 
 
+def _reading(path: Path) -> BinaryIO:
+    with explained(f"Cannot read {path}"):
+        return path.open("rb")
+
+
 def _copy(
     reader: BinaryIO, writer: BinaryIO, n_bytes: int, see: Callable[[bytes], None], on_bytes: Callable[[int], None]
 ) -> None:
     while n_bytes:
-        chunk = reader.read(min(CHUNK_BYTES, n_bytes))
+        with explained(f"Cannot read {reader.name}"):
+            chunk = reader.read(min(CHUNK_BYTES, n_bytes))
         if not chunk:
             raise AlibiError(f"{reader.name} became shorter while it was being copied.")
         writer.write(chunk)
@@ -189,15 +208,6 @@ def _copy(
 def _flush(writer: BinaryIO) -> None:
     writer.flush()
     os.fsync(writer.fileno())
-
-
-def _unique(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise _damaged(path, "its header names a tensor twice")
-        return dict(pairs)
-
-    return hook
 
 
 def _damaged(path: Path, why: str) -> AlibiError:

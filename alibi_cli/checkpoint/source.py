@@ -1,20 +1,23 @@
 """A checkpoint to convert: its config, its files and the index of its tensors. No weight is read."""
 
-import json
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from alibi_cli import strict_json
 from alibi_cli.checkpoint.hub import FOREIGN_WEIGHTS, download, remote_tensors
+from alibi_cli.checkpoint.inside import LEFT_BEHIND, check_links, check_name
+from alibi_cli.checkpoint.integrity import Stamp, stamps
 from alibi_cli.checkpoint.pickled import index_of
 from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
 from alibi_cli.presets import DEMONSTRATIONS, presets_folder
 
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
 WEIGHTS = (*FOREIGN_WEIGHTS, "*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
-LEFT_BEHIND = (".git/*", ".cache/*", "*__pycache__/*", ".DS_Store")
+
+MOST = 100_000  # layers, heads, experts or labels
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Source:
     """A model folder on this machine.
 
     name: what the user asked for. commit: the resolved commit of a Hub repository. shards: weight files in order. tensors: {name:
-    (shard, where)}.
+    (shard, where)}. stamps: of every file, taken before any was read.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Source:
     side_files: list[Path]
     left_behind: list[Path]
     tensors: dict[str, tuple[Path, TensorInfo]] = field(repr=False)
+    stamps: dict[Path, Stamp] = field(default_factory=dict, repr=False)
 
     @property
     def pickled(self) -> bool:
@@ -53,13 +57,20 @@ def open_source(model: str, revision: str | None = None, read_weights: bool = Tr
     read_weights: False fetches the headers of a Hub repository's weight files instead of the files: enough for a plan.
 
     Raises:
-        AlibiError: no such model, no config or weights, or files that do not fit together.
+        AlibiError: no such model, no config or weights, or files that do not fit together or cannot be read.
     """
+    with explained(f"Cannot read {model}"):
+        return _open(model, revision, read_weights)
+
+
+def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     folder, commit = locate(model, revision, read_weights)
     if revision is not None and commit is None:
         raise AlibiError(
             f"{model} is a local folder; --revision chooses one of a Hub repository.", exit_code=EXIT_USAGE
         )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    before = stamps(files)
     config = read_json(folder / "config.json")
     cached = any(any(folder.glob(pattern)) for pattern in ("pytorch_model*.bin", "*.safetensors"))
     if commit is not None and not read_weights and not cached:
@@ -67,7 +78,6 @@ def open_source(model: str, revision: str | None = None, read_weights: bool = Tr
         shards = sorted({shard for shard, _ in tensors.values()})
     else:
         shards, tensors = _weights(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     relative = {path: path.relative_to(folder).as_posix() for path in files}
     weights = {path for path in files if any(fnmatch(path.name, pattern) for pattern in WEIGHTS)}
     hidden = {path for path in files if any(fnmatch(relative[path], pattern) for pattern in LEFT_BEHIND)}
@@ -77,17 +87,25 @@ def open_source(model: str, revision: str | None = None, read_weights: bool = Tr
         for path in files
         if path in weights - hidden and path not in shards and not path.name.endswith(".index.json")
     ]
-    return Source(model, folder, commit, revision, config, shards, side_files, left, tensors)
+    kept = {path: before[path] for path in files if path not in hidden and path not in left}
+    return Source(model, folder, commit, revision, config, shards, side_files, left, tensors, kept)
 
 
 def locate(model: str, revision: str | None = None, read_weights: bool = True) -> tuple[Path, str | None]:
-    """The folder that holds a model, and the commit it was resolved to if it came from the Hub."""
+    """The folder that holds a model, and the commit it was resolved to if it came from the Hub.
+
+    Raises:
+        AlibiError: no such model, or a folder with a link that leads out of it.
+    """
     path = Path(model).expanduser()
-    if model in DEMONSTRATIONS and not path.exists():
+    with explained(f"Cannot read {model}"):
+        exists, is_folder = path.exists(), path.is_dir()
+        if is_folder:
+            check_links(path)
+            return path, None
+    if model in DEMONSTRATIONS and not exists:
         return presets_folder() / model, None
-    if path.is_dir():
-        return path, None
-    if path.exists():
+    if exists:
         raise AlibiError(f"{model} is a file; a checkpoint is a folder with a config.json.", exit_code=EXIT_USAGE)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise AlibiError(f"There is no folder {model}.", exit_code=EXIT_USAGE)
@@ -96,21 +114,34 @@ def locate(model: str, revision: str | None = None, read_weights: bool = True) -
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that must exist and hold one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    with explained(f"Cannot read {path}"):
+        is_file = path.is_file()  # a device or a pipe could be read for ever
+    if not is_file:
         raise AlibiError(
             f"{path.parent} has no {path.name}.",
             hint="A checkpoint folder holds config.json and weights.",
             exit_code=EXIT_USAGE,
-        ) from None
-    except OSError as error:
-        raise AlibiError(f"Cannot read {path}: {error.strerror}.") from None
+        )
+    try:
+        with explained(f"Cannot read {path}"):
+            content = strict_json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AlibiError(f"{path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise AlibiError(f"{path} does not hold a JSON object.")
     return content
+
+
+def check_plausible(raw: dict[str, Any], where: str) -> None:
+    """transformers makes so many modules or names, one after the other, before it looks at any weight.
+
+    Raises:
+        AlibiError: a config asks for more than any model has.
+    """
+    for key, value in raw.items():
+        counted = "layer" in key or "expert" in key or "head" in key or key == "num_labels"
+        if counted and isinstance(value, (int, float)) and not value <= MOST:
+            raise AlibiError(f"The config.json of {where} has {key} = {value}, which no model has.")
 
 
 def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo]]]:
@@ -145,10 +176,9 @@ def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo
 
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise AlibiError(f"The index of {folder} names {name!r}, which lies outside the folder.")
+    check_name(folder, name)
     if not path.is_file():
         raise AlibiError(
-            f"The index of {folder} names {name}, which is missing.", hint="Download or copy the checkpoint again."
+            f"The index of {folder} names {name!r}, which is missing.", hint="Download or copy the checkpoint again."
         )
     return path

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.checkpoint.card import model_card
+from alibi_cli.checkpoint.integrity import check_unchanged, non_finite
 from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import ConvertReport, Tensors, Verification
-from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file
-from alibi_cli.errors import EXIT_FAILED, AlibiError
+from alibi_cli.checkpoint.safetensors_io import copy_file, rewrite_file, sha256_of
+from alibi_cli.errors import EXIT_FAILED, AlibiError, explained
 from alibi_cli.runtime import runtime_sources
 
 
@@ -27,17 +28,19 @@ def write(
     command: list[str] | None = None,
     on_bytes: Callable[[int], None] = lambda n: None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> ConvertReport:
-    """Writes, verifies and names the converted checkpoint.
+    """Writes, verifies and names the converted checkpoint. One run at a time may write an output; the source must not change meanwhile.
 
     Args:
         force: replace an existing non-empty output folder, once the new one is verified.
         check: reload and compare logits before the folder gets its name.
         command: recorded in the model card.
-        on_bytes, on_stage: progress, in bytes written and names of stages.
+        on_bytes, on_stage: progress, in bytes written and names of stages. warn: told what is odd, before anything is written.
 
     Raises:
-        AlibiError: the output exists, the disk is too small, or the verification failed. Nothing is left under the final name.
+        AlibiError: the output exists, another run is writing it, the disk is too small, a file cannot be read or written, the source
+            changed, or the verification failed. Nothing is left under the final name.
     """
     started = time.monotonic()
     check_output(plan.output, plan.source.folder, force)
@@ -45,7 +48,11 @@ def write(
         raise AlibiError(
             f"{plan.output.resolve()} needs {plan.bytes_to_write:,} bytes and the disk has {plan.free_bytes:,} free."
         )
-    with partial_folder(plan.output) as partial:
+    on_stage("Checking")
+    odd = non_finite(plan.source, plan.copied)
+    for name in odd:
+        warn(f"Tensor {name!r} of {plan.source.name} holds NaN or Inf.")
+    with partial_folder(plan.output, replace=force) as partial:
         on_stage("Writing")
         digests = _write_weights(plan, partial, on_bytes)
         _write_files(plan, partial, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
@@ -69,6 +76,7 @@ def write(
             tensors=Tensors(
                 copied=len(plan.copied), dropped=plan.dropped, added=plan.added, changed=sorted(plan.changed)
             ),
+            non_finite=odd,
             bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
             seconds=time.monotonic() - started,
             calibration=None if plan.learned is None else plan.learned.record,
@@ -77,8 +85,14 @@ def write(
         )
         write_json(
             partial / "alibi.json",
-            {**report.model_dump(exclude={"output", "seconds"}), "versions": versions(), "sha256": digests},
+            {
+                **report.model_dump(exclude={"output", "seconds"}),
+                "versions": versions(),
+                "sha256": digests,
+                "files": _digests_of_files(partial, digests),
+            },
         )
+        check_unchanged(plan.source)
     return report
 
 
@@ -136,11 +150,23 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
         (folder / name).write_bytes(content)
 
 
+def _digests_of_files(folder: Path, weights: dict[str, str]) -> dict[str, str]:
+    """{file: sha256} of all that is neither weights nor their index, nor the card, which its owner is free to edit."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name: sha256_of(path)
+        for name, path in files.items()
+        if name not in {*weights, "model.safetensors.index.json", MARKER, "README.md"}
+    }
+
+
 def _verify(plan: Plan, folder: Path) -> Verification:
     from alibi_cli.checkpoint.verify import verify
 
-    result = verify(plan, folder)
+    with explained("The checkpoint that was written cannot be loaded"):
+        result = verify(plan, folder)
     if not result.passed:
+        check_unchanged(plan.source)  # which would be the reason
         found = f"reloaded logits differ by {result.max_abs_logit_difference:.1e}, and at most {result.tolerance:.0e} is allowed"
         if result.max_abs_logit_difference <= result.tolerance:
             found = "the weights of the head above the model are not those of the source"

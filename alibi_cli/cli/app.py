@@ -1,13 +1,15 @@
 """Wires the commands. Nothing here or in the command modules imports torch before a command needs it."""
 
+import contextlib
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from alibi_cli.cli import bench, convert, evaluate, inspect, output, train
-from alibi_cli.errors import AlibiError
+from alibi_cli.cli import bench, convert, evaluate, inspect, output, train, verify
+from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
 
 app = typer.Typer(
     name="alibi",
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)
+app.command(name="verify", epilog=verify.EXAMPLES)(verify.command)
 app.command(name="train", epilog=train.EXAMPLES)(train.command)
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(bench.app, name="bench")
@@ -44,26 +47,38 @@ def _options(
 
 def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
+    interrupted = False
+
+    def interrupt(signal_number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True  # libraries turn an interrupt while they are imported into errors of their own
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
+        signal.signal(signal.SIGINT, interrupt)
     try:
         app()
     except AlibiError as error:
         _debug()
-        output.print_error(error)
-        sys.exit(error.exit_code)
+        _end(error, error.exit_code)
     except KeyboardInterrupt:
         _debug()
-        output.print_error(AlibiError("Interrupted."))
-        sys.exit(130)
+        _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:  # typer has caught the interrupt
+            _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+        raise
     except Exception as error:
         _debug()
-        what = str(error).strip().splitlines() or [""]
-        output.print_error(
-            AlibiError(
-                f"{type(error).__name__}: {what[0]}",
-                hint="This is not expected; ALIBI_DEBUG=1 shows where it happened.",
-            )
-        )
-        sys.exit(1)
+        if interrupted:
+            _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+        what = f"{type(error).__name__}: {first_line(error)}"
+        _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED)
+
+
+def _end(error: AlibiError, code: int) -> NoReturn:
+    output.print_error(error)
+    sys.exit(code)
 
 
 def _debug() -> None:

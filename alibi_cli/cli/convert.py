@@ -79,6 +79,7 @@ def command(
             command=["alibi", *sys.argv[1:]],
             on_bytes=on_bytes,
             on_stage=lambda stage: update(stage, done, plan.bytes_to_write),
+            warn=output.note,
         )
     if json:
         output.print_json(report.model_dump())

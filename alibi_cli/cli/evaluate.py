@@ -253,6 +253,8 @@ def _row(row: "Row") -> list[str]:
         "out_of_memory": "out of memory",
         "non_finite": "NaN or Inf",
     }.get(row.status, "")
+    if (first := row.first_non_finite) is not None:
+        note += f", first at token {first.position} ({first.text!r}) of {first.document}"
     if row.perplexity is None:
         return [name, str(row.length), *["–"] * 4, note]
     interval = "–" if row.perplexity_ci95 is None else f"{row.perplexity_ci95[0]:.3f} – {row.perplexity_ci95[1]:.3f}"

@@ -57,11 +57,12 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
     if model is None:
         n_heads = 8 if heads is None else heads
         return {"n_heads": n_heads, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(n_heads, max_bias)}
-    from alibi_cli.checkpoint.source import locate, read_json
+    from alibi_cli.checkpoint.source import check_plausible, locate, read_json
 
     config = read_json(locate(model, read_weights=False)[0] / "config.json")
     keys = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-    found = next((config[key] for key in keys if isinstance(config.get(key), int)), 0)
+    check_plausible(config, model)
+    found = next((config[key] for key in keys if type(config.get(key)) is int), 0)
     if found < 1:
         raise AlibiError(f"The config.json of {model} does not say how many heads it has.", exit_code=EXIT_USAGE)
     if (own := config.get("alibi_slopes")) is not None:

@@ -29,6 +29,11 @@ def print_text(text: str) -> None:
     Console().print(Text(text), soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """One line of text in which what cannot be seen is spelled out: names from files can hold line breaks and terminal commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
 ) -> None:
@@ -50,7 +55,7 @@ def print_table(
                 column, overflow="fold", min_width=min(10, max([len(column), *(len(row[index]) for row in rows)]))
             )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     (console if console.is_terminal else Console(width=max(console.width, PIPED_WIDTH))).print(table)
 
@@ -81,20 +86,20 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Names and values, one pair a line, on stdout."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        print_text(f"{name:<{width}}  {value}")
+        print_text(f"{name:<{width}}  {printable(value)}")
 
 
 def note(message: str) -> None:
     """A remark on stderr: what is being done, or what to do next."""
-    Console(stderr=True).print(Text(message, style="dim"), soft_wrap=True)
+    Console(stderr=True).print(Text(printable(message), style="dim"), soft_wrap=True)
 
 
 def print_error(error: AlibiError) -> None:
     """One or two lines on stderr."""
     console = Console(stderr=True)
-    console.print(Text.assemble(("Error: ", "bold red"), error.message), soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), printable(error.message)), soft_wrap=True)
     if error.hint:
-        console.print(Text(error.hint), soft_wrap=True)
+        console.print(Text(printable(error.hint)), soft_wrap=True)
 
 
 @contextmanager

@@ -3,25 +3,31 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from alibi_cli.checkpoint.safetensors_io import sha256_of
-from alibi_cli.checkpoint.source import locate, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.checkpoint.integrity import checked_sha256
+from alibi_cli.checkpoint.source import check_plausible, locate, read_json
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 from alibi_cli.families import CONVERTED, trained_length
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
+
+WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model before its weights are loaded.
 
-    digest: sha256 over config and weights. trained_length: tokens that its positions were trained for, None for a converted model, which
-    has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of positions). masked: it fills
-    in masked tokens instead of predicting the next one.
+    digest: sha256 over config, tokenizer and weights; tokenizer_digest: over the tokenizer alone. attention: transformers' name of the
+    attention that computes it. stored_dtype: of its weights, by its config. trained_length: tokens that its positions were trained for,
+    None for a converted model, which has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of
+    positions). masked: it fills in masked tokens instead of predicting the next one.
     """
 
     name: str
@@ -33,6 +39,9 @@ class ModelInfo:
     trained_length: int | None
     hard_limit: int | None
     digest: str
+    tokenizer_digest: str
+    attention: str
+    stored_dtype: str
 
 
 def describe(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -51,10 +60,17 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
 
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
+    check_plausible(raw, name)
+    if not trust_remote_code and any("attn_implementation" in key and "/" in str(raw[key]) for key in raw):
+        raise AlibiError(
+            f"The config.json of {name} asks for attention from the Hub, which is code; it was not loaded.",
+            hint="--trust-remote-code lets it run.",
+        )
     model_type = str(raw.get("model_type"))
     base = model_type.removeprefix(CONVERTED)
     converted = model_type != base
-    names = [str(architecture) for architecture in raw.get("architectures") or []]
+    listed = raw.get("architectures")
+    names = [str(architecture) for architecture in listed] if isinstance(listed, list) else []
     causal = any("CausalLM" in n or "LMHead" in n for n in names) or raw.get("is_decoder") is True
     masked = any("MaskedLM" in n or "PreTraining" in n for n in names) or (
         not causal and base in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -73,14 +89,22 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
             EXIT_USAGE,
         )
     trained = hard = None
+    attention = ATTENTION_NAME
     if not converted:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        trained = trained_length(config)
         auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        with torch.device("meta"):
-            stock = auto.from_config(config, trust_remote_code=trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            trained = trained_length(config)
+            with torch.device("meta"):
+                stock = auto.from_config(config, trust_remote_code=trust_remote_code)
+        except Exception as error:  # transformers validates configs with errors of many types
+            message = f"The config.json of {name} does not describe a model that can be built: {first_line(error)}."
+            raise AlibiError(message) from error
         hard = trained if positions_end(stock) else None
-    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, digest_of(folder))
+        attention = str(stock.config._attn_implementation)
+    stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    digests = digest_of(folder, (*TOKENIZER, *WEIGHTS)), digest_of(folder, TOKENIZER)
+    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, *digests, attention, stored)
 
 
 def positions_end(model: torch.nn.Module) -> bool:
@@ -93,22 +117,11 @@ def positions_end(model: torch.nn.Module) -> bool:
     )
 
 
-def digest_of(folder: Path) -> str:
-    """sha256 over names and contents of config.json, tokenizer files and weights."""
+def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
+    """sha256 over names and contents of the files that a folder has of these."""
     digest = hashlib.sha256()
-    patterns = (
-        "config.json",
-        "*.safetensors",
-        "pytorch_model*.bin",
-        "tokenizer.json",
-        "vocab.*",
-        "merges.txt",
-        "*.model",
-    )
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        blob = path.resolve().name  # the Hub cache names the blobs of large files by their sha256
-        content = blob if path.is_symlink() and len(blob) == 64 else sha256_of(path)
-        digest.update(f"{path.name}\0{content}\0".encode())
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}\0{checked_sha256(path)}\0".encode())
     return digest.hexdigest()
 
 
@@ -120,7 +133,7 @@ def load_tokenizer(info: ModelInfo, trust_remote_code: bool = False) -> Any:
             info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info)
         )
     except (ValueError, OSError, KeyError) as error:
-        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {first_line(error)}.") from None
 
 
 def _plain_config(info: ModelInfo) -> Any:
@@ -154,8 +167,21 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
             model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
-    except (ValueError, OSError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
-        raise AlibiError(f"{info.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except UnpicklingError:
+        raise AlibiError(
+            f"The weights of {info.name} hold Python objects other than tensors; they were not read, because that could run code."
+        ) from None
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
     if loading["missing_keys"]:
         raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
     return model.to(target).eval()
@@ -170,6 +196,11 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
     base = CONFIG_MAPPING[info.model_type.removeprefix(CONVERTED)]
     native = (MODEL_FOR_MASKED_LM_MAPPING if info.masked else MODEL_FOR_CAUSAL_LM_MAPPING)[base]
     return model_class_for(native), config_class_for(base).from_pretrained(info.folder)
+
+
+def resolved_dtype(info: ModelInfo, device: str, dtype: str) -> str:
+    """The type in which `load_model` computes."""
+    return dtype if dtype != "auto" else "float32" if pick_device(device) == "cpu" else info.stored_dtype
 
 
 def pick_device(device: str) -> str:

@@ -1,7 +1,8 @@
 """The results file: its schema, and writing it so that an interrupted run loses nothing.
 
 `results.json` is rewritten whole, by way of a temporary name, after every row. Beside it lies `results.nll.safetensors` with what every
-figure is computed from: float32 NLLs and where they were read. `--resume` trusts a row only if both files have it.
+figure is computed from: float32 NLLs and where they were read. `--resume` trusts a row only if both files have it, and if the row's
+digest over its figures and its record is still right.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.checkpoint.partial import fsync
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 from alibi_cli.evaluation.statistics import (
     FEW_DOCUMENTS,
     IMPROVES,
@@ -31,6 +33,15 @@ SCHEMA_VERSION = 1
 FIELDS = ("nll", "document", "position", "context")
 
 
+class NonFinite(BaseModel):
+    """The first scored token whose NLL is NaN or Inf: in which document, at which of its tokens, which one."""
+
+    document: str
+    position: int
+    token: int
+    text: str
+
+
 class Row(BaseModel):
     """One model at one length.
 
@@ -38,7 +49,8 @@ class Row(BaseModel):
     table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval over documents.
     perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. scored_set_sha256: of which tokens were scored (document
     and position), equal for rows that can be compared. fed_length: tokens actually fed. seconds: of scoring. tokens_per_second: fed
-    tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU.
+    tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU. sha256: over everything but times and peak_bytes, and
+    over the row's record.
     """
 
     model: str
@@ -57,6 +69,8 @@ class Row(BaseModel):
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     peak_bytes: int = 0
+    first_non_finite: NonFinite | None = None
+    sha256: str | None = None
 
     @property
     def key(self) -> str:
@@ -115,6 +129,17 @@ def ok_row(
     return row
 
 
+def digest(row: Row, scored: Scored | None) -> str:
+    """sha256 of a row and of what its figures were computed from; times, which no run repeats, are not in it."""
+    figures = row.model_dump(mode="json", exclude={"seconds", "tokens_per_second", "peak_bytes", "sha256"})
+    found = hashlib.sha256(json.dumps(figures, sort_keys=True).encode())
+    if scored is not None:
+        for name in FIELDS:
+            found.update(np.ascontiguousarray(getattr(scored, name)).tobytes())
+        found.update(str(scored.n_bytes).encode())
+    return found.hexdigest()
+
+
 def contrasts(results: Results, record: dict[str, Scored], baseline: str | None) -> list[Contrast]:
     """Every model against itself at its shortest length, and against the baseline at the same length, where both have figures
     on the same tokens: models whose tokenizers cut the text differently are not compared. Known contrasts are not computed again.
@@ -164,11 +189,14 @@ def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
     try:
         temporary = nll_path(path).with_name(nll_path(path).name + ".tmp")
         save_file(tensors, temporary, metadata=metadata)
+        fsync(temporary)
         temporary.replace(nll_path(path))
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        fsync(temporary)
         nll_path(path).chmod(temporary.stat().st_mode & 0o777)  # safetensors makes files that only their owner can read
         temporary.replace(path)
+        fsync(path.parent)
     except (OSError, SafetensorError) as error:
         raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
 
@@ -177,25 +205,43 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
     """Both files of an earlier run; rows whose record is missing are left out.
 
     Raises:
-        AlibiError: not a results file of this version.
+        AlibiError: not a results file of this version, or one whose figures or record were changed since.
     """
     from safetensors import safe_open
 
     try:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
+        if not all(isinstance(model.get(key), str) for model in results.models for key in ("name", "tokens_sha256")):
+            raise ValueError("it has a model without a name")
         record: dict[str, Scored] = {}
         if nll_path(path).is_file():
             tensors = load_file(nll_path(path))
             with safe_open(nll_path(path), "np") as file:
                 n_bytes = json.loads(file.metadata()["n_bytes"])
             record = {key: _scored(tensors, key, n) for key, n in n_bytes.items()}
-    except (ValidationError, ValueError, SafetensorError, KeyError, TypeError, OSError) as error:
+    except (
+        ValidationError,
+        ValueError,
+        SafetensorError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise AlibiError(
-            f"{path} and the record beside it are not results that can be resumed: {str(error).splitlines()[0]}",
+            f"{path} and the record beside it are not results that can be resumed: {first_line(error)}",
             hint="Choose another --output.",
             exit_code=EXIT_USAGE,
         ) from None
     results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
+    for row in results.rows:
+        if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
+            raise AlibiError(
+                f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed.",
+                hint="Delete the file, or choose another --output.",
+                exit_code=EXIT_USAGE,
+            )
     results.contrasts = []
     return results, record
 
@@ -207,7 +253,7 @@ def _scored(tensors: dict[str, np.ndarray], key: str, n_bytes: int | None) -> Sc
 
 def check_same_run(old: Results, new: Results, path: Path) -> None:
     """Raises AlibiError naming the first difference between an earlier run and this one that makes their rows incomparable."""
-    for part in ("schema_version", "protocol", "text"):
+    for part in ("schema_version", "versions", "protocol", "text"):
         before, now = getattr(old, part), getattr(new, part)
         if before != now:
             what = (
@@ -220,10 +266,11 @@ def check_same_run(old: Results, new: Results, path: Path) -> None:
                 hint="Choose another --output.",
                 exit_code=EXIT_USAGE,
             )
-    known = {model["name"]: model for model in old.models}
+    known = {str(model.get("name")): model for model in old.models}
     for model in new.models:
         if model["name"] in known and known[model["name"]] != model:
-            key = next(k for k in model if known[model["name"]].get(k) != model[k])
+            before = known[model["name"]]
+            key = next(k for k in {**model, **before} if before.get(k) != model.get(k))
             raise AlibiError(
                 f"{model['name']} has changed since {path} was made ({key}).",
                 hint="Choose another --output.",

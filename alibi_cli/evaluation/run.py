@@ -16,10 +16,10 @@ import torch
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation import results as results_file
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device
-from alibi_cli.evaluation.results import Results, Row, ok_row
+from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device, resolved_dtype
+from alibi_cli.evaluation.results import NonFinite, Results, Row, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
-from alibi_cli.evaluation.statistics import Scored
+from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.token_cache import tokenize_once
 from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokens_sha256
@@ -63,6 +63,7 @@ class _Job:
     suffix: list[int]
     mask_token: int | None
     facts: dict[str, Any]
+    decode: Callable[[list[int]], str]
     # By fed length, because the crop arm repeats rows.
     cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)
 
@@ -95,6 +96,7 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             "max_segments": request.max_segments,
             "device": pick_device(request.device).split(":")[0],
             "dtype": request.dtype,
+            "seed": SEED,
         },
         text=request.text.fingerprint(),
         models=[job.facts for job in jobs],
@@ -124,6 +126,7 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             if scored is not None:
                 _check_tokens(scored, record, job.info.name)
                 record[row.key] = scored
+            row.sha256 = results_file.digest(row, scored)
             _order(results, request.models)
             results.contrasts = results_file.contrasts(results, record, request.baseline)
             if request.output is not None:
@@ -176,12 +179,15 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
         "model_type": info.model_type,
         "commit": info.commit,
         "digest": info.digest,
+        "tokenizer_sha256": info.tokenizer_digest,
+        "dtype": resolved_dtype(info, request.device, request.dtype),
+        "attention": info.attention,
         "converted": info.converted,
         "trained_length": info.trained_length,
         "special_tokens": [prefix, suffix if info.masked else []],
         "tokens_sha256": tokens_sha256(documents),
     }
-    return _Job(info, documents, protocol, prefix, suffix, mask_token, facts)
+    return _Job(info, documents, protocol, prefix, suffix, mask_token, facts, tokenizer.decode)
 
 
 def _rows_of(job: _Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
@@ -246,7 +252,17 @@ def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Sc
     fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
     scored = _scored(job, windows, scores)
     row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes(device))
-    return row, scored if row.status == "ok" else None
+    if row.status == "non_finite":
+        row.first_non_finite = _first_non_finite(job, scored)
+        return row, None
+    return row, scored
+
+
+def _first_non_finite(job: _Job, scored: Scored) -> NonFinite:
+    first = int(np.flatnonzero(~np.isfinite(scored.nll))[0])
+    document, position = job.documents[int(scored.document[first])], int(scored.position[first])
+    token = int(document.ids[position])
+    return NonFinite(document=document.name, position=position, token=token, text=job.decode([token]))
 
 
 def _scored(job: _Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:

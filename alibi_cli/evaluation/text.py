@@ -10,6 +10,8 @@ from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation import python_docs
 
 DEFAULT = "python-docs"
+# A document is cut into tokens in one piece, which takes some 150 bytes of memory per character; a file is read in one piece.
+MAX_CHARACTERS, MAX_FILE_BYTES = 50_000_000, 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def open_text(
 def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
     for path in files:
         try:
-            text = path.read_bytes().decode("utf-8")
+            with path.open("rb") as file:  # which may be a device that never ends
+                content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise AlibiError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes.", "Split it.", EXIT_USAGE)
+            text = content.decode("utf-8")
         except OSError as error:
             raise AlibiError(f"Cannot read {path}: {error.strerror}.", exit_code=EXIT_USAGE) from None
         except UnicodeDecodeError as error:
@@ -99,7 +105,19 @@ def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
         else:
             blocks = text.replace("\r\n", "\n").split("\n\n")
             parts = [(f"{path.name}#{i}", block) for i, block in enumerate(blocks)]
-        yield from ((name, part) for name, part in parts if part.strip())
+        for name, part in parts:
+            if part.strip():
+                yield name, _bounded(name, part)
+
+
+def _bounded(name: str, text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
+        raise AlibiError(
+            f"{name} is a document of {len(text):,} characters; at most {MAX_CHARACTERS:,} can be cut into tokens.",
+            "Split it, or use --split-on blank-line if blank lines separate its documents.",
+            EXIT_USAGE,
+        )
+    return text
 
 
 def _from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[str, str]]:
@@ -129,4 +147,4 @@ def _from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[
                 exit_code=EXIT_USAGE,
             )
         if row[column].strip():
-            yield f"{path}#{index}", row[column]
+            yield f"{path}#{index}", _bounded(f"{path}#{index}", row[column])

@@ -145,12 +145,33 @@ def alibi_attention(
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     options = (scaling, dropout, softcap, s_aux, module.training, keeps_weights)
     unbroken = isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == key.shape[-2]
-    if unbroken and not keeps_weights and not _learns_slopes(module):
-        line = _bias_of_layer(module, attention_mask.line, query.dtype)
-        return _in_blocks(query, key, value, line, attention_mask.causal, options), None
+    learns = _learns_slopes(module)
+    # What a gradient of the slopes needs to be a sum over distances: see `_with_gradient`.
+    linear = unbroken and attention_mask.causal and softcap is None and s_aux is None
+    if unbroken and not keeps_weights and (linear or not learns):
+        line, width = _bias_of_layer(module, attention_mask.line, query.dtype).detach(), value.shape[-1]
+        if learns:
+            options = (query.shape[-1] ** -0.5 if scaling is None else scaling, *options[1:])
+            query, key, value = _with_gradient(query, key, value, module.alibi_slopes, options[0])
+        return _in_blocks(query, key, value, line, attention_mask.causal, options)[..., :width].contiguous(), None
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     output, weights = _attend(query, key, value, bias, *options)
     return output.contiguous(), weights
+
+
+def _with_gradient(query, key, value, slopes, scaling):
+    """Query, key and value with a dimension more, whose scores are nought and whose gradient is that of the slopes.
+
+    The score s_ij of a causal head has the derivative -(i - j) by m, and the gradient by a row of scores sums to nought, so j - c does
+    as well as -(i - j), for any c. That is a product: m - m.detach(), which is nought, in the query and j - c in the key. The kernel then
+    needs no gradient by the bias, for which it would make matrices of scores. Eight dimensions: kernels want multiples of that.
+    """
+    place = torch.arange(key.shape[2], device=key.device).to(key.dtype) - (key.shape[2] - 1) / 2
+    place = place[:, None].expand(*key.shape[:3], 1)
+    nought = ((slopes - slopes.detach()) / scaling).to(query.dtype)[None, :, None, None].expand(*query.shape[:3], 1)
+    pad = torch.nn.functional.pad
+    query, key = (pad(torch.cat(parts, dim=-1), (0, 7)) for parts in ((query, nought), (key, place)))
+    return query, key, pad(value, (0, query.shape[-1] - value.shape[-1]))
 
 
 def _in_blocks(query, key, value, line, causal, options):

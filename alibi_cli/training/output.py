@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
@@ -16,8 +15,8 @@ from alibi_cli.checkpoint.card import UNTRAINED
 from alibi_cli.checkpoint.partial import MARKER
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.checkpoint.safetensors_io import copy_file, sha256_of
-from alibi_cli.checkpoint.source import Source
-from alibi_cli.checkpoint.verify import TOLERANCE, outputs
+from alibi_cli.checkpoint.source import Source, read_json
+from alibi_cli.checkpoint.verify import TOLERANCE, outputs, reload
 from alibi_cli.checkpoint.writer import write_json
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.models import ModelInfo, load_model
@@ -80,8 +79,7 @@ def verify_trained(model: Any, info: ModelInfo, folder: Path, trust_remote_code:
     expected, _ = outputs(model, tokens)
     own = info.converted and all((folder / name).read_bytes() == code for name, code in runtime_sources().items())
     if own or (info.converted and trust_remote_code):
-        auto = transformers.AutoModelForMaskedLM if info.masked else transformers.AutoModelForCausalLM
-        reloaded = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+        reloaded = reload(folder, read_json(folder / "config.json")["architectures"][0])
     else:
         reloaded = load_model(dataclasses.replace(info, folder=folder), "cpu", "float32", trust_remote_code)
     found, _ = outputs(reloaded, tokens)

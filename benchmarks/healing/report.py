@@ -191,10 +191,10 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
             for name, record in ladder.records.items():
                 if name.startswith(f"{model}-{start}-") and (share := ladder.recovered(name)) is not None:
                     shares.setdefault(record["tokens"], []).append(share[0])
-            points = sorted(
+            averages = sorted(
                 (100 * tokens / PRETRAINING_TOKENS, float(np.mean(values))) for tokens, values in shares.items()
             )
-            right.plot(*zip(*points, strict=True), marker="o", label=start) if points else None
+            right.plot(*zip(*averages, strict=True), marker="o", label=start) if averages else None
         right.set(
             xlabel="% of the pre-training tokens",
             ylabel="recovered share R (%)",

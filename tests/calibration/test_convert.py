@@ -110,9 +110,11 @@ def test_the_vector_is_added_to_every_embedding(family):
     tokens, vector = sample_tokens(2, 40), torch.linspace(-1, 1, model.get_parameter(name).numel()).double()
     embedded = model.get_input_embeddings()(tokens).detach()
     if family == "biogpt":
-        embedded = embedded * model.base_model.embed_tokens.embed_scale if not hasattr(
-            model.get_input_embeddings(), "embed_scale"
-        ) else embedded
+        embedded = (
+            embedded * model.base_model.embed_tokens.embed_scale
+            if not hasattr(model.get_input_embeddings(), "embed_scale")
+            else embedded
+        )
     plain, shifted = (model(inputs_embeds=e).logits for e in (embedded, embedded + vector))
     model.get_parameter(name).data.copy_(vector)
     found = model(input_ids=tokens).logits

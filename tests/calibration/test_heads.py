@@ -9,9 +9,7 @@ from alibi_cli.surgery.apply import apply_alibi
 from tests.models import FAMILIES, OWN_BIAS, VARIANTS, sample_tokens, tiny_model
 
 LENGTH = 20
-DECODERS_AND_ENCODERS = [
-    name for name in [*FAMILIES, *OWN_BIAS, *VARIANTS] if name not in ("bart", "marian", "t5")
-]
+DECODERS_AND_ENCODERS = [name for name in [*FAMILIES, *OWN_BIAS, *VARIANTS] if name not in ("bart", "marian", "t5")]
 
 
 def without_content(slopes: list[float]) -> np.ndarray:

@@ -41,7 +41,7 @@ def test_command_line_and_json(tiny_gpt2: Path, tmp_path: Path) -> None:
         "verified",
     } <= set(report)
     assert (report["base_model_type"], report["model_type"]) == ("gpt2", "alibi_gpt2")
-    assert report["tensors"] == {"copied": 27, "dropped": ["transformer.wpe.weight"], "added": []}
+    assert report["tensors"] == {"copied": 27, "dropped": ["transformer.wpe.weight"], "added": [], "changed": []}
     assert report["verified"]["passed"] and report["verified"]["max_abs_logit_difference"] <= 1e-5
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["n_positions"] == config["alibi_max_sequence_length"] == 96

@@ -1,16 +1,24 @@
 """What alibi convert refuses, and what it never runs."""
 
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from alibi_cli import AlibiError
+from alibi_cli.checkpoint.integrity import non_finite
+from alibi_cli.checkpoint.plan import make_plan
+from alibi_cli.checkpoint.safetensors_io import read_header
+from alibi_cli.checkpoint.source import Source, open_source
+from alibi_cli.checkpoint.writer import write
+from alibi_cli.evaluation.models import describe
 from tests.checkpoint.helpers import convert, snapshot
-from tests.cli.run import alibi
+from tests.cli.run import alibi, alibi_here
 from tests.models import FAMILIES, save_tiny
 
 
@@ -60,66 +68,186 @@ def test_a_converted_checkpoint_is_not_converted_again(tiny_gpt2: Path, tmp_path
     assert "already converted" in alibi("convert", tmp_path / "out", "-o", tmp_path / "twice", code=2).stderr
 
 
-def damage(folder: Path, how: str) -> None:  # noqa: PLR0912
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    content = json.loads(config.read_text())
-    if how == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-10])
-    elif how == "long header":
-        weights.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
-    elif how == "header is no JSON":
-        weights.write_bytes((4).to_bytes(8, "little") + b"oops")
-    elif how == "no weights":
-        weights.unlink()
-    elif how == "missing shard":
-        weights.rename(folder / "model-00001-of-00002.safetensors")
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}})
-        )
-    elif how == "shard outside":
-        weights.rename(folder.parent / "model.safetensors")
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
-    elif how == "wrong shapes":
-        config.write_text(json.dumps({**content, "n_embd": 96}))
-    elif how == "missing tensors":
-        config.write_text(json.dumps({**content, "n_layer": 3}))
-    elif how == "config is no JSON":
-        config.write_text("{")
-    elif how == "config is a list":
-        config.write_text("[]")
-    elif how == "config without type":
-        config.write_text("{}")
-    elif how == "no config":
-        config.unlink()
-    elif how == "heads do not divide":
-        config.write_text(json.dumps({**content, "n_head": 7}))
+def change_header(weights: Path, change: Callable[[dict], object]) -> None:
+    """Applies `change` to the header of a safetensors file; the bytes of the tensors stay."""
+    raw = weights.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header = change(header) or header
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    weights.write_bytes(len(text).to_bytes(8, "little") + text + raw[start:])
 
 
-DAMAGE = [
-    "truncated",
-    "long header",
-    "header is no JSON",
-    "no weights",
-    "missing shard",
-    "shard outside",
-    "wrong shapes",
-    "missing tensors",
-    "config is no JSON",
-    "config is a list",
-    "config without type",
-    "no config",
-    "heads do not divide",
-]
+def change_config(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content = {key: value for key, value in {**content, **changes}.items() if value is not ABSENT}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def shard(folder: Path, weight_map: dict[str, str] | None = None, **moved: str) -> None:
+    """Cuts the weights into two shards with an index, which says what it should, but for `moved`; or says `weight_map`."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    for file, inside in parts.items():
+        save_file({name: tensors[name] for name in inside}, folder / file, metadata={"format": "pt"})
+    true = {name: file for file, inside in parts.items() for name in inside}
+    index = {"weight_map": {**true, **moved} if weight_map is None else weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+ABSENT = object()
+A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+HEAD, LATER = "transformer.h.0.attn.c_attn.bias", "transformer.h.1.attn.c_attn.bias"
+
+
+def sparse(weights: Path, header: int, size: int) -> None:
+    with weights.open("wb") as file:
+        file.write(header.to_bytes(8, "little") + b"{}")
+        file.truncate(size)
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def outside(folder: Path, name: str) -> None:
+    """The file is moved beside the folder, and a link put in its place."""
+    (folder / name).rename(folder.parent / "stolen")
+    (folder / name).symlink_to(folder.parent / "stolen")
+
+
+# What is wrong with a source, how it is made so, and what the message says.
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda f: os.truncate(f / "model.safetensors", (f / "model.safetensors").stat().st_size - 10), "bytes where"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "header is longer"),
+    "long header": (lambda f: sparse(f / "model.safetensors", 1 << 40, 999), "header is longer"),
+    "header beyond 100 MB": (lambda f: sparse(f / "model.safetensors", 100_000_001, 200_000_000), "header is longer"),
+    "header is no JSON": (lambda f: change_header(f / "model.safetensors", lambda h: b"oops"), "not a table"),
+    "header is not UTF-8": (lambda f: change_header(f / "model.safetensors", lambda h: b'{"\xff":1}'), "not a table"),
+    "header is nested deeply": (lambda f: change_header(f / "model.safetensors", lambda h: b"[" * 99999), "not a table"),
+    "half a surrogate": (lambda f: change_header(f / "model.safetensors", lambda h: {**h, "\ud800": h[HEAD]}), "not a table"),
+    "duplicate keys": (
+        lambda f: change_header(f / "model.safetensors", lambda h: (t := json.dumps(h))[:-1].encode() + b"," + t[1:].encode()), "twice"),
+    "overlapping": (lambda f: change_header(f / "model.safetensors", lambda h: h[LATER].update(data_offsets=[0, 576])), "fit"),
+    "gapped": (lambda f: change_header(f / "model.safetensors", lambda h: h.pop(HEAD) and None), "fit|promises"),
+    "negative shape": (lambda f: change_header(f / "model.safetensors", lambda h: h[HEAD].update(shape=[-1, -144])), "not a table"),
+    "offsets of fractions": (
+        lambda f: change_header(f / "model.safetensors", lambda h: h[HEAD].update(data_offsets=[0.0, 5.0])), "not a table"),
+    "unknown dtype": (lambda f: change_header(f / "model.safetensors", lambda h: h[HEAD].update(dtype="F33")), "unknown type"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+    "weights are a pipe": (lambda f: fifo(f / "model.safetensors"), "no weights"),
+    "weights are a device": (lambda f: link(f / "model.safetensors", "/dev/zero"), "no weights"),
+    "missing shard": (lambda f: (shard(f), (f / B).unlink()), "missing"),
+    "index of an absent tensor": (lambda f: shard(f, absent=A), "does not hold it"),
+    "tensor in the wrong shard": (lambda f: shard(f, **{HEAD: B}), "does not hold it"),
+    "tensor in both shards": (
+        lambda f: (shard(f), save_file({**load_file(f / B), **load_file(f / A)}, f / B)), "in both"),
+    "index with a key twice": (
+        lambda f: (shard(f), (f / "model.safetensors.index.json").write_text('{"weight_map": {}, "weight_map": {}}')), "twice"),
+    "index without a map": (lambda f: shard(f, weight_map=[]), "weight_map"),
+    "shard outside": (lambda f: shard(f, x="../x.safetensors"), "outside"),
+    "shard at a path of its own": (lambda f: shard(f, x="/etc/passwd"), "outside"),
+    "shard with odd names": (lambda f: shard(f, x="a\nb\x00c"), "missing"),
+    "a link out, of weights": (lambda f: outside(f, "model.safetensors"), "leads out"),
+    "a link out, of the config": (lambda f: outside(f, "config.json"), "leads out"),
+    "a link out, of a side file": (lambda f: outside(f, "tokenizer.json"), "leads out"),
+    "wrong shapes": (lambda f: change_config(f, n_embd=96), "config.json asks for"),
+    "missing tensors": (lambda f: change_config(f, n_layer=3), "lacks"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    "config is not UTF-8": (lambda f: (f / "config.json").write_bytes(b'{"a": "\xff"}'), "not JSON"),
+    "config with a key twice": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("{", '{"n_head": 3,', 1)), "twice"),
+    "config is nested deeply": (lambda f: (f / "config.json").write_text("[" * 99999), "not JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
+    "config without type": (lambda f: (f / "config.json").write_text("{}"), "model_type"),
+    "config without heads": (lambda f: change_config(f, n_head=ABSENT), "how many attention heads"),
+    "config is a pipe": (lambda f: fifo(f / "config.json"), "no config.json"),
+    "config is a device": (lambda f: link(f / "config.json", "/dev/zero"), "no config.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "heads do not divide": (lambda f: change_config(f, n_head=7), "heads|divisible"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_sources_are_found_before_anything_is_written(how: str, tiny_gpt2: Path, tmp_path: Path) -> None:
-    damage(tiny_gpt2, how)
+    """The plan, which writes nothing, is where they are found."""
+    damage, says = DAMAGE[how]
+    damage(tiny_gpt2)
     before = snapshot(tmp_path)
-    with pytest.raises(AlibiError) as error:
-        convert(tiny_gpt2, tmp_path / "out")
+    with pytest.raises(AlibiError, match=says) as error:
+        make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
     assert error.value.exit_code in (1, 2) and len(error.value.message.splitlines()) == 1
     assert snapshot(tmp_path) == before
+
+
+def test_nan_and_inf_are_named_before_anything_is_written(tiny_gpt2: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny_gpt2 / "model.safetensors")
+    tensors["transformer.wte.weight"][200, 3], tensors[HEAD][-1] = float("nan"), -float("inf")
+    tensors["transformer.wpe.weight"][0, 0] = float("nan")  # stays behind
+    save_file(tensors, tiny_gpt2 / "model.safetensors", metadata={"format": "pt"})
+    heard: list[tuple[str, bool]] = []
+    plan = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
+    report = write(plan, check=False, warn=lambda text: heard.append((text, (tmp_path / "out.partial").exists())))
+    assert report.non_finite == [HEAD, "transformer.wte.weight"]
+    assert [written for _, written in heard] == [False, False] and HEAD in heard[0][0]
+    assert json.loads((tmp_path / "out" / "alibi.json").read_text())["non_finite"] == report.non_finite
+    with pytest.raises(AlibiError, match="Every logit"):  # Inf in a bias of the first layer: nothing is left to compare
+        convert(tiny_gpt2, tmp_path / "again")
+    tensors[HEAD][-1] = 0.0
+    save_file(tensors, tiny_gpt2 / "model.safetensors", metadata={"format": "pt"})
+    result = alibi("convert", tiny_gpt2, "-o", tmp_path / "again", "--no-verify")
+    assert "'transformer.wte.weight'" in result.stderr and "NaN or Inf" in result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2", "int64"])
+def test_nan_is_found_in_every_type_and_nothing_else_is(dtype: str, tmp_path: Path) -> None:
+    kind = getattr(torch, dtype)
+    values = torch.arange(-100, 101).to(kind)
+    largest = torch.tensor([torch.finfo(kind).max if kind.is_floating_point else torch.iinfo(kind).max], dtype=kind)
+    tensors = {"fine": torch.cat([values, largest])}
+    if kind.is_floating_point:
+        tensors["nan"] = torch.cat([values, torch.tensor([float("nan")]).to(kind)])
+    save_file(tensors, tmp_path / "model.safetensors")
+    header = read_header(tmp_path / "model.safetensors").tensors
+    source = Source("s", tmp_path, None, None, {}, [tmp_path / "model.safetensors"], [], [],
+                    {name: (tmp_path / "model.safetensors", info) for name, info in header.items()})  # fmt: skip
+    assert non_finite(source, tensors) == ["nan"] * kind.is_floating_point
+
+
+def test_a_damaged_blob_of_the_hubs_cache_is_found(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """A snapshot links to blobs, which are named after their sha256: these links are followed, and their names are checked."""
+    blobs, snapshot_folder = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    snapshot_folder.mkdir(parents=True)
+    for path in tiny_gpt2.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(blobs / digest)
+        (snapshot_folder / path.name).symlink_to(f"../../blobs/{digest}")
+    convert(snapshot_folder, tmp_path / "out")
+    weights = (snapshot_folder / "model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(AlibiError, match="not the file that was to be downloaded"):
+        convert(snapshot_folder, tmp_path / "again")
+    with pytest.raises(AlibiError, match="not the file that was to be downloaded"):
+        describe(str(snapshot_folder))
+
+
+def test_names_with_line_breaks_stay_in_their_line(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "a\nb\x1b[31m.txt").write_text("carried")
+    result = alibi_here("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run")
+    assert "a\\nb\\x1b[31m.txt" in result.stdout and "\x1b" not in result.stdout
+    convert(tiny_gpt2, tmp_path / "out")
+    assert (tmp_path / "out" / "a\nb\x1b[31m.txt").read_text() == "carried"
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "some file"])

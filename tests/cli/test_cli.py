@@ -155,6 +155,13 @@ def test_bad_presets_are_named(text: str, says: str) -> None:
         assert error.value.hint == "Did you mean lengths?"
 
 
+@pytest.mark.parametrize("name", ["../presets/demo", "/etc/passwd", "demo.yaml", "demo\0", ""])
+def test_a_preset_is_a_name_and_no_path(name: str) -> None:
+    with pytest.raises(AlibiError, match="There is no preset") as error:
+        load_preset(name)
+    assert error.value.exit_code == 2
+
+
 def test_exit_codes_and_streams() -> None:
     assert alibi("nonsense", code=2).stdout == ""
     assert alibi(code=2).returncode == 2
@@ -172,7 +179,31 @@ def test_interrupting_is_exit_130() -> None:
     time.sleep(8)  # well inside the scoring
     process.send_signal(2)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and stdout == "" and "Traceback" not in stderr
+    assert process.returncode == 130 and stdout == "" and stderr.strip() == "Error: Interrupted."
+
+
+INTERRUPTED = """
+import os, signal, sys
+wanted, done = sys.argv.pop(1), []
+def hook(event, arguments):
+    if event == "import" and arguments[0] == wanted and not done:
+        done.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+from alibi_cli.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["typer", "rich.console", "alibi_cli.cli.convert", "huggingface_hub", "numpy", "torch", "torch.nn", "transformers"],
+)
+def test_interrupting_while_modules_are_loaded_is_one_line(module: str, tiny_gpt2: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, "convert", str(tiny_gpt2), "-o", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (result.returncode, result.stdout) == (130, "") and result.stderr.strip() == "Error: Interrupted."
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial*"))
 
 
 def test_the_documentation_of_the_command_line_is_current() -> None:

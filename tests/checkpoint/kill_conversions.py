@@ -1,0 +1,99 @@
+"""Kills conversions at many moments and looks at what is left; prints one JSON object.
+
+python -m tests.checkpoint.kill_conversions SOURCE FOLDER N_BYTES [--careless]
+
+A program of its own, because it forks: a process that has imported everything is copied in a millisecond. `--careless` is the negative
+control: it writes straight under the final name, which must be found out.
+"""
+
+import contextlib
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from alibi_cli import AlibiError
+from alibi_cli.checkpoint import writer
+from alibi_cli.checkpoint.audit import audit
+from alibi_cli.cli.quiet import quiet_libraries
+from tests.checkpoint.helpers import convert, snapshot
+from tests.killing import Meter, in_child, moments
+
+
+def complete(folder: Path) -> bool:
+    try:
+        return audit(folder).passed
+    except AlibiError:
+        return False
+
+
+@contextlib.contextmanager
+def careless(output: Path, replace: bool = True):
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    yield output
+
+
+def main(source: Path, folder: Path, n_bytes: int, every: int = 1) -> dict:
+    before, output = snapshot(source), folder / "out"
+    found = {"kills": 0, "absent": 0, "old": 0, "new": 0, "failures": []}
+
+    def clean() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+    def look(what: str, good: bool) -> None:
+        if not good:
+            found["failures"].append(what)
+
+    for replacing in (False, True):
+
+        def work(check: bool = False, replacing: bool = replacing) -> None:
+            convert(source, output, force=replacing, check=check, max_bias=4.0)
+
+        clean()
+        if replacing:
+            convert(source, output, check=False)
+            shutil.copytree(output, folder.with_name("old"), dirs_exist_ok=True)
+        places = moments(work, n_bytes)[::every]
+        for index, place in enumerate(places):
+            clean()
+            if replacing:
+                shutil.copytree(folder.with_name("old"), output)
+            check = index % 20 == 0  # verification takes long and writes nothing
+            if not in_child(lambda check=check: work(check), Meter(**place)):
+                continue
+            where = f"{place}, {'replacing' if replacing else 'new'}"
+            found["kills"] += 1
+            look(f"{where}: the source changed", snapshot(source) == before)
+            if not output.exists():
+                found["absent"] += 1
+            else:
+                look(f"{where}: not whole", complete(output))
+                facts = output / "alibi.json"
+                new = facts.is_file() and "max_bias" in json.loads(facts.read_text())["slopes_scheme"]
+                found["new" if new else "old"] += 1
+            refused = output.exists() or replacing
+            try:  # without --force: what was there is put back first, and not replaced
+                convert(source, output, check=False, max_bias=4.0)
+                look(f"{where}: something was replaced unasked", not refused)
+            except AlibiError as error:
+                look(f"{where}: {error.message}", refused and "not empty" in error.message)
+                look(f"{where}: the old folder is lost", complete(output))
+                convert(source, output, check=False, force=True, max_bias=4.0)
+            look(f"{where}: the next run left something", [path.name for path in folder.iterdir()] == ["out"])
+            look(f"{where}: the next run is not whole", complete(output))
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet_libraries()
+    gc.freeze()  # what was imported is not looked through again and again
+    control = "--careless" in sys.argv
+    if control:
+        writer.partial_folder = careless
+    json.dump(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), 8 if control else 1), sys.stdout)

@@ -1,0 +1,75 @@
+"""alibi convert, killed: the final name is absent or whole, the source is as it was, the next run succeeds."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alibi_cli.checkpoint.audit import audit
+from tests.checkpoint.helpers import snapshot
+from tests.cli.run import alibi_here
+from tests.conftest import REPOSITORY
+from tests.fuzzing import cases, ran
+
+ONE_PROCESS = """
+import sys
+from tests.killing import Meter, arm
+from alibi_cli.cli import main
+arm(Meter(at_byte=int(sys.argv.pop(1))))
+main()
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that is possible: flushing hundreds of checkpoints to a disk takes minutes."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def killed(source: Path, workplace: Path, n_bytes: int, *control: str) -> dict:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.checkpoint.kill_conversions",
+        source,
+        workplace / "work",
+        str(n_bytes),
+        *control,
+    ]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_killed_at_two_hundred_moments(tiny_gpt2: Path, workplace: Path) -> None:
+    """Spread over the bytes, and before and after every change of the file system; with and without a folder to be replaced."""
+    found = killed(tiny_gpt2, workplace, cases(45, 1000))
+    ran["kills of alibi convert"] += found["kills"]
+    assert found["failures"] == []
+    assert found["kills"] >= 200 and min(found["absent"], found["old"], found["new"]) >= 10
+
+
+def test_the_killer_finds_out_who_writes_under_the_final_name(tiny_gpt2: Path, workplace: Path) -> None:
+    assert any("not whole" in failure for failure in killed(tiny_gpt2, workplace, 8, "--careless")["failures"])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_a_process_of_its_own_is_killed(share: float, tiny_gpt2: Path, tmp_path: Path) -> None:
+    """The same on the command line, from the start of Python to SIGKILL."""
+    before, size = snapshot(tiny_gpt2), (tiny_gpt2 / "model.safetensors").stat().st_size
+    command = [sys.executable, "-c", ONE_PROCESS, str(int(size * share)), "convert", tiny_gpt2, "-o", tmp_path / "out"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").is_dir() and snapshot(tiny_gpt2) == before
+    assert alibi_here("convert", tiny_gpt2, "-o", tmp_path / "out").exit_code == 0
+    assert audit(tmp_path / "out").passed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]

@@ -1,0 +1,65 @@
+"""The healing report: its arms, its figures from known sums, and that it says nothing of what was not run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.healing import report
+from benchmarks.healing.arms import LENGTHS, MODELS, PRETRAINING_TOKENS, SEEDS, arms
+from benchmarks.healing.report import Ladder, section
+
+DOCUMENTS = 30
+
+
+def record(name: str, nll: np.ndarray, seed: int | None = None, tokens: int = 0) -> dict:
+    sums = {"sums": (10 * nll).tolist(), "counts": [10] * len(nll)}
+    rows = [{"length": n, "arm": "full", "status": "ok", "nll": 0.0, "scored": "0" * 64, **sums} for n in LENGTHS]
+    facts = {"tokens": tokens, "seed": seed, "seconds_of_command": 60.0, "passkey": []}
+    return {"arm": name, "model": name.partition("-")[0], "rows": rows, **facts}
+
+
+@pytest.fixture
+def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ladder:
+    monkeypatch.setattr(report, "record_of", lambda name: tmp_path / f"{name}.json")
+    original = np.random.default_rng(0).uniform(0.5, 1.5, DOCUMENTS)
+    records = {
+        "gpt2-original": record("gpt2-original", original),
+        "gpt2-press": record("gpt2-press", original + 2),
+        "gpt2-distil": record("gpt2-distil", original + 0.5),
+        "gpt2-press-text-5pct-seed0": record("gpt2-press-text-5pct-seed0", original + 0.1, 0, 1_024_000),
+        "gpt2-control-5pct-seed0": record("gpt2-control-5pct-seed0", original + 0.2, 0, 1_024_000),
+    }
+    for name, content in records.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return Ladder("gpt2")
+
+
+def test_the_recovered_share_is_that_of_the_definition(ladder):
+    assert ladder.recovered("gpt2-original") == pytest.approx((100, 100, 100))
+    assert ladder.recovered("gpt2-press") == pytest.approx((0, 0, 0))
+    assert ladder.recovered("gpt2-distil") == pytest.approx((75, 75, 75))  # 0.5 of 2 nats are missing in every document
+    assert ladder.recovered("gpt2-look-back") is None
+
+
+def test_differences_are_paired(ladder):
+    ours, control = ladder.at("gpt2-press-text-5pct-seed0", 512), ladder.at("gpt2-control-5pct-seed0", 512)
+    assert ladder.difference(ours, control) == "-0.1000 [-0.1000, -0.1000]"  # though the documents differ by much more
+    text = section(ladder)
+    assert "| press-text-5pct | 5 % | 0 | 1.0 |" in text and "-0.1000 [-0.1000, -0.1000]" in text
+    assert "yarn" not in text and "look-back" not in text
+
+
+def test_the_arms_are_those_that_are_promised():
+    names = [arm.name for arm in arms()]
+    assert len(set(names)) == len(names)
+    for model in MODELS:
+        for seed in SEEDS:
+            for budget in (1, 5, 10):
+                kinds = [f"{s}-{t}" for s in ("calibrated", "press") for t in ("teacher", "text")] + ["control"]
+                for kind in kinds:
+                    arm = next(a for a in arms() if a.name == f"{model}-{kind}-{budget}pct-seed{seed}")
+                    assert arm.tokens == PRETRAINING_TOKENS * budget // 100
+                    assert ("--teacher" in arm.command) == ("teacher" in kind)
+                    assert arm.needs in names
