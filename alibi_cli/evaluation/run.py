@@ -21,7 +21,8 @@ from alibi_cli.evaluation.results import NonFinite, Results, Row, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
-from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokenize, tokens_sha256
+from alibi_cli.evaluation.token_cache import tokenize_once
+from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokens_sha256
 from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
 
 Update = Callable[[str, float, float], None]
@@ -170,7 +171,7 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
         cropped,
     )
     longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
-    documents = limit(tokenize(request.text, tokenizer), request.max_segments, longest, whole_segments=fixed)
+    documents = limit(tokenize_once(request.text, tokenizer), request.max_segments, longest, whole_segments=fixed)
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
     facts = {

@@ -119,11 +119,18 @@ class Scorer:
     def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(n, d) hidden states and (n,) tokens -> (n,) NLL, float32 or better."""
         chunk = max(1, self.logits_per_chunk // self.model.config.vocab_size)
-        parts = []
-        for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = self.halves.logits(states)  # (chunk, V)
-            parts.append(self.read(logits.to(self.exact), wanted))
+        parts = [
+            self._losses_of_chunk(states, wanted)
+            for states, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        ]
         return torch.cat(parts)
+
+    def _losses_of_chunk(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """A function of its own, so that one chunk's logits are gone before the next one's are made."""
+        logits = self.halves.logits(hidden)  # (chunk, V)
+        rows = max(1, len(hidden) // 16)  # a softmax takes as much memory as its logits: a few rows at a time
+        pairs = zip(logits.split(rows), targets.split(rows), strict=True)
+        return torch.cat([self.read(some.to(self.exact), wanted) for some, wanted in pairs])
 
     def read(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(n, V) logits and (n,) targets -> (n,) figures, here the NLL in nats; tasks read something else."""

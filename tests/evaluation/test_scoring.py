@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from alibi_cli import apply_alibi
+from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import make_protocol
@@ -160,3 +161,18 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     scorer.halves.body.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="a bug"):
         scorer.score(docs, windows)
+
+
+def test_the_head_holds_the_hidden_states_and_one_chunk_of_logits() -> None:
+    vocabulary, length, width, logits = 32_000, 4096, 48, 1 << 22
+    model = tiny_model("llama", torch.float32, vocab_size=vocabulary, hidden_size=width)
+    scorer = Scorer(model, [], [], logits_per_chunk=logits)
+    states = torch.randn(length, width)
+    targets = torch.arange(length)
+    with torch.no_grad():
+        peak = peak_of_allocations(lambda: scorer._losses(states, targets))
+        expected = torch.nn.functional.cross_entropy(model.lm_head(states), targets, reduction="none")
+        assert (scorer._losses(states, targets) - expected).abs().max() <= 1e-5
+    held = 4 * (length * width + logits)
+    assert peak + states.nbytes <= 1.2 * held, f"{peak / held:.2f}"
+    assert 4 * length * vocabulary > 20 * held  # what all logits at once would take
