@@ -107,7 +107,7 @@ def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[
 
 def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
     """Query, key and value of every layer of a converted demonstration checkpoint on 512 tokens of text, and look-back slopes."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
     from alibi_cli import apply_alibi
     from alibi_cli.calibration.heads import observe_heads
@@ -123,17 +123,19 @@ def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
     slopes = slopes_of_distances(observe_heads(model, [ids]).distance).tolist()
     apply_alibi(model, max_sequence_length=512)
     caught: list[Tensors] = []
-    attend = runtime._in_blocks
 
-    def catch(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
-        caught.append((query, key, value))
-        return attend(query, key, value, *rest)
+    def catch(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **options: Any
+    ) -> Any:
+        groups = query.shape[1] // key.shape[1]
+        caught.append((query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)))
+        return runtime.alibi_attention(module, query, key, value, *rest, **options)
 
-    runtime._in_blocks = catch
+    AttentionInterface.register(runtime.ATTENTION_NAME, catch)
     try:
         model(input_ids=ids)
     finally:
-        runtime._in_blocks = attend
+        AttentionInterface.register(runtime.ATTENTION_NAME, runtime.alibi_attention)
     yield from zip(caught, slopes, strict=True)
 
 
