@@ -1,6 +1,6 @@
 """Why a rotary model cannot be won back by slopes alone, and what was tried.
 
-    python -m benchmarks.healing.remedies [--model demo-llama] [--tokens 262144] [--output benchmarks/healing/remedies.json]
+    python -m benchmarks.healing.remedies [--model demo-llama] [--tokens 131072] [--output benchmarks/healing/remedies.json]
 
 First, what each head costs: the original's NLL with one head's rotation replaced by the best of a few slopes, everything else untouched.
 Then the recovered share R of calibrations that may learn more than slopes. Each of them changes the queries of a head, after the rotation:
@@ -45,7 +45,7 @@ Transform = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # query (B, H,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo-llama")
-    parser.add_argument("--tokens", type=int, default=1 << 18)
+    parser.add_argument("--tokens", type=int, default=1 << 17)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/healing/remedies.json"))
     args = parser.parse_args()
     info = describe(args.model)
