@@ -122,6 +122,8 @@ def _row(ladder: Ladder, name: str, kind: str) -> str:
     nlls = " | ".join("–" if sums is None else f"{sums.mean:.4f}" for sums in found)
     share = ladder.recovered(name) if kind == "full" else None
     seconds = record["seconds_of_command"]
+    if isinstance(record.get("training"), dict):  # a calibration, before the conversion
+        seconds += record["training"]["seconds"]
     label = name.removeprefix(f"{ladder.model}-").rsplit("-seed", 1)[0]
     cells = [
         label + {"crop": f", cropped to {TRAINED_LENGTH}", "rope": ", factor length / 512"}.get(kind, ""),
