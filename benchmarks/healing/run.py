@@ -69,9 +69,8 @@ def _finish(arm: Arm, done: dict[str, threading.Event], make_only: bool) -> None
         return
     started = time.monotonic()
     made: dict[str, Any] | None = None
-    start = (
-        MODELS[arm.model] if arm.needs is None else str(checkpoint_of(next(a for a in arms() if a.name == arm.needs)))
-    )
+    stock = arm.needs in (None, f"{arm.model}-original")
+    start = MODELS[arm.model] if stock else str(WORK / str(arm.needs))
     if arm.needs is not None:
         done[arm.needs].wait()
     output = checkpoint_of(arm)
