@@ -7,9 +7,8 @@ from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
 from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.calibration.windows import make_windows
-from alibi_cli.checkpoint.source import read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer
+from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import Text
 
 
@@ -48,10 +47,7 @@ def head_report(
 
 
 def _trained_length(info: ModelInfo) -> int:
-    """A converted checkpoint keeps its original's in alibi.json."""
-    length = info.trained_length
-    if info.converted and (info.folder / "alibi.json").is_file():
-        length = read_json(info.folder / "alibi.json").get("trained_length")
+    length = original_length(info)
     if not isinstance(length, int):
         raise AlibiError(
             f"{info.name} does not say at which length it was trained.", hint="Give --length.", exit_code=EXIT_USAGE

@@ -107,6 +107,13 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, *digests, attention, stored)
 
 
+def original_length(info: ModelInfo) -> int | None:
+    """Tokens for which the original was trained; a converted checkpoint keeps them in alibi.json. None if neither says."""
+    if info.converted and (info.folder / "alibi.json").is_file():
+        return read_json(info.folder / "alibi.json").get("trained_length")
+    return info.trained_length
+
+
 def positions_end(model: torch.nn.Module) -> bool:
     """True if a stock model keeps its positions in a table, beyond whose last row nothing can be computed."""
     names = (*POSITION_TABLES, "pos_encoding")

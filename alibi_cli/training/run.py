@@ -15,7 +15,7 @@ from alibi_cli.checkpoint.report import Verification
 from alibi_cli.checkpoint.source import open_source, read_json
 from alibi_cli.checkpoint.writer import versions, write_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer
+from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import DEFAULT, open_text
 from alibi_cli.evaluation.tokens import special_tokens
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart, read_tokens, write_tokens
@@ -46,7 +46,7 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     teacher_info = None if request.teacher is None else describe(request.teacher, None, request.trust_remote_code)
     tokenizer = load_tokenizer(info, request.trust_remote_code)
     masking = _masking(info, tokenizer)
-    budget = make_budget(request, _trained_length(info, source.folder, masking))
+    budget = make_budget(request, _trained_length(info, masking))
     job = _Job(request, info, teacher_info, budget, masking, round(request.warmup * budget.steps))
     _check_models(job, tokenizer)
     args = training_arguments(request, job.work, budget.steps, job.warmup_steps)
@@ -116,11 +116,9 @@ class _Job:
         return {**self.request.fixed(), **digests, "output": str(self.request.output.resolve()), "processes": processes}
 
 
-def _trained_length(info: ModelInfo, folder: Path, masking: Masking | None) -> int | None:
-    """Text tokens of a sequence at the length for which the original was trained; a converted checkpoint keeps it in alibi.json."""
-    length = info.trained_length
-    if info.converted and (folder / "alibi.json").is_file():
-        length = read_json(folder / "alibi.json").get("trained_length")
+def _trained_length(info: ModelInfo, masking: Masking | None) -> int | None:
+    """Text tokens of a sequence at the length for which the original was trained."""
+    length = original_length(info)
     return length if masking is None or length is None else length - len(masking.prefix) - len(masking.suffix)
 
 
