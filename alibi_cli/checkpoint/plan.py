@@ -91,6 +91,23 @@ class Plan:
             else f"{len(self.slopes)} heads"
         )
 
+    @property
+    def kept_by_shard(self) -> dict[Path, list[str]]:
+        """{weight file of the source: its tensors that stay}, of the files of which any stays. The first takes those that are added."""
+        kept: dict[Path, list[str]] = {shard: [] for shard in self.source.shards}
+        for name in [*self.copied, *self.changed]:
+            kept[self.source.tensors[name][0]].append(name)
+        return {shard: names for shard, names in kept.items() if names}
+
+    @property
+    def untouched(self) -> list[Path]:
+        """Weight files that stay as they are, to the byte."""
+        if self.source.pickled:
+            return []
+        shards = list(self.kept_by_shard)[1 if self.added else 0 :]
+        touched = {self.source.tensors[name][0] for name in [*self.dropped, *self.changed]}
+        return [shard for shard in shards if shard not in touched]
+
     def learned_tensors(self) -> tuple[dict[str, NewTensor], dict[str, NewTensor]]:
         """(changed, added) as files hold them: what changes keeps its type, what comes has the type of what it replaces."""
         if self.learned is None:
