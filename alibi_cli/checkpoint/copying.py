@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from alibi_cli.checkpoint.partial import fsync
@@ -98,14 +99,14 @@ def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n:
 
 
 class Beside:
-    """Hashes and flushes files while the next bytes are being written: one thread for each, because one computes and the other waits.
+    """Hashes and flushes files while the next bytes are being written: a thread per processor that computes, and one that waits for the disk.
 
     The digests are of what the files hold, read back from the page cache, and not of what was meant to be written.
     """
 
     def __init__(self) -> None:
-        self._hashing, self._flushing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._begun: dict[Path, tuple[Any, Any]] = {}  # open file and its hash so far; the hashing thread's alone
+        self._hashing, self._flushing = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
+        self._files: dict[Path, _Followed] = {}
         self._digests: dict[str, Future[str]] = {}
         self._flushed: list[Future[None]] = []
 
@@ -115,16 +116,18 @@ class Beside:
     def __exit__(self, *error: object) -> None:
         for pool in (self._hashing, self._flushing):
             pool.shutdown(cancel_futures=True)
-        for file, _ in self._begun.values():
-            file.close()
+        for followed in self._files.values():
+            followed.file.close()
 
     def arrived(self, path: Path) -> None:
         """More bytes of a file have been written at its end."""
-        self._hashing.submit(self._hash, path)
+        if path not in self._files:
+            self._files[path] = _Followed(path)
+        self._hashing.submit(self._files[path].read_on)
 
     def complete(self, path: Path) -> None:
-        """All bytes of a file have been written."""
-        self._digests[path.name] = self._hashing.submit(self._hash, path)
+        """All bytes of a file have been written, and at least one."""
+        self._digests[path.name] = self._hashing.submit(self._files[path].finish)
         self._flushed.append(self._flushing.submit(fsync, path))
 
     def digests(self) -> dict[str, str]:
@@ -137,8 +140,22 @@ class Beside:
             flushed.result()
         return {name: digest.result() for name, digest in self._digests.items()}
 
-    def _hash(self, path: Path) -> str:
-        if path not in self._begun:
-            self._begun[path] = (path.open("rb", buffering=0), hashlib.sha256())
-        _read_on(*self._begun[path])
-        return str(self._begun[path][1].hexdigest())
+
+class _Followed:
+    """A file that is being written, and the hash of its bytes so far. One thread at a time reads on."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self._digest, self._lock = path.open("rb", buffering=0), hashlib.sha256(), Lock()
+
+    def read_on(self) -> None:
+        if self._lock.acquire(blocking=False):  # whoever has it reads on to the end; `finish` sees to the rest
+            try:
+                _read_on(self.file, self._digest)
+            finally:
+                self._lock.release()
+
+    def finish(self) -> str:
+        with self._lock:
+            _read_on(self.file, self._digest)
+            self.file.close()
+            return str(self._digest.hexdigest())

@@ -40,7 +40,8 @@ class Plan:
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
     which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
-    content}. plugin: source of the plug-in that converts the family, which travels along.
+    content}. loads_lazily: no tensor is put together from others when the
+    model is loaded. plugin: source of the plug-in that converts the family, which travels along.
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Plan:
     bytes_to_write: int
     carried: list[Path]
     edited: dict[str, bytes]
+    loads_lazily: bool
     plugin: bytes | None
 
     @property
@@ -216,6 +218,7 @@ def make_plan(
         bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried),
         carried=carried,
         edited=edited,
+        loads_lazily=not source.pickled and all(meta.name_of(name)[1] for name in source.tensors),
         plugin=travelling_source(meta.sources),
     )
 
