@@ -99,7 +99,7 @@ def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n:
 
 
 class Beside:
-    """Hashes and flushes files while the next bytes are being written: a thread per processor that computes, and one that waits for the disk.
+    """Hashes and flushes files while the next bytes are being written: a thread per processor computes, and one waits for the disk.
 
     The digests are of what the files hold, read back from the page cache, and not of what was meant to be written.
     """

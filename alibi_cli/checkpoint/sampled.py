@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from alibi_cli.checkpoint.copying import BUFFER_BYTES
 from alibi_cli.checkpoint.plan import Plan
-from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
+from alibi_cli.checkpoint.safetensors_io import read_header
 from alibi_cli.errors import AlibiError, explained
 
 LAYERS = 4  # of each stack: the first, the last, and two between
