@@ -99,9 +99,9 @@ def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n:
 
 
 class Beside:
-    """Hashes and flushes files while the next bytes are being written: a thread per processor computes, and one waits for the disk.
+    """Hashes and flushes files while the next bytes are being written. A thread per processor computes; one more waits for the disk.
 
-    The digests are of what the files hold, read back from the page cache, and not of what was meant to be written.
+    The digests are of what the files hold, read back from the page cache, not of what was meant to be written.
     """
 
     def __init__(self) -> None:

@@ -97,7 +97,9 @@ def _all_finite(file: RawIOBase, begin: int, info: TensorInfo, buffer: np.ndarra
     kind, ones = NOT_A_NUMBER[info.dtype]
     file.seek(begin)
     waiting = info.n_bytes
-    while waiting and (n := file.readinto(buffer[:waiting])):  # a file that became shorter: `check_unchanged` says so
+    while waiting and (
+        n := file.readinto(buffer[:waiting].data)
+    ):  # a file that became shorter: `check_unchanged` says so
         bits = buffer[: n - n % np.dtype(kind).itemsize].view(kind)
         bits &= ones  # in place: nothing leaves the processor's cache
         if bits.size and bits.max() == ones:

@@ -69,7 +69,7 @@ def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[t
 
 def _stacks(module: nn.Module) -> list[tuple[nn.Module, str, nn.ModuleList]]:
     """(parent, its attribute, list) of the outermost lists of modules."""
-    found = []
+    found: list[tuple[nn.Module, str, nn.ModuleList]] = []
     for name, child in module.named_children():
         found += [(module, name, child)] if isinstance(child, nn.ModuleList) else _stacks(child)
     return found
