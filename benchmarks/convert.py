@@ -89,13 +89,13 @@ def _run_all(size: float, repeats: int) -> tuple[dict[str, float], dict[str, flo
         make_model(folder / "model", size)
         for _ in range(repeats):
             for arm in ("start", "model class", "cp -r", "cp -r, flushed", "copied", "verified", "peer"):
-                taken, peak = _run(arm, folder)
+                taken, peak = run(arm, folder)
                 seconds[arm] = min(seconds.get(arm, math.inf), taken)
                 peaks[arm] = max(peaks.get(arm, 0.0), peak)
     return seconds, peaks
 
 
-def _run(arm: str, folder: Path) -> tuple[float, float]:
+def run(arm: str, folder: Path) -> tuple[float, float]:
     model, output, peak = folder / "model", folder / "out", folder / "peak"
     if arm in PYTHON:
         commands = [[sys.executable, "-c", CHILD.format(work=PYTHON[arm]), str(peak), str(model), str(output)]]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
-from benchmarks import attention
+from benchmarks import attention, convert, startup
 from benchmarks.claims import Claim, Results, table
 
 
@@ -45,6 +45,25 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     ):
         assert expected in names
     assert all(claim.met for claim in claims if "error" in claim.claim or "memory" in claim.claim)
+
+
+def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory is real: a checkpoint of 300 MB is verified within the bound, of which the largest matrix takes 23 MB."""
+    convert.make_model(tmp_path / "model", 0.3)
+    runs = {arm: convert.run(arm, tmp_path) for arm in ("start", "verified", "cp -r, flushed")}
+    assert 0 < runs["start"][1] < runs["verified"][1] < runs["start"][1] + convert.MEGABYTES + 50
+    assert all(seconds > 0 for seconds, _ in runs.values()) and not (tmp_path / "out").exists()
+    monkeypatch.setattr(convert, "make_model", lambda folder, size: None)
+    monkeypatch.setattr(convert, "run", lambda arm, folder: runs.get(arm, runs["verified"]))
+    claims = list(convert.measure(True, (0.3, 0.5), repeats=1))
+    names = [(claim.claim, claim.against) for claim in claims]
+    assert len(set(names)) == len(names) and ("convert 0.3 GB, verified", "cp -r") in names
+    assert ("memory of convert 0.5 GB, verified", "of 0.3 GB") in names
+
+
+def test_starting_in_small() -> None:
+    claims = list(startup.measure(True, repeats=1))
+    assert {claim.claim for claim in claims} == set(startup.COMMANDS) and all(claim.ours > 0 for claim in claims)
 
 
 def _without_computed(results: dict) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import set_module_tensor_to_device
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -21,6 +22,7 @@ from alibi_cli.surgery.apply import apply_alibi
 TOLERANCE = 1e-5
 BATCH, TOKENS = 2, 64
 WHOLE_BYTES = 64 << 20  # checkpoints up to this size are loaded whole
+ON_DISK: dict[str, Any] = {"dtype": "auto", "device_map": {"": "disk"}}  # weights come from there when they are used
 HINT = "Nothing was written under the final name. Please report this with the model's name."
 
 
@@ -58,13 +60,14 @@ def verify(plan: Plan, folder: Path) -> Verification:
 
 def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
     check_copied(plan, folder)
-    learned = {name.rpartition(".")[0] for name in [*plan.changed.values(), *plan.added]}
-    places = {"": "disk", **dict.fromkeys(learned, "cpu")}
-    source = _surgery_in_memory(plan, dtype="auto", device_map=places)
+    source = _surgery_in_memory(plan, **ON_DISK)
     expected, layers = outputs_of_layers(source, 1, length)
     del source
     gc.collect()
-    found, _ = outputs_of_layers(reload(folder, plan.architecture, "auto", places), 1, length)
+    reloaded = reload(folder, plan.architecture, **ON_DISK)
+    if reloaded.config.alibi_slopes != plan.slopes:  # those of the other layers too
+        raise AlibiError("Verification failed: config.json does not hold the slopes of the plan.", HINT)
+    found, _ = outputs_of_layers(reloaded, 1, length)
     return Verification(
         max_abs_logit_difference=_difference(plan, expected, found),
         tolerance=TOLERANCE,
@@ -80,6 +83,10 @@ def _surgery_in_memory(plan: Plan, **options: Any) -> PreTrainedModel:
     changed, added = plan.learned_tensors()
     apply_alibi(model, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
     for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
+        module = model.get_submodule(name.rpartition(".")[0])
+        if hasattr(module, "_hf_hook"):  # it comes from the disk whenever it is used; it is to stay in memory
+            module._hf_hook.pre_forward(module)
+            remove_hook_from_module(module)
         set_module_tensor_to_device(model, name, "cpu", as_tensor(tensor))
     return model
 
@@ -105,13 +112,11 @@ def _difference(plan: Plan, expected: torch.Tensor, found: torch.Tensor) -> floa
     return difference
 
 
-def reload(
-    folder: Path, architecture: str, dtype: Any = torch.float32, device_map: dict[str, str] | None = None
-) -> PreTrainedModel:
-    """A converted checkpoint in float32, by the runtime files in its folder, which must be ours. Not by way of an Auto class, which with
+def reload(folder: Path, architecture: str, dtype: Any = torch.float32, **options: Any) -> PreTrainedModel:
+    """A converted checkpoint, by the runtime files in its folder, which must be ours. Not by way of an Auto class, which with
     trust_remote_code runs the custom_generate/generate.py of the source too."""
     cls = get_class_from_dynamic_module(f"modeling_alibi.{architecture}", folder)
-    return cls.from_pretrained(folder, dtype=dtype, device_map=device_map)
+    return cls.from_pretrained(folder, dtype=dtype, **options)
 
 
 @torch.no_grad()

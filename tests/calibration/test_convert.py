@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from alibi_cli.calibration.run import calibrate
 from alibi_cli.calibration.windows import make_windows
+from alibi_cli.checkpoint import verify
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text
 from alibi_cli.surgery.apply import apply_alibi
@@ -66,8 +67,10 @@ def test_a_dry_run_names_what_a_calibration_would_write(tmp_path, text):
     assert json.loads(planned.stdout)["tensors"] == done["tensors"]
 
 
-@pytest.mark.parametrize("kind", ["sharded", "pickled", "base model", "bfloat16"])
-def test_sources_of_every_kind(kind, tmp_path, text):
+@pytest.mark.parametrize("kind", ["sharded", "pickled", "base model", "bfloat16", "large"])
+def test_sources_of_every_kind(kind, tmp_path, text, monkeypatch):
+    if kind == "large":  # verified from the disk
+        monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
     source = save_tiny("gpt2", tmp_path / "source")
     weights = load_file(source / "model.safetensors")
     if kind == "pickled":
@@ -85,6 +88,7 @@ def test_sources_of_every_kind(kind, tmp_path, text):
         model.to(dtype).save_pretrained(source, max_shard_size="60kB" if kind == "sharded" else "1GB")
     report = converted(source, tmp_path / "out", text, "--calibrate", "distil+norms")
     assert report["verified"]["passed"] and report["tensors"]["changed"] and report["tensors"]["added"]
+    assert report["verified"]["layers"] == ([0, 1] if kind == "large" else None)
     if kind == "bfloat16":
         assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 

@@ -15,22 +15,20 @@ from alibi_cli.presets import load_preset, parse_preset, preset_names, presets_f
 from tests.cli.run import alibi, alibi_json
 from tests.conftest import REPOSITORY
 
-HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub", "yaml"}
+TYPER = {
+    "typer",
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_extensions",
+    "typing_inspection",
+    "shellingham",
+}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["inspect", "slopes", "--json"],
-        ["eval", "--help"],
-        ["convert", "--help"],
-        ["bench", "attention", "--help"],
-        ["--version"],
-        ["inspect", "presets"],
-    ],
-)
-def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+def imported(arguments: list[str]) -> set[str]:
+    """Modules that a command has loaded by its end, without their submodules."""
     script = "\n".join(
         [
             "import sys, runpy",
@@ -43,7 +41,26 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
     ).stderr.split("\0")
-    assert not HEAVY & set(loaded)
+    return {name.partition(".")[0].strip() for name in loaded}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["eval", "--help"], ["convert", "--help"], ["bench", "attention", "--help"], ["--version"]]
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    assert not HEAVY & imported(arguments)
+
+
+def test_the_two_quickest_commands_import_typer_and_nothing_else() -> None:
+    """Typer loads pydantic to read options; help is plain text, and JSON needs no Rich."""
+    ours = {"alibi_cli", "__main__", "__mp_main__"}
+    for arguments, allowed in ((["--help"], {"typer"}), (["inspect", "slopes", "--json"], TYPER)):
+        others = imported(arguments) - sys.stdlib_module_names - ours - allowed
+        assert {name for name in others if not name.startswith("_")} == set()
+
+
+def test_the_guard_sees_what_is_imported() -> None:
+    assert {"rich", "yaml"} <= imported(["inspect", "presets"]) and "torch" in imported(["inspect", "policies"])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "slopes", "--json"]])

@@ -1,0 +1,95 @@
+"""Large checkpoints: verified from the disk, by all bytes and some layers. The bound is lowered here, so that small ones are large."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from alibi_cli import AlibiError
+from alibi_cli.checkpoint import verify
+from alibi_cli.checkpoint.audit import audit
+from alibi_cli.checkpoint.plan import make_plan
+from alibi_cli.checkpoint.source import open_source
+from alibi_cli.checkpoint.writer import write
+from tests.checkpoint.helpers import convert
+from tests.models import save_tiny
+
+SAMPLED, OTHER = "model.layers.3.mlp.up_proj.weight", "model.layers.4.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
+    return save_tiny("llama", tmp_path / "source", num_hidden_layers=6)
+
+
+def converted(source: Path, output: Path, meanwhile: Callable[[Path], object] = lambda folder: None):
+    """meanwhile: what happens to DIR.partial between writing and verifying."""
+
+    def on_stage(stage: str) -> None:
+        if stage == "Verifying":
+            meanwhile(output.with_name(output.name + ".partial"))
+
+    return write(make_plan(open_source(str(source)), output), on_stage=on_stage)
+
+
+def change(name: str) -> Callable[[Path], object]:
+    def do(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[name][0, 0] += 1
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return do
+
+
+def change_slopes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["alibi_slopes"][0] *= 1.01
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_code(folder: Path) -> None:
+    """A checkpoint whose attention weighs distances otherwise: nothing but running it can tell."""
+    code = (folder / "alibi_attention.py").read_text()
+    assert "module.alibi_slopes" in code
+    (folder / "alibi_attention.py").write_text(code.replace("module.alibi_slopes", "module.alibi_slopes[::-1]"))
+
+
+def test_the_record_says_which_layers_took_part(large: Path, tmp_path: Path, monkeypatch) -> None:
+    assert converted(large, tmp_path / "out").verified.layers == [0, 2, 3, 5]
+    assert json.loads((tmp_path / "out" / "alibi.json").read_text())["verified"]["layers"] == [0, 2, 3, 5]
+    monkeypatch.undo()
+    assert converted(large, tmp_path / "whole").verified.layers is None
+
+
+@pytest.mark.parametrize("name", [SAMPLED, OTHER, "lm_head.weight", "model.embed_tokens.weight"])
+def test_any_changed_tensor_is_named(name: str, large: Path, tmp_path: Path) -> None:
+    with pytest.raises(AlibiError, match=f"Verification failed: '{name}' in model.safetensors is not what"):
+        converted(large, tmp_path / "out", change(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_layers_show_what_bytes_do_not(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AlibiError, match="does not hold the slopes"):
+        converted(large, tmp_path / "out", change_slopes)
+    with pytest.raises(AlibiError, match="reloaded logits differ by"):
+        converted(large, tmp_path / "out", change_code)
+    monkeypatch.setattr(verify, "check_copied", lambda plan, folder: None)  # the layers alone
+    with pytest.raises(AlibiError, match="reloaded logits differ by"):
+        converted(large, tmp_path / "out", change(SAMPLED))
+    converted(large, tmp_path / "out", change(OTHER))  # the control: it is in none of them
+    assert [f.file for f in audit(tmp_path / "out").findings if f.status != "ok"] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", "bert", "bloom", "gpt_neo", "gemma2", "albert"])
+def test_families_that_are_built_otherwise(family: str, large: Path, tmp_path: Path) -> None:
+    source = save_tiny(family, tmp_path / family)
+    verified = convert(source, tmp_path / "out").verified
+    assert verified.passed and verified.layers is not None
+
+
+def test_experts_are_loaded_whole(large: Path, tmp_path: Path) -> None:
+    """Loading puts their tensors together, which cannot be done one module at a time."""
+    assert convert(save_tiny("mixtral", tmp_path / "mixtral"), tmp_path / "out").verified.layers is None
