@@ -62,7 +62,7 @@ def _without_training(model: str) -> list[Arm]:
 
 
 def _trained(model: str, budget: int, seed: int) -> list[Arm]:
-    """From calibrated slopes and from Press's, with teacher and without, with slopes that train, and the unconverted model on the same tokens."""
+    """From calibrated slopes and Press's, with teacher and without, with slopes that train, and the unconverted model alike."""
     tokens = PRETRAINING_TOKENS * budget // 100
     train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed))
     heal = (*train, *RECIPES[model])
