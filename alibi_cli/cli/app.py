@@ -16,9 +16,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     help="Replace a checkpoint's positional encoding with ALiBi, write it back, and measure perplexity at every length.",
-    epilog="Start with: [bold]alibi eval --lengths 512,1024,2048[/bold]",
+    epilog="Start with: alibi eval --lengths 512,1024,2048",
 )
 app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
 app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)

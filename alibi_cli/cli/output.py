@@ -1,4 +1,4 @@
-"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr."""
+"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr. Rich is imported when it is first needed."""
 
 import json
 import math
@@ -7,11 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from alibi_cli.errors import AlibiError
 
@@ -26,6 +21,9 @@ def print_json(content: Any) -> None:
 
 def print_text(text: str) -> None:
     """Text on stdout, as it is: no markup, no wrapping."""
+    from rich.console import Console
+    from rich.text import Text
+
     Console().print(Text(text), soft_wrap=True)
 
 
@@ -38,6 +36,10 @@ def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
 ) -> None:
     """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         title=None if title is None else Text(title),
         title_justify="left",
@@ -62,6 +64,9 @@ def print_table(
 
 def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, logarithmic: bool) -> None:
     """(layers, heads) figures on stdout; a terminal shows them on a background from dark (lowest) to light."""
+    from rich.console import Console
+    from rich.text import Text
+
     floor = 1e-6
     scaled = [[math.log(max(v, floor)) if logarithmic else v for v in row] for row in values]
     low, high = min(map(min, scaled)), max(map(max, scaled))
@@ -91,11 +96,17 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def note(message: str) -> None:
     """A remark on stderr: what is being done, or what to do next."""
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=True).print(Text(printable(message), style="dim"), soft_wrap=True)
 
 
 def print_error(error: AlibiError) -> None:
     """One or two lines on stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(stderr=True)
     console.print(Text.assemble(("Error: ", "bold red"), printable(error.message)), soft_wrap=True)
     if error.hint:
@@ -105,6 +116,16 @@ def print_error(error: AlibiError) -> None:
 @contextmanager
 def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
     """A progress bar on stderr, nothing if stderr is no terminal; yields update(description, completed, total)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     shown = console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
     count = MofNCompleteColumn() if unit != "bytes" else TextColumn("{task.fields[amount]}")
