@@ -214,12 +214,12 @@ def _exact(tensors: Tensors, slopes: list[float]) -> torch.Tensor:
 
 
 def _gradients(length: int = 1024) -> Claim:
-    from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+    from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 
     gradients = []
     for dtype in (torch.float32, torch.float64):
         query, key, value = (tensor.requires_grad_() for tensor in _normal(length, heads=4, width=32, dtype=dtype))
-        distances = Unbroken.of(length, length, True, "cpu")
+        distances = Compact.of(length, length, True, "cpu")
         layer = SimpleNamespace(alibi_slopes=get_slopes(4), training=True)
         out, _ = alibi_attention(layer, query, key, value, distances if dtype == torch.float32 else distances.entries())
         gradients.append(torch.autograd.grad(out.square().sum(), (query, key, value)))

@@ -27,19 +27,19 @@ class Auto(AttentionBackend):
         name, _ = self._choose(query)
         return build_attention({"name": name}).attend(query, key, value, slopes, causal)
 
-    def explain(self, query: torch.Tensor, key: torch.Tensor) -> str:
+    def explain(self, query: torch.Tensor) -> str:
         name, reason = self._choose(query)
         return f"{name}: {reason}"
 
     def _choose(self, query: torch.Tensor) -> tuple[str, str]:
-        device = query.device.type
-        return choose(device, query.dtype, *query.shape[2:], compiler=device == "cuda" and has_triton())
+        device, queries, width = query.device.type, query.shape[2], query.shape[3]
+        return choose(device, query.dtype, queries, width, compiler=device == "cuda" and has_triton())
 
 
 def choose(device: str, dtype: torch.dtype, queries: int, width: int, compiler: bool) -> tuple[str, str]:
     """A backend's name and the reason. width: of a head. compiler: whether Triton, which compiles FlexAttention, runs on the device."""
     if device == "cpu":
-        return "blocked", "on a CPU the kernel reads the bias as a view, and keys too far away to matter are left out"
+        return "blocked", "on a CPU the bias is read as a view, and keys too far away to matter are left out"
     if queries < BLOCK:
         return "sdpa", f"a bias of {queries} rows, as with a cache, is small"
     if not compiler:

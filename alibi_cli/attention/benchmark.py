@@ -100,7 +100,7 @@ def _at_length(
         row["seconds_ratio"] = _ratio(row["seconds"], rows[0]["seconds"] if rows else row["seconds"])
         row["peak_ratio"] = _ratio(row["peak_bytes"], rows[0]["peak_bytes"] if rows else row["peak_bytes"])
         row["max_error"] = errors.get(name)
-        row["note"] = backends[name].explain(query, key) if name != PLAIN else ""
+        row["note"] = backends[name].explain(query) if name != PLAIN else ""
         rows.append(row)
     return rows
 

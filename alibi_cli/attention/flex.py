@@ -37,7 +37,9 @@ def flex(
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
     queries, keys = query.shape[2], key.shape[2]
-    past = torch.tensor(keys - queries, device=query.device)  # a tensor: a number would be compiled anew at every step of a cache
+    past = torch.tensor(
+        keys - queries, device=query.device
+    )  # a tensor: a number would be compiled anew at every step of a cache
 
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         return score - slopes[h] * (i + past - j).abs()

@@ -28,9 +28,9 @@ class AttentionConfig:
     """Settings of a backend, and what it promises; the base class of every Config.
 
     symmetric: it also computes the bias of encoders, which see both sides. no_gradients_on: types of device where it has no backward pass.
-    keeps_own: layers of a model that it cannot compute run on the model's own attention instead of being refused. tolerance: dtype name -> largest absolute error against
-    float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et al.; the parity tests
-    hold it to that.
+    keeps_own: layers that it cannot compute run on the model's own attention instead of being refused. tolerance: dtype name -> largest
+    absolute error against float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et
+    al.; the parity tests hold it to that.
     """
 
     symmetric: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class AttentionBackend:
         """query (B, H, Q, D), key and value (B, G, K, D), slopes (H,) -> (B, H, Q, D), in the dtype of the query.
 
         Raises:
-            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, or gradients from one that has none here.
+            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, gradients from one that has none here.
         """
         heads, queries, width = query.shape[1:]
         if key.shape != value.shape or key.shape[0] != query.shape[0] or key.shape[3] != width:
@@ -82,8 +82,8 @@ class AttentionBackend:
         """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query."""
         raise NotImplementedError
 
-    def explain(self, query: torch.Tensor, key: torch.Tensor) -> str:
-        """Why tensors of this kind are computed as they are; empty if there is nothing to choose."""
+    def explain(self, query: torch.Tensor) -> str:
+        """How queries (B, H, Q, D) of this kind are computed, and why; empty if there is nothing to choose."""
         return ""
 
 
