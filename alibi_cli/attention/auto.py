@@ -1,6 +1,7 @@
 """Chooses a backend by device, dtype and length, and says why."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -25,7 +26,7 @@ class Auto(AttentionBackend):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
     ) -> torch.Tensor:
         name, _ = self._choose(query)
-        return build_attention({"name": name}).attend(query, key, value, slopes, causal)
+        return _built(name).attend(query, key, value, slopes, causal)
 
     def explain(self, query: torch.Tensor) -> str:
         name, reason = self._choose(query)
@@ -34,6 +35,11 @@ class Auto(AttentionBackend):
     def _choose(self, query: torch.Tensor) -> tuple[str, str]:
         device, queries, width = query.device.type, query.shape[2], query.shape[3]
         return choose(device, query.dtype, queries, width, compiler=device == "cuda" and has_triton())
+
+
+@cache
+def _built(name: str) -> AttentionBackend:
+    return build_attention({"name": name})
 
 
 def choose(device: str, dtype: torch.dtype, queries: int, width: int, compiler: bool) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Torch's fused kernel with the bias of every head materialised, (H, Q, K): what converted checkpoints do with padding or windows."""
+"""Torch's fused kernel with the bias of every head materialised, (H, Q, K): the reference that every other backend is compared with."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
