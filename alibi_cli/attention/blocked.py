@@ -1,5 +1,5 @@
-"""The attention of converted checkpoints: torch's fused kernel, a block of queries at a time, which reads the bias as an overlapping view of
-one line of numbers per head. Nothing of size Q x K is made."""
+"""The attention of converted checkpoints: torch's fused kernel, a block of queries at a time, which reads the bias as an overlapping view
+of one line of numbers per head. Nothing of size Q x K is made."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
