@@ -73,11 +73,11 @@ def main() -> None:
         if interrupted:
             _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
         what = f"{type(error).__name__}: {first_line(error)}"
-        _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED)
+        _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
 
 
-def _end(error: AlibiError, code: int) -> NoReturn:
-    output.print_error(error)
+def _end(error: AlibiError, code: int, from_any: bool = False) -> NoReturn:
+    output.print_error(error, from_any)
     sys.exit(code)
 
 

@@ -1,4 +1,7 @@
-"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr."""
+"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr.
+
+Of several processes that `torchrun` or `accelerate launch` started together, the first one prints.
+"""
 
 import json
 import math
@@ -17,16 +20,18 @@ from alibi_cli.errors import AlibiError
 
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")  # viridis
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
+SILENT = os.environ.get("RANK", "0") != "0"
 
 
 def print_json(content: Any) -> None:
     """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if not SILENT:
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def print_text(text: str) -> None:
     """Text on stdout, as it is: no markup, no wrapping."""
-    Console().print(Text(text), soft_wrap=True)
+    Console(quiet=SILENT).print(Text(text), soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -56,8 +61,10 @@ def print_table(
             )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console()
-    (console if console.is_terminal else Console(width=max(console.width, PIPED_WIDTH))).print(table)
+    console = Console(quiet=SILENT)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    console.print(table)
 
 
 def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, logarithmic: bool) -> None:
@@ -67,7 +74,7 @@ def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, l
     low, high = min(map(min, scaled)), max(map(max, scaled))
     cells = [[figure.format(value) for value in row] for row in values]
     width = max(len(cell) for row in cells for cell in row)
-    console = Console()
+    console = Console(quiet=SILENT)
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(
         Text("layer  " + " ".join(f"{f'h{h}':>{width}}" for h in range(len(cells[0]))), style="dim"), soft_wrap=True
@@ -91,12 +98,12 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def note(message: str) -> None:
     """A remark on stderr: what is being done, or what to do next."""
-    Console(stderr=True).print(Text(printable(message), style="dim"), soft_wrap=True)
+    Console(stderr=True, quiet=SILENT).print(Text(printable(message), style="dim"), soft_wrap=True)
 
 
-def print_error(error: AlibiError) -> None:
-    """One or two lines on stderr."""
-    console = Console(stderr=True)
+def print_error(error: AlibiError, from_any: bool = False) -> None:
+    """One or two lines on stderr. from_any: print it in whichever process it occurs, because the first one may not know of it."""
+    console = Console(stderr=True, quiet=SILENT and not from_any)
     console.print(Text.assemble(("Error: ", "bold red"), printable(error.message)), soft_wrap=True)
     if error.hint:
         console.print(Text(printable(error.hint)), soft_wrap=True)
@@ -106,7 +113,7 @@ def print_error(error: AlibiError) -> None:
 def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
     """A progress bar on stderr, nothing if stderr is no terminal; yields update(description, completed, total)."""
     console = Console(stderr=True)
-    shown = console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
+    shown = not SILENT and console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
     count = MofNCompleteColumn() if unit != "bytes" else TextColumn("{task.fields[amount]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
