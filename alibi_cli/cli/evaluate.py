@@ -67,9 +67,10 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["fixed-target", "non-overlapping", "sliding"],
+        Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"],
         typer.Option(
-            help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S."
+            help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S; "
+            "all, as lm-evaluation-harness does it."
         ),
     ] = "fixed-target",
     targets: Annotated[

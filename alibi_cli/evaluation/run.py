@@ -23,7 +23,7 @@ from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.token_cache import tokenize_once
-from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokens_sha256
+from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
 from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
 
 Update = Callable[[str, float, float], None]
@@ -182,7 +182,7 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request, processes: 
         request.lengths,
         request.targets,
         request.stride,
-        len(prefix),
+        0 if request.protocol == "lm-eval" else len(prefix),
         len(suffix),
         info.masked,
         cropped,
@@ -190,6 +190,9 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request, processes: 
     longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
     documents = processes.from_first(lambda: tokenize_once(request.text, tokenizer))
     documents = limit(documents, request.max_segments, longest, whole_segments=fixed)
+    if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
+        documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
+        prefix = suffix = []
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
     facts = {
