@@ -9,7 +9,7 @@ import typer
 from alibi_cli.cli import options, output
 from alibi_cli.errors import EXIT_FAILED
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory.")
+app = typer.Typer(no_args_is_help=True, help="Measure time and memory.")
 
 
 @app.callback()
