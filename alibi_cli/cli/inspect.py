@@ -13,9 +13,7 @@ from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at slopes, biases, conversion plans, policies and presets."
-)
+app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion plans, policies and presets.")
 
 FORGOTTEN = 100  # a key is as good as out of sight where its weight has fallen a hundredfold
 Heads = Annotated[int | None, typer.Option(min=1, max=4096, help="Number of attention heads.", show_default=False)]
