@@ -48,10 +48,11 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
 
 
 def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory is real: a checkpoint of 300 MB is verified within the bound, of which the largest matrix takes 23 MB."""
+    """The memory is real: a checkpoint of 300 MB is verified in less than it takes to hold it. The largest matrix takes 23 MB, and up to 2 MB
+    of the page cache are mapped for each of its 30 tensors."""
     convert.make_model(tmp_path / "model", 0.3)
     runs = {arm: convert.run(arm, tmp_path) for arm in ("start", "verified", "cp -r, flushed")}
-    assert 0 < runs["start"][1] < runs["verified"][1] < runs["start"][1] + convert.MEGABYTES + 50
+    assert 0 < runs["start"][1] < runs["verified"][1] < runs["start"][1] + convert.MEGABYTES + 100
     assert all(seconds > 0 for seconds, _ in runs.values()) and not (tmp_path / "out").exists()
     monkeypatch.setattr(convert, "make_model", lambda folder, size: None)
     monkeypatch.setattr(convert, "run", lambda arm, folder: runs.get(arm, runs["verified"]))
