@@ -48,7 +48,7 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
 
 
 def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory is real: a checkpoint of 300 MB is verified in less than it takes to hold it. The largest matrix takes 23 MB, and up to 2 MB
+    """The memory is real: 300 MB are verified in less than it takes to hold them. The largest matrix takes 23 MB, and up to 2 MB
     of the page cache are mapped for each of its 30 tensors."""
     convert.make_model(tmp_path / "model", 0.3)
     runs = {arm: convert.run(arm, tmp_path) for arm in ("start", "verified", "cp -r, flushed")}

@@ -51,10 +51,10 @@ def change_slopes(folder: Path) -> None:
 
 
 def change_code(folder: Path) -> None:
-    """A checkpoint whose attention weighs distances otherwise: nothing but running it can tell."""
-    code = (folder / "alibi_attention.py").read_text()
-    assert "module.alibi_slopes" in code
-    (folder / "alibi_attention.py").write_text(code.replace("module.alibi_slopes", "module.alibi_slopes[::-1]"))
+    """A checkpoint whose heads take each other's slopes: nothing but running it can tell."""
+    code, line = (folder / "alibi_policies.py").read_text(), "module.alibi_slopes = [float(slope) for slope in slopes]"
+    assert line in code
+    (folder / "alibi_policies.py").write_text(code.replace(line, f"{line}[::-1]"))
 
 
 def test_the_record_says_which_layers_took_part(large: Path, tmp_path: Path, monkeypatch) -> None:
