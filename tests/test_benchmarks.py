@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
-from benchmarks import attention
+from benchmarks import attention, scoring
 from benchmarks.claims import Claim, Results, table
 
 
@@ -45,6 +45,29 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     ):
         assert expected in names
     assert all(claim.met for claim in claims if "error" in claim.claim or "memory" in claim.claim)
+
+
+def test_scoring_in_small() -> None:
+    """Without the harness, which is installed from the network."""
+    measured = list(scoring.measure(True, ("demo-gpt2",), (96,), harness=False, head_length=512))
+    assert [(claim.claim, claim.against, claim.bar) for claim in measured] == [
+        ("scoring, 96 tokens, demo-gpt2", "loop, same windows", 1.0),
+        ("scoring, 96 tokens, demo-gpt2", "loop, each token once", 1.0),
+        ("peak memory of scoring, 96 tokens, demo-gpt2", "loop", 1.0),
+        ("peak memory of the head, 512 tokens, 128256 words", "hidden states and one chunk", 1.2),
+    ]
+    assert all(claim.ours > 0 and claim.rival > 0 for claim in measured) and measured[-1].met
+
+
+@pytest.mark.parametrize("length", [512, 96])
+def test_the_documentations_loop_scores_what_ours_does(length: int) -> None:
+    model, tokenizer = scoring.load("demo-gpt2")
+    text = "The bias of a head falls with the distance between query and key. " * 20
+    text = text[: scoring.n_tokens("loop", length, 2)]
+    (theirs, n), (ours, m) = (score(model, tokenizer, text, length) for score in (scoring.loop, scoring.sliding))
+    assert n == m == len(text) - length and abs(theirs - ours) / n < 0.02  # contexts differ by a token
+    (fewer, _) = scoring.sliding(model, tokenizer, text[:-9], length)
+    assert abs(theirs - fewer) / n > 0.01
 
 
 def _without_computed(results: dict) -> dict:

@@ -17,6 +17,7 @@ from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import Window
 
 TOKENS_PER_BATCH = 8192
+TOKENS_ON_CPU = 1024  # more would not keep its cores busier, and their activations would fall out of its cache
 
 
 class OutOfMemory(Exception):
@@ -79,9 +80,10 @@ class Scorer:
         by_size: dict[int, list[int]] = {}
         for index, window in enumerate(windows):
             by_size.setdefault(window.end - window.begin, []).append(index)
+        budget = TOKENS_ON_CPU if self.halves.device.type == "cpu" else TOKENS_PER_BATCH
         batches = []
         for size, indices in sorted(by_size.items(), reverse=True):
-            n = self.batch_size or max(1, TOKENS_PER_BATCH // size)
+            n = self.batch_size or max(1, budget // size)
             batches += [indices[begin : begin + n] for begin in range(0, len(indices), n)]
         return batches
 
