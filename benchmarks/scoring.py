@@ -1,7 +1,7 @@
 """Scoring by `alibi eval` against the perplexity loop of the transformers documentation and against lm-evaluation-harness.
 
 All score one text with the same model: the demonstration checkpoint and a GPT-2-small-shaped one of random weights, both converted, because
-lengths beyond the table are the point. Every arm is a process of its own, so that its peak memory is its own; the arms take turns.
+lengths beyond the table are the point. Ours and each rival have a process of their own, so that peak memory is theirs; the arms take turns.
 
 loop     the documentation's loop (huggingface.co/docs/transformers/perplexity): windows of L tokens that advance by 512, one at a time
 harness  lm-evaluation-harness's loglikelihood_rolling with its default batch size, installed under build/ by this script
@@ -55,36 +55,36 @@ def measure(
     head_length: int = 32768,
 ) -> Iterator[Claim]:
     lengths = tuple(length for length in lengths if not short or length in (lengths[0], *BARS))
-    python = {"loop": sys.executable, "sliding": sys.executable, "lm-eval": sys.executable}
+    python = {"ours": sys.executable, "loop": sys.executable}
     if harness and (interpreter := _install_harness()) is not None:
         python["harness"] = interpreter
     for model in models:
-        arms = {arm: Arm(path, arm, model) for arm, path in python.items()}
+        processes = {name: Process(path, model) for name, path in python.items()}
         try:
             for length in lengths:
                 windows = max(1, (4096 if short else 16384) // length)
-                yield from _claims(model, length, _best(arms, length, windows, 1 if short else 3))
+                yield from _claims(model, length, _best(processes, length, windows, 1 if short else 3))
         finally:
-            for arm in arms.values():
-                arm.stop()
+            for process in processes.values():
+                process.stop()
     yield head_memory(head_length)
 
 
-class Arm:
-    """A process that scores with one of the four."""
+class Process:
+    """A process that has loaded a model."""
 
-    def __init__(self, python: str, name: str, model: str):
+    def __init__(self, python: str, model: str):
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.scoring", name, model],
+            [python, "-m", "benchmarks.scoring", model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, length: int, windows: int) -> dict[str, float]:
-        """{"seconds", "scored", "bits_per_byte", "peak"} for so many windows of a length."""
+    def run(self, arm: str, length: int, windows: int) -> dict[str, float]:
+        """{"seconds", "scored", "bits_per_byte", "peak"} of an arm for so many windows of a length."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([length, windows]) + "\n")
+        self.process.stdin.write(json.dumps([arm, length, windows]) + "\n")
         self.process.stdin.flush()
         while not (line := self.process.stdout.readline()).startswith("{"):  # libraries print too
             if not line:
@@ -95,12 +95,14 @@ class Arm:
         self.process.communicate()
 
 
-def _best(arms: dict[str, Arm], length: int, windows: int, repeats: int) -> dict[str, dict[str, float]]:
+def _best(processes: dict[str, Process], length: int, windows: int, repeats: int) -> dict[str, dict[str, float]]:
     """What each arm says; its least seconds and its highest peak of `repeats`."""
+    arms = {**processes, "sliding": processes["ours"], "lm-eval": processes["ours"]}
+    del arms["ours"]
     best: dict[str, dict[str, float]] = {}
     for _ in range(repeats):
-        for name, arm in arms.items():
-            found = arm.run(length, windows)
+        for name, process in arms.items():
+            found = process.run(name, length, windows)
             before = best.get(name, found)
             seconds, peak = min(found["seconds"], before["seconds"]), max(found["peak"], before["peak"])
             best[name] = {**found, "seconds": seconds, "peak": peak}
@@ -192,23 +194,23 @@ def _install_harness() -> str | None:
 # In the process of an arm.
 
 
-def serve(arm: str, name: str) -> None:
-    """Reads [length, windows] and writes what `Arm.run` returns, line by line."""
+def serve(name: str) -> None:
+    """Reads [arm, length, windows] and writes what `Process.run` returns, line by line."""
     quiet_libraries()
     model, tokenizer = load(name)
-    score = {"loop": loop, "harness": harness, "sliding": sliding, "lm-eval": lm_eval}[arm]
+    arms = {"loop": loop, "harness": harness, "sliding": sliding, "lm-eval": lm_eval}
     text = "\n".join(document for _, document in load_text().documents)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    score(model, tokenizer, text[:64], 32)  # what happens once
+    sliding(model, tokenizer, text[:64], 32)  # what happens once
     loaded = _held(device)
     for line in sys.stdin:
-        length, windows = json.loads(line)
+        arm, length, windows = json.loads(line)
         part = text[: n_tokens(arm, length, windows)]  # a letter is a token
         gc.collect()
         _reset_peak(device)
         started = _now(device)
-        nll, scored = score(model, tokenizer, part, length)
+        nll, scored = arms[arm](model, tokenizer, part, length)
         seconds = _now(device) - started
         found = {"seconds": seconds, "scored": scored, "bits_per_byte": nll / math.log(2) / scored}
         print(json.dumps({**found, "peak": max(_peak(device) - loaded, 1)}), flush=True)
@@ -217,8 +219,8 @@ def serve(arm: str, name: str) -> None:
 def n_tokens(arm: str, length: int, windows: int) -> int:
     """As many as make `windows` windows: those that the loop moves by, or those of the harness, whose last one is not full where there
     are several."""
-    if arm in ("loop", "sliding"):
-        return length + min(STRIDE, length) * windows
+    if arm in ("loop", "sliding"):  # ours scores one more with the first window
+        return length + min(STRIDE, length) * windows + (arm == "sliding")
     return length * windows - (length // 3 if windows > 1 else 0)
 
 

@@ -62,12 +62,14 @@ def test_scoring_in_small() -> None:
 @pytest.mark.parametrize("length", [512, 96])
 def test_the_documentations_loop_scores_what_ours_does(length: int) -> None:
     model, tokenizer = scoring.load("demo-gpt2")
-    text = "The bias of a head falls with the distance between query and key. " * 20
-    text = text[: scoring.n_tokens("loop", length, 2)]
-    (theirs, n), (ours, m) = (score(model, tokenizer, text, length) for score in (scoring.loop, scoring.sliding))
-    assert n == m == len(text) - length and abs(theirs - ours) / n < 0.02  # contexts differ by a token
-    (fewer, _) = scoring.sliding(model, tokenizer, text[:-9], length)
-    assert abs(theirs - fewer) / n > 0.01
+    text = "The bias of a head falls with the distance between query and key. " * 40
+    stride = min(512, length)
+    parts = [text[: scoring.n_tokens(arm, length, 2)] for arm in ("loop", "sliding")]
+    theirs, n = scoring.loop(model, tokenizer, parts[0], length)
+    ours, m = scoring.sliding(model, tokenizer, parts[1], length)
+    assert n == m == 2 * stride and abs(theirs - ours) / n < 0.02  # contexts differ by a token, and so do the tokens
+    other, _ = scoring.sliding(model, tokenizer, parts[1][::-1], length)
+    assert abs(theirs - other) / n > 0.2
 
 
 def _without_computed(results: dict) -> dict:
