@@ -78,6 +78,7 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
         kd_weight: float = 0.9
         temperature: float = 1.0
         hidden_weight: float = 0.0
+        train_slopes: bool = False
         learning_rate: float = 1e-3
         warmup: float = 0.1
         decay: Literal["cosine", "linear", "constant"] = "cosine"

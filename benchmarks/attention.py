@@ -3,7 +3,9 @@
 Time is the least of several repeats in which the arms take turns; what each call has to prepare (distances, bias, bound) is timed with it.
 On a CPU it is the CPU time of all threads, waiting for each other included, which other processes do not disturb.
 Inputs are standard normal, 12 heads of 64, and the queries and keys of the demonstration checkpoints, repeated to the length; their slopes
-are Press's, and those that a look at the original's attention suggests (m = ln(1 + 1 / mean distance), layer by layer).
+are Press's, and those that a look at the original's attention suggests (m = ln(1 + 1 / mean distance), layer by layer). `auto` chooses the
+backend: another on a GPU, in bfloat16. Batches with padding, packed documents and windows are compared with the materialised bias that
+they would otherwise need.
 """
 
 import time
@@ -14,6 +16,12 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import (
+    and_masks,
+    causal_mask_function,
+    packed_sequence_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.attention.registry import attention_names, build_attention, config_of
@@ -25,6 +33,7 @@ BARS = {2048: 1.15, 4096: 1.0, 8192: 0.6, 16384: 0.4, 32768: 0.25}  # of plain a
 AGAINST_MATERIALISED = 0.2  # five times faster
 MATERIALISED_AT = 4096
 ERROR_LENGTHS = (512, 4096, 70_000)  # the last beyond 2^16
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -32,18 +41,19 @@ def measure(
     short: bool, bars: dict[int, float] = BARS, error_lengths: tuple[int, ...] = ERROR_LENGTHS
 ) -> Iterator[Claim]:
     lengths = [length for length in bars if not short or length <= 8192]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     repeats = 3 if short else 5
     with torch.no_grad():
         for length in lengths:
-            yield from _times(_normal(length, device=device, dtype=dtype), length, bars[length], repeats)
+            yield from _times(_normal(length, dtype=DTYPE), length, bars[length], repeats)
         for name in ("demo-gpt2", "demo-llama"):
             layers = list(_layers_of(name))
             for length in lengths if not short else lengths[-1:]:
                 yield from _times_of_model(name, layers, length, bars[length], repeats)
+        yield from _masked(MATERIALISED_AT if MATERIALISED_AT in lengths else lengths[-1])
         yield from _memory([length for length in lengths if length <= 8192])
         yield from _errors([length for length in error_lengths if not short or length != 4096])
+        if not short:
+            yield from _compiled()
     yield _gradients()
 
 
@@ -52,14 +62,13 @@ def _normal(
     keys: int = 0,
     heads: int = HEADS,
     width: int = WIDTH,
-    device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensors:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, n, width, generator=generator) for n in (length, keys or length, keys or length)
     )
-    return query.to(device, dtype), key.to(device, dtype), value.to(device, dtype)
+    return query.to(DEVICE, dtype), key.to(DEVICE, dtype), value.to(DEVICE, dtype)
 
 
 def _least(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -86,8 +95,8 @@ def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 
 def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[Claim]:
-    slopes, blocked = get_slopes(HEADS), build_attention({"name": "blocked"})
-    arms: dict[str, Callable[[], Any]] = {"plain": lambda: _plain(*tensors), "ours": lambda: blocked(*tensors, slopes)}
+    slopes, ours = get_slopes(HEADS), build_attention({"name": "auto"})
+    arms: dict[str, Callable[[], Any]] = {"plain": lambda: _plain(*tensors), "ours": lambda: ours(*tensors, slopes)}
     if length == MATERIALISED_AT:
         materialised = build_attention({"name": "sdpa"})
         arms["materialised"] = lambda: materialised(*tensors, slopes)
@@ -143,15 +152,15 @@ def _times_of_model(
     name: str, layers: list[tuple[Tensors, list[float]]], length: int, bar: float, repeats: int
 ) -> Iterator[Claim]:
     """All layers of a model, one after the other."""
-    blocked = build_attention({"name": "blocked"})
+    ours = build_attention({"name": "auto"})
     totals = dict.fromkeys(("plain", "Press slopes", "look-back slopes"), 0.0)
     for tensors, look_back in layers:
-        query, key, value = (tensor.repeat(1, 1, length // tensor.shape[2], 1) for tensor in tensors)
+        query, key, value = (tensor.repeat(1, 1, length // tensor.shape[2], 1).to(DEVICE, DTYPE) for tensor in tensors)
         press = get_slopes(query.shape[1])
         arms: dict[str, Callable[[], Any]] = {
             "plain": lambda: _plain(query, key, value),  # noqa: B023
-            "Press slopes": lambda: blocked(query, key, value, press),  # noqa: B023
-            "look-back slopes": lambda: blocked(query, key, value, look_back),  # noqa: B023
+            "Press slopes": lambda: ours(query, key, value, press),  # noqa: B023
+            "look-back slopes": lambda: ours(query, key, value, look_back),  # noqa: B023
         }
         for arm, seconds in _least(arms, repeats if length <= 8192 else 1).items():
             totals[arm] += seconds
@@ -166,12 +175,46 @@ def _times_of_model(
         )
 
 
+def _masked(length: int) -> Iterator[Claim]:
+    """What converted checkpoints do with masks that hide more than what follows a query; the mask is made anew by every call."""
+    from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_distances
+
+    layer = SimpleNamespace(alibi_slopes=get_slopes(HEADS), training=False)
+    token, n = torch.arange(length, device=DEVICE), torch.tensor([[length // 3], [length // 8]], device=DEVICE)
+    documents = (token // 500)[None].expand(2, -1)
+    masks: dict[str, dict[str, Any]] = {
+        "padded on the left": dict(attention_mask=token >= n),
+        "padded on the right": dict(attention_mask=token < length - n),
+        "documents of 500": dict(
+            mask_function=and_masks(causal_mask_function, packed_sequence_mask_function(documents))
+        ),
+        "window of 1024": dict(mask_function=sliding_window_causal_mask_function(1024)),
+    }
+    query, key, value = (tensor.repeat(2, 1, 1, 1) for tensor in _normal(length, dtype=DTYPE))
+
+    def attend(mask: dict[str, Any], materialised: bool) -> Any:
+        distances = alibi_distances(2, length, length, device=DEVICE, **mask)
+        return alibi_attention(layer, query, key, value, distances.entries() if materialised else distances)
+
+    for name, mask in masks.items():
+        arms = {"ours": lambda: attend(mask, False), "materialised": lambda: attend(mask, True)}  # noqa: B023
+        found = _least(arms, 1)
+        yield Claim(
+            claim=f"attention, {length} tokens, two rows, {name}",
+            against="materialised bias",
+            unit="s",
+            ours=found["ours"],
+            rival=found["materialised"],
+            bar=AGAINST_MATERIALISED,
+        )
+
+
 def _memory(lengths: list[int]) -> Iterator[Claim]:
     blocked, slopes = build_attention({"name": "blocked"}), get_slopes(HEADS)
     peaks = {}
     for length in lengths:
-        tensors = _normal(length)
-        peaks[length] = peak_of_allocations(lambda: blocked(*tensors, slopes)) / 1e6  # noqa: B023
+        query, key, value = (tensor.cpu() for tensor in _normal(length))
+        peaks[length] = peak_of_allocations(lambda: blocked(query, key, value, slopes)) / 1e6  # noqa: B023
     for shorter, longer in pairwise(lengths):
         yield Claim(
             claim=f"peak memory of attention, {longer} tokens",
@@ -202,6 +245,18 @@ def _errors(lengths: list[int]) -> Iterator[Claim]:
                 )
 
 
+def _compiled(length: int = 4096) -> Iterator[Claim]:
+    """FlexAttention's kernel, which `_errors` leaves uncompiled on a CPU, and how long the first call takes."""
+    tensors, slopes = _normal(300, length, heads=3, width=16), get_slopes(3)
+    flex, started = build_attention({"name": "flex", "compiled": True}), time.perf_counter()
+    error = (flex(*tensors, slopes).double() - _exact(tensors, slopes)).abs().max().item()
+    seconds, allowed = time.perf_counter() - started, config_of("flex").tolerance["float32"]
+    yield Claim(
+        claim=f"error of flex compiled, {length} tokens", against="float64", unit="", ours=error, rival=allowed, bar=1
+    )
+    yield Claim(claim="first call of flex, compiling", against="a minute", unit="s", ours=seconds, rival=60, bar=1)
+
+
 def _exact(tensors: Tensors, slopes: list[float]) -> torch.Tensor:
     """In float64, some queries at a time: the whole matrix of scores would not fit."""
     query, key, value = (tensor.double() for tensor in tensors)
@@ -214,12 +269,12 @@ def _exact(tensors: Tensors, slopes: list[float]) -> torch.Tensor:
 
 
 def _gradients(length: int = 1024) -> Claim:
-    from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+    from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 
     gradients = []
     for dtype in (torch.float32, torch.float64):
         query, key, value = (tensor.requires_grad_() for tensor in _normal(length, heads=4, width=32, dtype=dtype))
-        distances = Unbroken.of(length, length, True, "cpu")
+        distances = Compact.of(length, length, True, DEVICE)
         layer = SimpleNamespace(alibi_slopes=get_slopes(4), training=True)
         out, _ = alibi_attention(layer, query, key, value, distances if dtype == torch.float32 else distances.entries())
         gradients.append(torch.autograd.grad(out.square().sum(), (query, key, value)))

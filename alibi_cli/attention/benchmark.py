@@ -48,7 +48,7 @@ def benchmark(request: Request, update: Callable[[str, float, float], None] = la
     """{"heads", "head_dim", "batch", "repeats", "device", "dtype", "threads", "torch", "rows"}; a row has "backend", "length", "status"
     ("ok" or "out_of_memory"), "seconds", "seconds_ratio", "peak_bytes", "peak_ratio" (both to the row "plain" of the same length) and, at
     the shortest length, "max_error": the largest difference to float64 on the same input; None for plain attention, which computes
-    something else.
+    something else. "note" says why "auto" chose what it chose.
 
     Raises:
         AlibiError: a backend that is not registered.
@@ -100,6 +100,7 @@ def _at_length(
         row["seconds_ratio"] = _ratio(row["seconds"], rows[0]["seconds"] if rows else row["seconds"])
         row["peak_ratio"] = _ratio(row["peak_bytes"], rows[0]["peak_bytes"] if rows else row["peak_bytes"])
         row["max_error"] = errors.get(name)
+        row["note"] = backends[name].explain(query) if name != PLAIN else ""
         rows.append(row)
     return rows
 

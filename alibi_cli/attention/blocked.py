@@ -1,5 +1,5 @@
-"""The attention of converted checkpoints where nothing is padded, packed or windowed: torch's fused kernel, a block of queries at a time,
-which reads the bias as an overlapping view of one line of numbers per head. Nothing of size Q x K is made."""
+"""The attention of converted checkpoints: torch's fused kernel, a block of queries at a time, which reads the bias as an overlapping view
+of one line of numbers per head. Nothing of size Q x K is made."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
-from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ def blocked(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
-    distances = Unbroken.of(query.shape[2], key.shape[2], causal, query.device)
+    distances = Compact.of(query.shape[2], key.shape[2], causal, query.device)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
     return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

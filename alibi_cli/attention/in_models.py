@@ -1,6 +1,6 @@
 """A registered backend in place of the attention of converted models, so that whole models can be measured on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,17 +9,18 @@ from transformers import AttentionInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Unbroken, alibi_attention
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Compact, alibi_attention
 
 
 @contextmanager
-def attention_of_models(backend: AttentionBackend) -> Iterator[None]:
+def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """While it lasts, every converted model of this process attends with `backend`; attention without slopes stays as it is.
+
+    explain: is told once, for each kind of layer, how it is computed and why, if the backend chooses.
 
     Raises:
         AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, soft caps, sinks, a scale
-        other
-            than 1 / sqrt(D), dropout.
+            other than 1 / sqrt(D), dropout; unless the backend leaves such layers alone.
     """
     name = name_of(backend.config)
 
@@ -35,18 +36,26 @@ def attention_of_models(backend: AttentionBackend) -> Iterator[None]:
         slopes = getattr(module, "alibi_slopes", None)
         if slopes is None or attention_mask is None or attention_mask.dtype != torch.int32:  # the latter two it refuses
             return alibi_attention(module, query, key, value, attention_mask, **options)
-        scale = options.get("scaling")
-        if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:
-            raise _cannot(name, f"a scale of {scale:.4g}")
-        for option, what in (("softcap", "a soft cap"), ("s_aux", "sinks"), ("dropout", "dropout")):
-            if options.get(option) is not None and not (option == "dropout" and options[option] == 0):
-                raise _cannot(name, what)
-        n_queries, n_keys = query.shape[2], key.shape[2]
-        if isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == n_keys:
-            causal = attention_mask.causal
-        else:
-            causal = _is_causal(attention_mask[..., :n_keys], n_queries, n_keys, name)
-        return backend(query, key, value, slopes, causal=causal).transpose(1, 2).contiguous(), None
+        obstacle, causal = _obstacle(query, options), _is_causal(attention_mask, key.shape[2])
+        if obstacle is None and causal is not None:
+            tell(backend.explain(query))
+            return backend(query, key, value, slopes, causal=causal).transpose(1, 2).contiguous(), None
+        obstacle = obstacle or "a mask of padding, windows or packing"
+        if not backend.config.keeps_own:
+            raise AlibiError(
+                f"The attention {name!r} cannot run this model, whose layers have {obstacle}.",
+                "Leave --attention out.",
+                EXIT_USAGE,
+            )
+        tell(f"the model's own: no backend computes {obstacle}")
+        return alibi_attention(module, query, key, value, attention_mask, **options)
+
+    told = {""}
+
+    def tell(reason: str) -> None:
+        if reason not in told:
+            told.add(reason)
+            explain(reason)
 
     AttentionInterface.register(ATTENTION_NAME, attend)
     try:
@@ -55,18 +64,26 @@ def attention_of_models(backend: AttentionBackend) -> Iterator[None]:
         AttentionInterface.register(ATTENTION_NAME, alibi_attention)
 
 
-def _is_causal(seen: torch.Tensor, n_queries: int, n_keys: int, name: str) -> bool:
-    """seen (B or 1, 1, Q, K): whether these are the distances under a causal mask; False if nothing is hidden."""
-    i = torch.arange(n_keys - n_queries, n_keys, device=seen.device)[:, None]
-    j = torch.arange(n_keys, device=seen.device)[None, :]
-    distances = -1 - (i - j).abs()  # (Q, K)
-    causal = bool((seen == distances.masked_fill(j > i, HIDDEN)).all())
-    if not causal and not (seen == distances).all():
-        raise _cannot(name, "a mask of padding, windows or packing")
-    return causal
+def _obstacle(query: torch.Tensor, options: dict[str, Any]) -> str | None:
+    """What else a layer does to its scores, which no backend computes."""
+    scale = options.get("scaling")
+    if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:
+        return f"a scale of {scale:.4g}"
+    for option, what in (("softcap", "a soft cap"), ("s_aux", "sinks"), ("dropout", "dropout")):
+        if options.get(option) is not None and not (option == "dropout" and options[option] == 0):
+            return what
+    return None
 
 
-def _cannot(name: str, what: str) -> AlibiError:
-    return AlibiError(
-        f"The attention {name!r} cannot run this model, whose layers have {what}.", "Leave --attention out.", EXIT_USAGE
-    )
+def _is_causal(distances: torch.Tensor, keys: int) -> bool | None:
+    """distances (B or 1, 1, Q, K or more): whether keys after the query are hidden; None if others are."""
+    if isinstance(distances, Compact) and distances.shape[-1] == keys:
+        causal: bool | None = distances.causal
+        return causal
+    seen, n_queries = distances[..., :keys], distances.shape[-2]
+    i = torch.arange(keys - n_queries, keys, device=seen.device)[:, None]
+    j = torch.arange(keys, device=seen.device)[None, :]
+    expected = -1 - (i - j).abs()  # (Q, K)
+    if (seen == expected.masked_fill(j > i, HIDDEN)).all():
+        return True
+    return False if (seen == expected).all() else None

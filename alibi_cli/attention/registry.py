@@ -27,12 +27,15 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 class AttentionConfig:
     """Settings of a backend, and what it promises; the base class of every Config.
 
-    symmetric: it also computes the bias of encoders, which see both sides. tolerance: dtype name -> largest absolute error against
-    float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et al.; the parity tests
-    hold it to that.
+    symmetric: it also computes the bias of encoders, which see both sides. no_gradients_on: types of device where it has no backward pass.
+    keeps_own: layers that it cannot compute run on the model's own attention instead of being refused. tolerance: dtype name -> largest
+    absolute error against float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et
+    al.; the parity tests hold it to that.
     """
 
     symmetric: ClassVar[bool] = True
+    no_gradients_on: ClassVar[frozenset[str]] = frozenset()
+    keeps_own: ClassVar[bool] = False
     tolerance: ClassVar[dict[str, float]] = {"float64": 1e-12, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
 
@@ -53,7 +56,7 @@ class AttentionBackend:
         """query (B, H, Q, D), key and value (B, G, K, D), slopes (H,) -> (B, H, Q, D), in the dtype of the query.
 
         Raises:
-            ValueError: shapes that do not fit, or a symmetric bias from a backend that is causal only.
+            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, gradients from one that has none here.
         """
         heads, queries, width = query.shape[1:]
         if key.shape != value.shape or key.shape[0] != query.shape[0] or key.shape[3] != width:
@@ -69,6 +72,8 @@ class AttentionBackend:
             raise ValueError(f"{heads} query heads need {heads} slopes, not a tensor of shape {tuple(slopes.shape)}.")
         if not causal and not self.config.symmetric:
             raise ValueError(f"The attention backend {name_of(self.config)!r} is causal only.")
+        if query.device.type in self.config.no_gradients_on and needs_gradients(query, key, value):
+            raise ValueError(f"The attention backend {name_of(self.config)!r} has no gradients on {query.device.type}.")
         return self.attend(query, key, value, slopes, causal)
 
     def attend(
@@ -76,6 +81,15 @@ class AttentionBackend:
     ) -> torch.Tensor:
         """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query."""
         raise NotImplementedError
+
+    def explain(self, query: torch.Tensor) -> str:
+        """How queries (B, H, Q, D) of this kind are computed, and why; empty if there is nothing to choose."""
+        return ""
+
+
+def needs_gradients(*tensors: torch.Tensor) -> bool:
+    """Whether an operation on these tensors will be differentiated."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Torch's fused kernel with the bias of every head materialised, (H, Q, K): what converted checkpoints do with padding or windows."""
+"""Torch's fused kernel with the bias of every head materialised, (H, Q, K): the reference that every other backend is compared with."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import torch
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
-from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_distances
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,6 @@ def sdpa(
         mask_function=causal_mask_function if causal else bidirectional_mask_function,
         device=query.device,
     )
-    distances = distances.entries() if isinstance(distances, Unbroken) else distances  # (1, 1, Q, K)
+    distances = distances.entries() if isinstance(distances, Compact) else distances  # (1, 1, Q, K)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
     return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

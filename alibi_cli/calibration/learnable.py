@@ -15,6 +15,11 @@ from alibi_cli.calibration.twin import attention_modules, norm_weights, own_copi
 METHODS = ("look-back", "distil", "distil+norms")
 
 
+def slope_bounds(trained_length: int) -> tuple[float, float]:
+    """(gentlest, steepest)"""
+    return 0.01 / trained_length, math.log(1 / torch.finfo(torch.float32).eps)
+
+
 def learned_names(converted: PreTrainedModel, method: str) -> tuple[list[str], list[str]]:
     """(added, changed): names of the parameters beside the slopes that a method learns."""
     return position_vectors(converted), norm_weights(converted) if method == "distil+norms" else []
@@ -30,7 +35,7 @@ class Learnable:
         self.modules = list(attention_modules(converted).values())
         if slopes.shape[0] != len(self.modules):
             raise ValueError(f"{slopes.shape[0]} rows of slopes for {len(self.modules)} attention modules.")
-        self.gentlest, self.steepest = 0.01 / trained_length, math.log(1 / torch.finfo(torch.float32).eps)
+        self.gentlest, self.steepest = slope_bounds(trained_length)
         self.log_slopes = torch.nn.Parameter(slopes.float().clamp(self.gentlest, self.steepest).log())  # (rows, H)
         added, changed = learned_names(converted, method)
         self.added, self.changed = own_copies(converted, added), own_copies(converted, changed)

@@ -14,12 +14,12 @@ from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.heads import HeadStatistics, observe_heads
 from alibi_cli.calibration.learnable import METHODS, Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
-from alibi_cli.calibration.twin import converted_twin, position_vectors
+from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.text import Text
-from alibi_cli.slopes import Slopes, get_slopes
+from alibi_cli.slopes import get_slopes
 
 Update = Callable[[str, float, float], None]
 DEFAULT_METHOD, DEFAULT_TOKENS = "distil", 1 << 18
@@ -142,11 +142,6 @@ def learn(
             "heads_of_the_original": found.heads.as_json(),
         },
     )
-
-
-def layer_lists(slopes: list[list[float]], model: PreTrainedModel) -> Slopes:
-    """One list per layer; the one list itself where all layers share one attention (ALBERT)."""
-    return slopes[0] if len(slopes) == 1 and model.config.num_hidden_layers > 1 else slopes
 
 
 @contextmanager

@@ -30,6 +30,11 @@ def attention_modules(converted: PreTrainedModel) -> dict[str, torch.nn.Module]:
     }
 
 
+def layer_lists(slopes: list[list[float]], model: PreTrainedModel) -> Slopes:
+    """One list per layer; the one list itself where all layers share one attention (ALBERT)."""
+    return slopes[0] if len(slopes) == 1 and model.config.num_hidden_layers > 1 else slopes
+
+
 def own_copies(model: PreTrainedModel, names: list[str]) -> dict[str, torch.nn.Parameter]:
     """Gives `model` parameters of its own in place of shared ones, ready to be trained; {name: parameter}."""
     copies = {}

@@ -90,5 +90,5 @@ def _row(row: dict[str, Any]) -> list[str]:
         shown(None if row["peak_bytes"] is None else row["peak_bytes"] / 1e6, ".1f"),
         shown(row["peak_ratio"], ".2f"),
         shown(row["max_error"], ".1e"),
-        "out of memory" if row["status"] == "out_of_memory" else "",
+        "out of memory" if row["status"] == "out_of_memory" else row["note"],
     ]

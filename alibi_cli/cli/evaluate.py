@@ -56,10 +56,13 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Run a --task on this registered attention backend instead of the converted model's own.",
+            help="Run a --task on this registered attention backend instead of the converted model's own; auto chooses one.",
             show_default=False,
         ),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say which backend --attention auto chooses, and why.", show_default=False)
+    ] = False,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +146,7 @@ def command(
         check_files(output_file, None, False)
         tasks.run(
             json,
+            verbose,
             task=task,
             models=list(dict.fromkeys(models or [DEFAULT_MODEL])),
             lengths=options.parse_lengths(lengths),

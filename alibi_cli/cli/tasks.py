@@ -22,7 +22,7 @@ ONLY_PERPLEXITY = (
     "resume",
     "preset",
 )
-ONLY_TASKS = ("samples", "seed", "attention")
+ONLY_TASKS = ("samples", "seed", "attention", "verbose")
 NOTES = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
 
 
@@ -39,8 +39,11 @@ def check_options(context: typer.Context, task: str | None) -> None:
         raise AlibiError(f"{names} {reason}.", exit_code=EXIT_USAGE)
 
 
-def run(json: bool, **request: Any) -> None:
-    """Runs a task and prints its results. request: the fields of `alibi_cli.evaluation.tasks.run.Request`."""
+def run(json: bool, verbose: bool, **request: Any) -> None:
+    """Runs a task and prints its results. verbose: how layers are computed, on stderr.
+
+    request: the fields of `alibi_cli.evaluation.tasks.run.Request`.
+    """
     from alibi_cli.cli.quiet import quiet_libraries
 
     quiet_libraries()
@@ -48,7 +51,7 @@ def run(json: bool, **request: Any) -> None:
     from alibi_cli.evaluation.tasks.run import Request, run_task
 
     with launched() as processes, output.progress() as update:
-        results = run_task(Request(**request), update, processes)
+        results = run_task(Request(**request), update, processes, output.note if verbose else lambda _: None)
     if json:
         output.print_json(results)
     else:

@@ -20,7 +20,7 @@ EXAMPLES = """Examples:\n
   alibi train DIR -o OUT --steps 500 --length-schedule 512:0.7,1024:0.3 --resume\n
   accelerate launch --num_processes 4 -m alibi_cli train DIR -o OUT --tokens 1000000000 --dtype bfloat16"""
 
-DATA, LOSS, OPTIMIZER, MACHINE = "Text and sequences", "Loss", "Optimizer", "Machine"
+DATA, LOSS, OPTIMIZER, MACHINE = "Text and sequences", "What is learned", "Optimizer", "Machine"
 
 
 def command(
@@ -129,6 +129,10 @@ def command(
             rich_help_panel=LOSS,
         ),
     ] = 0.0,
+    train_slopes: Annotated[
+        bool,
+        typer.Option("--train-slopes", help="Train the slopes of a converted checkpoint too.", rich_help_panel=LOSS),
+    ] = False,
     learning_rate: Annotated[float, typer.Option(help="The highest.", rich_help_panel=OPTIMIZER)] = 1e-3,
     warmup: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the steps in which it rises.", rich_help_panel=OPTIMIZER)
@@ -209,6 +213,7 @@ def command(
         kd_weight=kd_weight,
         temperature=temperature,
         hidden_weight=hidden_weight,
+        train_slopes=train_slopes,
         learning_rate=learning_rate,
         warmup=warmup,
         decay=decay,

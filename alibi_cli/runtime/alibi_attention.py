@@ -5,17 +5,19 @@ padding or the packing; it returns -1 - |i - j|, with HIDDEN where a key may not
 into each head's bias with the slopes of the module that calls it. A module without slopes (cross-attention) uses them as a mask
 only. All entries are negative, so that no mask of zeros and ones can pass for distances.
 
-Without padding, packing or windows, a distance depends on i - j alone. Then nothing of size Q x K is made: with the queries in reverse
-order the bias is a Hankel matrix, entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers, and the fused kernel reads
-it through its strides, a block of queries at a time. Keys too far away to matter are left out, by a bound that is read from the data.
+A distance depends on i - j alone, so nothing of size Q x K is made: with the queries in reverse order the bias is a Hankel matrix,
+entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers, and the fused kernel reads it through its strides, a block of
+queries at a time. A block is given the keys from the first to the last that it sees; if some in between are hidden, as at the edges of
+windows and of packed documents, its bias is a copy. Keys too far away to matter are left out, by a bound that is read from the data.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
 
-import itertools
+from functools import cache
+from itertools import groupby
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
@@ -32,33 +34,36 @@ NO_DISTANCES = (
 )
 
 
-class Unbroken(torch.Tensor):
-    """(1, 1, Q, K): the distances of one sequence without gaps, whose queries are the last Q of K positions, held as a line.
+class Compact(torch.Tensor):
+    """(B or 1, 1, Q, K): distances of queries that are the last Q of K positions, held as a line and, block by block, what is seen.
 
-    line: (1, 1, 1, Q + K - 1) int32, -1 - |d| for the differences d = i - j from K - 1 down to 1 - Q; HIDDEN for d < 0 if causal.
-    Attention reads the line. Whatever else is done to this tensor (slicing, arithmetic, moving) is done to all Q x K entries.
+    line: (1, 1, 1, Q + K - 1) int32, -1 - |d| for the differences d = i - j from K - 1 down to 1 - Q.
+    causal: True if all keys up to the query are seen, False if all keys are, None if it depends on the query.
+    spans: for each BLOCK of queries, the last first, a list of (rows of the batch, first key, last key + 1, seen, own).
+    seen: True, the keys up to the query; False, all; or (1, 1, block, keys) booleans. own: whether each query sees itself.
+    Attention reads these. Whatever else is done to this tensor (slicing, arithmetic, moving) is done to all Q x K entries.
     """
 
     @staticmethod
-    def of(queries, keys, causal, device):
+    def of(queries, keys, causal, device, spans=None, batch=1, entries=None):
+        """Without spans: one sequence without gaps. entries() -> all Q x K of them, should anyone ask."""
         difference = torch.arange(keys - 1, -queries, -1, dtype=torch.int32, device=device)
-        line = -1 - difference.abs()
-        self = line.new_zeros(()).expand(1, 1, queries, keys).as_subclass(Unbroken)
-        self.line = (line.masked_fill_(difference < 0, HIDDEN) if causal else line)[None, None, None]
-        self.causal, self._entries = causal, None
+        self = difference.new_zeros(()).expand(batch, 1, queries, keys).as_subclass(Compact)
+        self.line = line = (-1 - difference.abs())[None, None, None]
+        self.causal, self.spans, self.entries = causal, spans, entries and cache(entries)
+        if spans is None:
+            ends = [keys - first if causal else keys for first in range(0, queries, BLOCK)]
+            self.spans = [[(slice(None), 0, end, causal, True)] for end in ends]
+            whole = pad(line[..., :keys], (0, queries - 1), value=HIDDEN) if causal else line
+            self.entries = cache(lambda: whole.squeeze(2).unfold(-1, keys, 1).flip(-2))
         return self
-
-    def entries(self):
-        if self._entries is None:
-            self._entries = self.line.squeeze(2).unfold(-1, self.shape[-1], 1).flip(-2)  # (1, 1, Q, K)
-        return self._entries
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function in _OF_SHAPE:
             return super().__torch_function__(function, types, args, kwargs)
-        args, kwargs = tree_map_only(cls, cls.entries, (args, kwargs))
+        args, kwargs = tree_map_only(cls, lambda compact: compact.entries(), (args, kwargs))
         return function(*args, **kwargs)
 
 
@@ -81,37 +86,70 @@ def alibi_distances(
 ):
     """(B or 1, 1, Q, K) int32: -1 - |i - j| for query i and key j, HIDDEN where the mask hides the key.
 
-    Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Unbroken` where it can be.
+    Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Compact` where it can be.
     """
+
+    def seen(first, last):
+        """(B or 1, 1, last - first, K) booleans"""
+        seen = sdpa_mask(
+            batch_size=batch_size,
+            q_length=last - first,
+            kv_length=kv_length,
+            q_offset=q_offset + first,
+            kv_offset=kv_offset,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            device=device,
+            use_vmap=use_vmap,
+            allow_is_causal_skip=False,
+            allow_is_bidirectional_skip=False,
+        )
+        return seen[:1] if seen.stride(0) == 0 else seen  # one mask, expanded over the batch: keep the one
+
+    def entries():
+        query = torch.arange(q_length, device=device) + q_offset
+        key = torch.arange(kv_length, device=device) + kv_offset
+        distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
+        return torch.where(seen(0, q_length), -1 - distance, HIDDEN).to(torch.int32)
+
+    # Static caches, which are longer than what they hold, give a tensor as q_offset.
+    last = isinstance(q_offset, int) and q_offset + q_length == kv_offset + kv_length and q_length <= kv_length
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not last:
+        return entries()
     causal = mask_function is causal_mask_function
-    if (
-        (causal or mask_function is bidirectional_mask_function)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and isinstance(q_offset, int)  # static caches, which are longer than what they hold, give a tensor
-        and q_offset + q_length == kv_offset + kv_length
-        and q_length <= kv_length
-        and (attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all()))
+    if (causal or mask_function is bidirectional_mask_function) and (
+        attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all())
     ):
-        return Unbroken.of(q_length, kv_length, causal, device)
-    visible = sdpa_mask(
-        batch_size=batch_size,
-        q_length=q_length,
-        kv_length=kv_length,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
-        mask_function=mask_function,
-        attention_mask=attention_mask,
-        device=device,
-        use_vmap=use_vmap,
-        allow_is_causal_skip=False,
-        allow_is_bidirectional_skip=False,
-    )
-    if visible.stride(0) == 0:  # one mask, expanded over the batch: keep the one
-        visible = visible[:1]
-    query = torch.arange(q_length, device=device) + q_offset
-    key = torch.arange(kv_length, device=device) + kv_offset
-    distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
-    return torch.where(visible, -1 - distance, HIDDEN).to(torch.int32)
+        return Compact.of(q_length, kv_length, causal, device)
+    if q_length <= BLOCK:
+        return entries()
+    spans, batch = _spans(seen, q_length, kv_length, device)
+    return Compact.of(q_length, kv_length, None, device, spans, batch, entries)
+
+
+def _spans(seen, queries, keys, device):
+    """`Compact.spans` and the batch of a mask; seen(first, last) -> (B or 1, 1, last - first, K) booleans."""
+    spans, key = [], torch.arange(keys, device=device)
+    for first in range(0, queries, BLOCK):
+        last = min(first + BLOCK, queries)
+        place = torch.arange(keys - 1 - first, keys - 1 - last, -1, device=device)[
+            :, None
+        ]  # of each query of the block
+        block = seen(queries - last, queries - first).flip(2)[:, 0]  # (B, block, K)
+        by_any = block.any(1).int()  # (B, K)
+        begin, end = by_any.argmax(1), keys - by_any.flip(1).argmax(1)
+        end = end.where(by_any.any(1), 1)  # padding sees nothing: one hidden key will do
+        between = ((key >= begin[:, None]) & (key < end[:, None]))[:, None]  # (B, 1, K)
+        up_to_query, all_keys = ((block == rule).flatten(1).all(1) for rule in (between & (key <= place), between))
+        own = block.gather(2, place.expand(len(block), -1, 1)).flatten(1).all(1)
+        # Rows of the batch that see the same keys go together; those with gaps alone, since each needs a bias of its own.
+        alone = torch.arange(len(block), device=device).masked_fill(up_to_query | all_keys, -1)
+        rows, parts = torch.stack([begin, end, up_to_query, own, alone], dim=1).tolist(), []
+        for (begin, end, up_to_query, own, alone), batch in _runs(rows):
+            kept = bool(up_to_query) if alone < 0 else block[batch, None, :, begin:end].clone()
+            parts.append((batch if len(rows) > 1 else slice(None), begin, end, kept, bool(own)))
+        spans.append(parts)
+    return spans, len(rows)
 
 
 def alibi_bias(distances, slopes, dtype):
@@ -144,16 +182,17 @@ def alibi_attention(
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     options = (scaling, dropout, softcap, s_aux, module.training, keeps_weights)
-    unbroken = isinstance(attention_mask, Unbroken) and attention_mask.shape[-1] == key.shape[-2]
-    learns = _learns_slopes(module)
+    compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2]
+    slopes = getattr(module, "alibi_slopes", None)
+    learns = isinstance(slopes, torch.Tensor) and slopes.requires_grad and torch.is_grad_enabled()
     # What a gradient of the slopes needs to be a sum over distances: see `_with_gradient`.
-    linear = unbroken and attention_mask.causal and softcap is None and s_aux is None
-    if unbroken and not keeps_weights and (linear or not learns):
+    linear = compact and attention_mask.causal and softcap is None and s_aux is None
+    if compact and not keeps_weights and (linear or not learns):
         line, width = _bias_of_layer(module, attention_mask.line, query.dtype).detach(), value.shape[-1]
         if learns:
             options = (query.shape[-1] ** -0.5 if scaling is None else scaling, *options[1:])
-            query, key, value = _with_gradient(query, key, value, module.alibi_slopes, options[0])
-        return _in_blocks(query, key, value, line, attention_mask.causal, options)[..., :width].contiguous(), None
+            query, key, value = _with_gradient(query, key, value, slopes, options[0])
+        return _in_blocks(query, key, value, line, attention_mask.spans, options)[..., :width].contiguous(), None
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     output, weights = _attend(query, key, value, bias, *options)
     return output.contiguous(), weights
@@ -169,35 +208,46 @@ def _with_gradient(query, key, value, slopes, scaling):
     place = torch.arange(key.shape[2], device=key.device).to(key.dtype) - (key.shape[2] - 1) / 2
     place = place[:, None].expand(*key.shape[:3], 1)
     nought = ((slopes - slopes.detach()) / scaling).to(query.dtype)[None, :, None, None].expand(*query.shape[:3], 1)
-    pad = torch.nn.functional.pad
     query, key = (pad(torch.cat(parts, dim=-1), (0, 7)) for parts in ((query, nought), (key, place)))
     return query, key, pad(value, (0, query.shape[-1] - value.shape[-1]))
 
 
-def _in_blocks(query, key, value, line, causal, options):
-    """As `alibi_attention`, for one unbroken sequence; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q."""
-    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
-    reaches = _reaches(query, key, value, line, *options)
-    query, outputs = query.flip(2), []  # row r is query i = Q - 1 - r, at position K - 1 - r
-    for first, reach in zip(range(0, queries, BLOCK), reaches, strict=True):
-        rows, parts = query[:, :, first : first + BLOCK], []
+def _in_blocks(query, key, value, line, spans, options):
+    """As `alibi_attention`; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q; spans as those of `Compact`."""
+    queries, keys = query.shape[2], key.shape[2]
+    lowest = torch.finfo(line.dtype).min
+    lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
+    reaches, outputs = _reaches(query, key, value, line, *options), []
+    query = query.flip(2)  # row r is query i = Q - 1 - r, at position K - 1 - r
+    for first, reach, parts in zip(range(0, queries, BLOCK), reaches, spans, strict=True):
+        rows, of_batch = query[:, :, first : first + BLOCK], []
         low, high = keys - first - rows.shape[2], keys - first  # the positions of the block
-        spans = [
-            (max(0, low - d) // STEP * STEP, high if causal else min(keys, -(-(high + d) // STEP) * STEP))
-            for d in reach
-        ]
-        for (begin, end), run in itertools.groupby(
-            range(heads), spans.__getitem__
-        ):  # neighbouring heads with equal spans
-            some = list(run)
-            some = slice(some[0], some[-1] + 1)
-            bias = line[0, some, 0, first + begin : first + rows.shape[2] + end - 1]
-            bias = bias.unfold(-1, end - begin, 1)[None]  # (1, heads of the run, rows, keys), a view
-            if bias.device.type != "cpu":
-                bias = bias.contiguous()  # other kernels want rows that do not overlap: one block at a time
-            parts.append(_attend(rows[:, some], key[:, some, begin:end], value[:, some, begin:end], bias, *options)[0])
-        outputs.append(torch.cat(parts, dim=2))
+        for batch, begin, end, seen, own in parts:
+            near = [  # what is left out is compared with what a query gives itself
+                (max(begin, (low - d) // STEP * STEP), min(end, -(-(high + d) // STEP) * STEP)) if own else (begin, end)
+                for d in reach
+            ]
+            of_heads = []
+            for (start, stop), some in _runs(near):  # neighbouring heads with equal spans
+                gaps = isinstance(seen, torch.Tensor)
+                bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
+                bias = bias.unfold(-1, stop - start, 1)[None]  # (1, heads of the run, rows, keys), a view
+                if gaps:
+                    bias = bias.masked_fill(~seen[..., start - begin : stop - begin], lowest)
+                elif bias.device.type != "cpu":
+                    bias = bias.contiguous()  # other kernels want rows that do not overlap: one block at a time
+                near_keys = key[batch, some, start:stop], value[batch, some, start:stop]
+                of_heads.append(_attend(rows[batch, some], *near_keys, bias, *options)[0])
+            of_batch.append(torch.cat(of_heads, dim=2))
+        outputs.append(torch.cat(of_batch))
     return torch.cat(outputs, dim=1).flip(1)
+
+
+def _runs(values):
+    """(value, slice) for each run of equal neighbours."""
+    for value, run in groupby(range(len(values)), values.__getitem__):
+        first, *rest = run
+        yield value, slice(first, first + len(rest) + 1)
 
 
 @torch.no_grad()
@@ -225,7 +275,7 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)
     bound = bound + (n * 2 / torch.finfo(exact).eps).log()[:, None] + 1  # 1: the bound is rounded, too
     bound = bound.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(0).flip(-1)  # (H, Q) in reverse
-    bound = torch.nn.functional.pad(bound, (0, blocks * BLOCK - queries), value=-torch.inf)
+    bound = pad(bound, (0, blocks * BLOCK - queries), value=-torch.inf)
     bound = bound.unflatten(-1, (blocks, BLOCK)).amax(-1)
     return (keys - 1 - torch.searchsorted(past.contiguous(), -bound)).T.tolist()
 
@@ -246,11 +296,6 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
     output = torch.nn.functional.dropout(weights, dropout, training) @ value
     return output.transpose(1, 2), weights
-
-
-def _learns_slopes(module):
-    slopes = getattr(module, "alibi_slopes", None)
-    return isinstance(slopes, torch.Tensor) and slopes.requires_grad and torch.is_grad_enabled()
 
 
 def _bias_of_layer(module, distances, dtype):

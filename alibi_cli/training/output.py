@@ -12,15 +12,16 @@ from huggingface_hub import ModelCard
 from yaml import YAMLError
 
 from alibi_cli.checkpoint.card import UNTRAINED
+from alibi_cli.checkpoint.copying import copy_file, sha256_of
 from alibi_cli.checkpoint.partial import MARKER
 from alibi_cli.checkpoint.report import Verification
-from alibi_cli.checkpoint.safetensors_io import copy_file, sha256_of
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.checkpoint.verify import TOLERANCE, outputs, reload
 from alibi_cli.checkpoint.writer import write_json
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.models import ModelInfo, load_model
 from alibi_cli.runtime import runtime_sources
+from alibi_cli.slopes import Slopes
 from alibi_cli.training.settings import TrainReport
 
 RECORD = "alibi-training.json"  # of a model that is not converted; a converted one has its record in alibi.json
@@ -55,15 +56,18 @@ def write_weights(model: Any, source: Source, folder: Path) -> dict[str, str]:
     return digests
 
 
-def write_files(source: Source, folder: Path) -> None:
-    """Config, tokenizer, runtime files and everything else that is not weights, byte for byte."""
-    copy_file(source.folder / "config.json", folder / "config.json", lambda n: None)
+def write_files(source: Source, folder: Path, slopes: Slopes | None = None) -> None:
+    """Config, tokenizer, runtime files and everything else that is not weights, byte for byte, but for trained slopes in the config."""
+    if slopes is None:
+        copy_file(source.folder / "config.json", folder / "config.json")
+    else:
+        write_json(folder / "config.json", {**read_json(source.folder / "config.json"), "alibi_slopes": slopes})
     for path in source.side_files:
         name = path.relative_to(source.folder)
         if name.as_posix() in ("alibi.json", "README.md", RECORD, MARKER):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copy_file(path, folder / name, lambda n: None)
+        copy_file(path, folder / name)
 
 
 @torch.no_grad()
@@ -101,6 +105,10 @@ def write_record(report: TrainReport, source: Source, folder: Path) -> None:
     if "training" in before:
         training["before"] = before["training"]
     verified = {"verified": report.verified.model_dump(), "sha256": report.sha256}
+    if report.train_slopes:
+        before["slopes"] = read_json(folder / "config.json")["alibi_slopes"]
+        before["slopes_scheme"] = f"{before.get('slopes_scheme', 'unknown')}, trained"
+        before["files"] = {**before.get("files", {}), "config.json": sha256_of(folder / "config.json")}
     write_json(folder / name, {**before, **verified, "training": training})
     (folder / "README.md").write_text(_card(report, source), encoding="utf-8")
 
@@ -129,6 +137,7 @@ def _card(report: TrainReport, source: Source) -> str:
 | text | {report.text["name"]}, sha256 {report.text["sha256"][:12]} |
 | learning rate | {report.learning_rate:g}, {report.decay} decay, {report.warmup_steps} steps of warm-up |
 | teacher | {teacher} |
+| slopes | {"trained" if report.train_slopes else "unchanged"} |
 | last loss | {report.losses[-1].ce:.4f} nats per token |
 | seed | {report.seed} |
 

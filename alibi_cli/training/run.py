@@ -21,6 +21,7 @@ from alibi_cli.evaluation.tokens import special_tokens
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart, read_tokens, write_tokens
 from alibi_cli.training.output import verify_trained, write_files, write_record, write_weights
 from alibi_cli.training.settings import Budget, Loss, TrainReport, TrainRequest, make_budget
+from alibi_cli.training.slopes import attach_slopes, settle_slopes
 from alibi_cli.training.trainer import Guard, HealingTrainer, SaveWhole, last_state, training_arguments
 
 REQUEST = "request.json"  # shows that a work folder is ours, and what its states belong to
@@ -46,6 +47,8 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     teacher_info = None if request.teacher is None else describe(request.teacher, None, request.trust_remote_code)
     tokenizer = load_tokenizer(info, request.trust_remote_code)
     masking = _masking(info, tokenizer)
+    if request.train_slopes and not info.converted:
+        raise AlibiError(f"--train-slopes: {info.name} is not converted and has no slopes.", exit_code=EXIT_USAGE)
     budget = make_budget(request, _trained_length(info, masking))
     job = _Job(request, info, teacher_info, budget, masking, round(request.warmup * budget.steps))
     _check_models(job, tokenizer)
@@ -72,10 +75,12 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
         # Without the wrapper that computes in --dtype: what is written is compared in float32.
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if weights is not None:
-            model = load_model(info, "cpu", "float32", request.trust_remote_code)
+            model = _student(job, info)
             model.load_state_dict(weights)
+        if request.train_slopes:
+            settle_slopes(model)
         with partial_folder(request.output) as folder:
-            write_files(source, folder)
+            write_files(source, folder, model.config.alibi_slopes if request.train_slopes else None)
             digests = write_weights(model, source, folder)
             verified = verify_trained(model, info, folder, request.trust_remote_code)
             report = _report(job, trainer, tokens, seconds, saver.resumed_at, digests, verified)
@@ -230,12 +235,19 @@ def _claim(job: _Job, identity: dict[str, Any]) -> None:
         raise AlibiError(f"Cannot write {work}: {error.strerror}.") from None
 
 
+def _student(job: _Job, info: ModelInfo) -> Any:
+    model = load_model(info, "cpu", "float32", job.request.trust_remote_code)
+    if job.request.train_slopes:
+        attach_slopes(model, original_length(job.info) or job.budget.block)
+    return model
+
+
 def _trainer(job: _Job, tokens: Tokens, args: Any, update: Update) -> tuple[HealingTrainer, SaveWhole]:
     request, trust = job.request, job.request.trust_remote_code
     state, facts = last_state(job.work) or (None, {"step": 0, "seconds": 0.0, "resumed_at": []})
     # From a state's own folder, because the Trainer's way of reading one loses weights that transformers merges on loading (experts).
     info = job.info if state is None else replace(job.info, folder=state)
-    model, teacher = load_model(info, "cpu", "float32", trust), None
+    model, teacher = _student(job, info), None
     if job.teacher is not None:
         teacher = load_model(job.teacher, "cpu", request.dtype, trust).requires_grad_(False).to(args.device)
         teacher.config.use_cache = False
@@ -311,6 +323,7 @@ def _report(
         kd_weight=request.kd_weight if taught else None,
         temperature=request.temperature if taught else None,
         hidden_weight=request.hidden_weight if taught else None,
+        train_slopes=request.train_slopes,
         text=tokens.fingerprint,
         resumed_at=resumed_at,
         losses=_losses(trainer.state.log_history, budget),

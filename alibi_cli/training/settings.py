@@ -32,7 +32,7 @@ class TrainRequest:
     batch_tokens: tokens of an optimizer step over all processes; 4096 if None, or so few that the tokens make 400 steps.
     length: tokens of a sequence, the trained length if None. length_schedule: ((length, share of the budget), …) instead of one.
     warmup: share of the steps. kd_weight: the loss is (1 - kd_weight) * cross-entropy + kd_weight * distillation; without teacher it is
-    the cross-entropy.
+    the cross-entropy. train_slopes: the slopes of a converted checkpoint are trained too.
     batch_size: sequences that one device takes at a time. save_every: steps between saved states.
     """
 
@@ -52,6 +52,7 @@ class TrainRequest:
     kd_weight: float = 0.9
     temperature: float = 1.0
     hidden_weight: float = 0.0
+    train_slopes: bool = False
     learning_rate: float = 1e-3
     warmup: float = 0.1
     decay: str = "cosine"
@@ -236,6 +237,7 @@ class TrainReport(BaseModel):
     kd_weight: float | None
     temperature: float | None
     hidden_weight: float | None
+    train_slopes: bool
     text: dict[str, Any]
     resumed_at: list[int]
     losses: list[Loss]

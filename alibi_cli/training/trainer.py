@@ -18,6 +18,7 @@ from alibi_cli.checkpoint.partial import fsync
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.training.loss import hidden_loss, token_losses
 from alibi_cli.training.settings import TrainRequest
+from alibi_cli.training.slopes import PARAMETER
 
 COMPLETE = "complete.json"  # in a saved state, written last
 WINDOW = 20  # steps over which the guard takes the mean
@@ -72,6 +73,9 @@ class HealingTrainer(Trainer):
             if type(callback).__name__ == "PrinterCallback":
                 self.remove_callback(callback)  # it prints to stdout
         self.add_callback(_BeforeTheStep(self))
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(PARAMETER)]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -62,7 +62,7 @@ def _without_training(model: str) -> list[Arm]:
 
 
 def _trained(model: str, budget: int, seed: int) -> list[Arm]:
-    """From calibrated slopes and from Press's, with teacher and without, and the unconverted model on the same tokens."""
+    """From calibrated slopes and Press's, with teacher and without, with slopes that train, and the unconverted model alike."""
     tokens = PRETRAINING_TOKENS * budget // 100
     train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed))
     heal = (*train, *RECIPES[model])
@@ -71,6 +71,10 @@ def _trained(model: str, budget: int, seed: int) -> list[Arm]:
         for how, options in (("teacher", TEACHERS[model]), ("text", ())):
             name = f"{model}-{start}-{how}-{budget}pct-seed{seed}"
             found.append(Arm(name, model, (*heal, *options), source, tokens=tokens, seed=seed))
+    if budget == BUDGETS[0]:
+        name = f"{model}-calibrated-teacher+slopes-{budget}pct-seed{seed}"
+        options = (*TEACHERS[model], "--train-slopes")
+        found.append(Arm(name, model, (*heal, *options), f"{model}-distil+norms", tokens=tokens, seed=seed))
     name = f"{model}-control-{budget}pct-seed{seed}"
     found.append(Arm(name, model, (*train, *CONTROL), f"{model}-original", tokens=tokens, seed=seed))
     return found

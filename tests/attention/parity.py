@@ -68,6 +68,10 @@ def sides(name: str) -> list[bool]:
     return [True, False] if config_of(name).symmetric else [True]
 
 
+def has_gradients(name: str) -> bool:
+    return "cpu" not in config_of(name).no_gradients_on
+
+
 def check(name: str) -> None:
     """Forward, gradients, grouped queries, a cache, both sides, low precision, long distances."""
     backend = build_attention({"name": name})
@@ -84,7 +88,8 @@ def check(name: str) -> None:
             ):
                 found = error(backend, causal, dtype=getattr(torch, dtype), **shape)
                 assert found <= limit, f"{name}, {dtype}, causal={causal}, {shape}: {found}"
-        assert gradient_error(backend, causal, queries=5, keys=7, width=4) <= 1e-7
+        if has_gradients(name):
+            assert gradient_error(backend, causal, queries=5, keys=7, width=4) <= 1e-7
     for dtype, limit in allowed.items():  # far more keys than the last queries' steep heads see
         shape = dict(heads=12, groups=12, queries=3, keys=4096, batch=1, dtype=getattr(torch, dtype))
         assert error(backend, **shape) <= limit, f"{name}, {dtype}, long"
@@ -99,4 +104,5 @@ def check_controls(name: str) -> None:
         assert error(backend, causal, factor=1.1) > backend.config.tolerance["float32"]
         shape = dict(heads=12, groups=4, queries=61, keys=61, width=16, dtype=torch.bfloat16)
         assert error(backend, causal, factor=1.1, **shape) > backend.config.tolerance["bfloat16"]
-        assert gradient_error(backend, causal, factor=1.1, queries=5, keys=7, width=4) > 1e-7
+        if has_gradients(name):
+            assert gradient_error(backend, causal, factor=1.1, queries=5, keys=7, width=4) > 1e-7

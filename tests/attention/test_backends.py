@@ -43,6 +43,9 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     if not config_of(name).symmetric:
         with pytest.raises(ValueError, match="causal only"):
             backend(query, key, value, parity.slopes_for(6), causal=False)
+    if not parity.has_gradients(name):
+        with pytest.raises(ValueError, match="no gradients on cpu"):
+            backend(query.requires_grad_(), key, value, parity.slopes_for(6))
 
 
 def test_a_smaller_block_is_more_exact_at_any_length_and_a_bad_one_is_refused() -> None:

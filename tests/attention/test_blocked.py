@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alibi_cli import apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
-from alibi_cli.runtime.alibi_attention import HIDDEN, Unbroken, alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_attention import HIDDEN, Compact, alibi_attention, alibi_distances
 from tests.attention.parity import slopes_for
 from tests.models import tiny_model
 
@@ -46,7 +46,7 @@ def test_error_against_float64_does_not_grow_with_the_length(causal, dtype, slop
         q, k, v = qkv(queries, keys, dtype=dtype)
         rows = sorted({0, queries // 3, queries // 2, queries - 1})
         expected = rows_by_definition(q, k, v, slopes, rows, causal)
-        out = alibi_attention(layer(slopes), q, k, v, Unbroken.of(queries, keys, causal, "cpu"))[0][:, rows]
+        out = alibi_attention(layer(slopes), q, k, v, Compact.of(queries, keys, causal, "cpu"))[0][:, rows]
         assert out.dtype == dtype and (out - expected).abs().max() <= TOLERANCE[dtype], (queries, keys)
         other = rows_by_definition(q, k, v, [1.3 * m for m in slopes], rows, causal)
         if slopes != TINY:
@@ -58,7 +58,7 @@ def test_gradients_equal_those_of_the_materialised_bias(causal) -> None:
     slopes, gradients = slopes_for(3), []
     for dtype, dense in ((torch.float64, True), (torch.float32, False), (torch.float32, True)):
         q, k, v = (tensor.requires_grad_() for tensor in qkv(600, dtype=dtype))
-        distances = Unbroken.of(600, 600, causal, "cpu")
+        distances = Compact.of(600, 600, causal, "cpu")
         out, _ = alibi_attention(layer(slopes), q, k, v, distances.entries() if dense else distances)
         gradients.append(torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), (q, k, v)))
     for exact, ours, dense in zip(*gradients, strict=True):
@@ -87,7 +87,7 @@ def test_memory_is_linear_in_the_length_and_the_flash_kernel_runs() -> None:
 
 def test_what_touches_the_distances_gets_all_of_them() -> None:
     for causal in (True, False):
-        compact = Unbroken.of(3, 5, causal, "cpu")
+        compact = Compact.of(3, 5, causal, "cpu")
         i, j = torch.arange(2, 5)[:, None], torch.arange(5)
         entries = (-1 - (i - j).abs()).int()
         entries = (entries.masked_fill(j > i, HIDDEN) if causal else entries)[None, None]
@@ -111,8 +111,8 @@ def test_anything_but_one_unbroken_sequence_is_materialised() -> None:
     ones = torch.ones(2, 6, dtype=torch.bool)
     gap = ones.clone()
     gap[1, 0] = False
-    assert isinstance(alibi_distances(2, 6, 6, attention_mask=ones), Unbroken)
-    assert isinstance(alibi_distances(2, 2, 6, q_offset=4, attention_mask=ones), Unbroken)
+    assert isinstance(alibi_distances(2, 6, 6, attention_mask=ones), Compact)
+    assert isinstance(alibi_distances(2, 2, 6, q_offset=4, attention_mask=ones), Compact)
     for arguments in (
         {"attention_mask": gap},
         {"attention_mask": ones[:, :5]},  # shorter than the keys: the rest is padding
@@ -127,14 +127,14 @@ def test_anything_but_one_unbroken_sequence_is_materialised() -> None:
 def test_models_give_the_same_logits_gradients_and_text_as_with_a_materialised_bias(monkeypatch) -> None:
     import alibi_cli.runtime.alibi_attention as runtime
 
-    of = Unbroken.of
+    of = Compact.of
     for family in ("llama", "gpt_neo", "falcon", "gemma2", "gpt_oss", "bert", "openai-gpt"):
         model = tiny_model(family).eval()
         apply_alibi(model, max_sequence_length=64)
         tokens, found = torch.randint(5, 50, (2, 20), generator=torch.Generator().manual_seed(1)), []
         for dense in (False, True):
             made = (lambda *args: of(*args).entries()) if dense else of
-            monkeypatch.setattr(Unbroken, "of", staticmethod(made))
+            monkeypatch.setattr(Compact, "of", staticmethod(made))
             monkeypatch.setattr(runtime, "BLOCK", 7)
             model.zero_grad()
             logits = model(tokens, attention_mask=torch.ones_like(tokens)).logits

@@ -52,6 +52,28 @@ def test_what_a_backend_does_not_compute_is_refused(tmp_path: Path) -> None:
             converted("gpt_oss", tmp_path / "gpt_oss")(tokens % 50)
 
 
+@torch.no_grad()
+def test_auto_leaves_what_no_backend_computes_to_the_model_and_says_so(tmp_path: Path) -> None:
+    model, tokens = converted("llama", tmp_path / "llama"), torch.randint(0, 200, (2, 9))
+    padding = torch.ones(2, 9, dtype=torch.long)
+    padding[0, :3] = 0
+    expected, said = model(tokens, attention_mask=padding).logits, []
+    with attention_of_models(build_attention({"name": "auto"}), said.append):
+        assert torch.equal(model(tokens, attention_mask=padding).logits, expected)
+        model(tokens)
+    assert (
+        len(said) == 2 and "own: no backend computes a mask of padding" in said[0] and said[1].startswith("blocked: ")
+    )
+
+
+def test_tasks_say_what_auto_chose(tiny_llama: Path, tmp_path: Path) -> None:
+    alibi("convert", tiny_llama, "-o", tmp_path / "converted", "--no-verify", "--json")
+    arguments = ["eval", tmp_path / "converted", "--task", "listops", "--lengths", "150", "--samples", "1"]
+    assert "blocked: on a CPU" in alibi(*arguments, "--attention", "auto", "--verbose").stderr
+    assert "blocked" not in alibi(*arguments, "--attention", "auto").stderr
+    assert "--verbose needs --task" in alibi("eval", "--verbose", code=2).stderr
+
+
 def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> None:
     with pytest.raises(AlibiError, match="not converted: --attention is for models with ALiBi"):
         run_task(Request("listops", [str(tiny_llama)], (150,), attention="eager"))

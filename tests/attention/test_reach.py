@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import alibi_cli.runtime.alibi_attention as runtime
-from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 
 LENGTH, HEADS, WIDTH = 1500, 6, 16
 SLOPES = [0.5, 0.5, 0.0, 0.05, 16.0, 0.2]
@@ -64,7 +64,7 @@ def excess(q, k, v, causal=True, **options):
     """Largest difference to the computation over all keys, in units of what the values that a query sees weigh together."""
     q, k, v = (tensor.double() for tensor in (q, k, v))
     queries, keys = q.shape[2], k.shape[2]
-    distances = Unbroken.of(queries, keys, causal, "cpu")
+    distances = Compact.of(queries, keys, causal, "cpu")
     exact = attend(q, k, v, distances.entries(), **options)
     weight = attend(q, k, v.abs(), distances.entries(), **options).amax(-1, keepdim=True)
     found = attend(q.float(), k.float(), v.float(), distances, **options)
@@ -91,7 +91,7 @@ def test_soft_caps_scales_and_low_precision() -> None:
             ours, whole = excess(q, k, v, **options)
             assert ours <= max(2e-6, 1.5 * whole), options
         low = [tensor.bfloat16() for tensor in (q, k, v)]
-        distances = Unbroken.of(600, LENGTH, True, "cpu")
+        distances = Compact.of(600, LENGTH, True, "cpu")
         difference = attend(*low, distances).double() - attend(*low, distances.entries()).double()
         assert difference.abs().max() <= 2**-6  # two roundings of an output of size 2 .. 4
 
@@ -105,7 +105,7 @@ def keys_read(monkeypatch, inputs, **options):
         patch.setattr(
             runtime, "_attend", lambda *a: (read.append(a[0][..., 0].numel() * a[1].shape[2]), attend_(*a))[1]
         )
-        attend(q, k, v, Unbroken.of(LENGTH, LENGTH, True, "cpu"), **options)
+        attend(q, k, v, Compact.of(LENGTH, LENGTH, True, "cpu"), **options)
     return sum(read) / (HEADS * LENGTH * (LENGTH + runtime.BLOCK) / 2)
 
 
@@ -131,7 +131,7 @@ def test_a_guessed_window_fails(inputs, monkeypatch) -> None:
 
 def test_training_reads_every_key() -> None:
     q, k, v = (t.requires_grad_() for t in ordinary(torch.Generator().manual_seed(5)))
-    distances = Unbroken.of(LENGTH, LENGTH, True, "cpu")
+    distances = Compact.of(LENGTH, LENGTH, True, "cpu")
     ours, whole = (
         torch.autograd.grad(attend(q, k, v, d).square().sum(), (q, k, v)) for d in (distances, distances.entries())
     )

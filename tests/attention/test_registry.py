@@ -39,8 +39,8 @@ def test_a_dict_and_an_instance_build_the_same() -> None:
 @pytest.mark.parametrize(
     ("config", "says", "hint"),
     [
-        ({"name": "egaer"}, "no attention named 'egaer'", "Did you mean eager? Registered: blocked, eager, folded"),
-        ({}, 'needs a "name"', "Registered: blocked"),
+        ({"name": "egaer"}, "no attention named 'egaer'", "Did you mean eager? Registered: auto, blocked, eager"),
+        ({}, 'needs a "name"', "Registered: auto"),
         ({"name": "folded", "blok": 3}, "no setting 'blok'", "Did you mean block? It has block."),
         ({"name": "eager", "causal": True}, "no setting 'causal'", "It has none."),
     ],

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alibi_cli.runtime.alibi_attention import Unbroken, alibi_attention
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 
 SLOPES = [0.5, 0.1, 3.0, 0.01]
 
@@ -35,7 +35,7 @@ def test_slopes_get_their_exact_gradient_and_the_output_is_unchanged(length, cau
     (expected * wanted.transpose(1, 2)).sum().backward()
 
     slopes = torch.tensor(SLOPES, dtype=dtype, requires_grad=True)
-    module, distances = SimpleNamespace(alibi_slopes=slopes, training=False), Unbroken.of(length, length, causal, "cpu")
+    module, distances = SimpleNamespace(alibi_slopes=slopes, training=False), Compact.of(length, length, causal, "cpu")
     inputs = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value)]
     output, _ = alibi_attention(module, *inputs, distances, softcap=softcap)
     (output * wanted.transpose(1, 2)).sum().backward()

@@ -60,22 +60,27 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Pa
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
-def test_an_interrupted_run_continues_exactly(family: str, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "slopes"), [("llama", False), ("llama", True), ("qwen3_moe", False)])
+def test_an_interrupted_run_continues_exactly(family: str, slopes: bool, text: Path, tmp_path: Path) -> None:
     """qwen3_moe: its experts have other names in files, and the Trainer alone would begin with the original's again."""
     source = tiny_converted(tmp_path, family)
-    teacher = str(tmp_path / family)
-    whole = heal(source, tmp_path / "whole", text, steps=12, teacher=teacher)
-    interrupted(source, tmp_path / "out", text, at=5, teacher=teacher)
+    how = {"teacher": str(tmp_path / family), "train_slopes": slopes}
+    whole = heal(source, tmp_path / "whole", text, steps=12, **how)
+    interrupted(source, tmp_path / "out", text, at=5, **how)
     assert last_state(tmp_path / "out.training")[1]["step"] == 3
     with pytest.raises(AlibiError, match="holds step 3 of a run that was not finished") as error:
-        heal(source, tmp_path / "out", text, steps=12, teacher=teacher)
+        heal(source, tmp_path / "out", text, steps=12, **how)
     assert error.value.exit_code == 2
-    interrupted(source, tmp_path / "out", text, at=11, teacher=teacher, resume=True)
-    interrupted(source, tmp_path / "out", text, at="Writing", teacher=teacher, resume=True)
+    interrupted(source, tmp_path / "out", text, at=11, resume=True, **how)
+    interrupted(source, tmp_path / "out", text, at="Writing", resume=True, **how)
     assert not (tmp_path / "out").exists()
-    again = heal(source, tmp_path / "out", text, steps=12, teacher=teacher, resume=True)
+    again = heal(source, tmp_path / "out", text, steps=12, resume=True, **how)
     assert again.resumed_at == [3, 9, 12] and same_weights(tmp_path / "whole", tmp_path / "out")
+    config = [
+        json.loads((tmp_path / name / "config.json").read_text())
+        for name in ("whole", "out", "llama-alibi")[: 2 + slopes]
+    ]
+    assert config[0] == config[1] and (not slopes or config[0]["alibi_slopes"] != config[2]["alibi_slopes"])
     assert [row.model_dump() for row in again.losses] == [row.model_dump() for row in whole.losses]
 
 

@@ -218,3 +218,26 @@ def test_the_preset_says_what_the_defaults_are() -> None:
     assert chosen and {name: getattr(defaults, name) for name in chosen} == chosen
     help_text = alibi("train", "--help", env={"COLUMNS": "200"}).stdout
     assert f"[default: {chosen['learning_rate']:g}]" in help_text and f"[default: {chosen['kd_weight']:g}]" in help_text
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neo", "bloom"])
+def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path, family)
+    still = heal(source, tmp_path / "still", text, steps=12)
+    moving = heal(source, tmp_path / "moving", text, steps=12, train_slopes=True, weight_decay=0.1)
+    assert moving.train_slopes and not still.train_slopes and moving.losses[0].ce == pytest.approx(still.losses[0].ce)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "moving"))
+    assert {**before, "alibi_slopes": None} == {**after, "alibi_slopes": None}
+    assert not any("alibi" in name for name in weights(tmp_path / "moving"))
+    record = json.loads((tmp_path / "moving" / "alibi.json").read_text())
+    assert record["slopes"] == after["alibi_slopes"] != before["alibi_slopes"]
+    assert (
+        record["slopes_scheme"].endswith(", trained")
+        and "| slopes | trained |" in (tmp_path / "moving" / "README.md").read_text()
+    )
+    assert alibi("verify", tmp_path / "moving").returncode == alibi("verify", tmp_path / "still").returncode == 0
+    kept = json.loads((tmp_path / "still" / "config.json").read_text())
+    assert kept == before
+    with pytest.raises(AlibiError, match="is not converted and has no slopes") as error:
+        heal(tmp_path / family, tmp_path / "none", text, train_slopes=True)
+    assert error.value.exit_code == 2

@@ -81,7 +81,12 @@ class Answers(Scorer):
         return [float(right.min()) for right in self.score(documents, windows, on_item)]  # numpy's min keeps NaN
 
 
-def run_task(request: Request, update: Update = lambda *_: None, processes: Processes = ALONE) -> dict[str, Any]:
+def run_task(
+    request: Request,
+    update: Update = lambda *_: None,
+    processes: Processes = ALONE,
+    explain: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """{"schema_version", "command", "versions", "task", "models", "rows"}; --output is rewritten after every length of a model.
 
     A row has "model", "length", "depth" (null: all depths together), "status" ("ok", "out_of_range", "out_of_memory" or "non_finite"),
@@ -104,7 +109,11 @@ def run_task(request: Request, update: Update = lambda *_: None, processes: Proc
         if request.attention is not None and not info.converted:
             message = f"{info.name} is not converted: --attention is for models with ALiBi."
             raise AlibiError(message, exit_code=EXIT_USAGE)
-    attention = None if request.attention is None else attention_of_models(build_attention({"name": request.attention}))
+    attention = (
+        nullcontext()
+        if request.attention is None
+        else attention_of_models(build_attention({"name": request.attention}), explain)
+    )
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": request.command,
@@ -124,7 +133,7 @@ def run_task(request: Request, update: Update = lambda *_: None, processes: Proc
         "rows": [],
     }
     questions = [_questions(info, request, samples, update) for info in infos]  # all of them before any model is loaded
-    with attention or nullcontext():
+    with attention:
         for info, made in zip(infos, questions, strict=True):
             for rows in _run(info, made, request, task.chance, update, processes):
                 results["rows"] += rows

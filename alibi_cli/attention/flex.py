@@ -1,0 +1,88 @@
+"""FlexAttention: the bias is a function of the score, compiled into one kernel; blocks of keys that a causal mask hides are never read.
+
+What GPUs run best. On a CPU it has no backward pass, and the other backends need no compiler.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from alibi_cli.attention.registry import AttentionConfig, register_attention
+
+BLOCK = 128  # queries and keys of a block: FlexAttention's own default
+
+
+@dataclass(frozen=True)
+class FlexConfig(AttentionConfig):
+    """compiled: one fused kernel, compiled at the first call, which takes seconds; else torch's own reference, which holds all scores at
+    once and is exact in float64 as well. None: compiled on a GPU."""
+
+    compiled: bool | None = None
+    no_gradients_on: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+
+@register_attention("flex", FlexConfig)
+def flex(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    slopes: torch.Tensor,
+    causal: bool,
+    compiled: bool | None,
+) -> torch.Tensor:
+    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
+    queries, keys = query.shape[2], key.shape[2]
+    past = torch.tensor(
+        keys - queries, device=query.device
+    )  # a tensor: a number would be compiled anew at every step of a cache
+
+    def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return score - slopes[h] * (i + past - j).abs()
+
+    if compiled is None:
+        compiled = query.device.type != "cpu"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # on purpose
+        output: torch.Tensor = (_compiled() if compiled else flex_attention)(
+            query,
+            key,
+            value,
+            score_mod=add_bias,
+            block_mask=causal_blocks(queries, keys, query.device) if causal else None,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    return output
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
+
+
+@lru_cache(maxsize=16)
+def causal_blocks(queries: int, keys: int, device: torch.device) -> BlockMask:
+    """Which blocks of keys each block of queries sees in part and in full, from the lengths alone; nothing of size Q x K is made."""
+    past = keys - queries
+    first = past + torch.arange(0, queries, BLOCK, device=device)  # position of the first query of each block
+    last = (first + BLOCK).clamp_max(keys) - 1
+    full, seen = (first + 1) // BLOCK, last // BLOCK + 1  # blocks of keys that all queries see; that some do
+    order = torch.arange(-(-keys // BLOCK), device=device)
+    partial = (full[:, None] + order) % len(order)  # the blocks after the full ones come first
+
+    def visible(b: Any, h: Any, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return i + past >= j
+
+    return BlockMask.from_kv_blocks(
+        (seen - full).int()[None, None],
+        partial.int()[None, None],
+        full.int()[None, None],
+        order.int().expand(len(first), -1)[None, None].contiguous(),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible,
+        seq_lengths=(queries, keys),
+    )
