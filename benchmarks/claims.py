@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel, ConfigDict, computed_field
 
+BEGIN, END = "<!-- speed: begin (python -m benchmarks --page) -->", "<!-- speed: end -->"
+COLUMNS = ("claim", "against", "ours", "rival", "ratio", "bar")
+
 
 class Claim(BaseModel):
     """Met if ours / rival is at most `bar`. ours, rival: in `unit`, both from this run (the rival of an error is the error allowed)."""
@@ -57,17 +60,37 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def table(claims: Sequence[Claim]) -> str:
-    """One line per claim; plain text."""
-    rows = [("claim", "against", "ours", "rival", "ratio", "bar", "")]
+def rows(claims: Sequence[Claim]) -> list[tuple[str, ...]]:
+    """claim, against, ours, rival, ratio, bar, verdict"""
+    found: list[tuple[str, ...]] = []
     for claim in claims:
         ours, rival = (f"{value:.4g} {claim.unit}".strip() for value in (claim.ours, claim.rival))
         verdict = "met" if claim.met else "NOT MET"
-        rows.append((claim.claim, claim.against, ours, rival, f"{claim.ratio:.3g}", f"{claim.bar:.3g}", verdict))
-    widths = [max(len(row[column]) for row in rows) for column in range(7)]
+        found.append((claim.claim, claim.against, ours, rival, f"{claim.ratio:.3g}", f"{claim.bar:.3g}", verdict))
+    return found
+
+
+def page(text: str, results: Results) -> str:
+    """Markdown with other tables of claims between its marks."""
+    facts = ", ".join(f"{name} {value}" for name, value in results.machine.items())
+    parts = [f"Machine: {facts}."]
+    for name, claims in results.claims.items():
+        lines = [f"| {' | '.join(row)} |" for row in rows(claims)]
+        parts.append(
+            "\n".join([f"`python -m benchmarks {name}`", "", f"| {' | '.join(COLUMNS)} | |", "|---" * 7 + "|", *lines])
+        )
+    before, rest = text.split(BEGIN)
+    found = "\n\n".join(parts)
+    return f"{before}{BEGIN}\n\n{found}\n\n{END}{rest.split(END)[1]}"
+
+
+def table(claims: Sequence[Claim]) -> str:
+    """One line per claim; plain text."""
+    lines: list[tuple[str, ...]] = [(*COLUMNS, ""), *rows(claims)]
+    widths = [max(len(row[column]) for row in lines) for column in range(7)]
     text = [
         c.ljust(w) if n < 2 or n == 6 else c.rjust(w)
-        for row in rows
+        for row in lines
         for n, (c, w) in enumerate(zip(row, widths, strict=True))
     ]
     return "\n".join("  ".join(text[begin : begin + 7]).rstrip() for begin in range(0, len(text), 7))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
 from benchmarks import attention, convert, scoring, startup
-from benchmarks.claims import Claim, Results, table
+from benchmarks.claims import BEGIN, END, Claim, Results, table
 
 
 def claim(**changes) -> Claim:
@@ -31,7 +31,14 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(attention, "measure", lambda short: measured)
     command.main(["attention", "--short", "--output", str(tmp_path / "new" / "bench.json")])
     written = (tmp_path / "new" / "bench.json").read_text()
-    assert capsys.readouterr().out.count("\n") == 1 + len(measured)
+    shown = tmp_path / "page.md"
+    shown.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    monkeypatch.setattr(startup, "measure", lambda short: [claim()])
+    command.main(["startup", "--output", str(tmp_path / "new" / "bench.json"), "--page", str(shown)])
+    lines = shown.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after") and "old" not in lines
+    assert "| a | b | 1 s | 2 s | 0.5 | 0.5 | met |" in lines and len([x for x in lines if "tokens" in x]) > 5
+    assert capsys.readouterr().out.count("\n") == 1 + len(measured) + 2
     claims = Results.model_validate(_without_computed(json.loads(written))).claims["attention"]
     assert claims == measured and all(claim.ours > 0 and claim.rival > 0 for claim in claims)
     names = [claim.claim for claim in claims]
