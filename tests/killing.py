@@ -1,6 +1,6 @@
 """Ends processes with SIGKILL at chosen moments: after so many bytes were written, or before or after the n-th change of the file system.
 
-No part of the package: `arm` wraps what Python writes files with, and counts.
+No part of the package: `arm` wraps what Python writes and copies files with, and counts.
 """
 
 import os
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+KERNEL = {"copy_file_range": 2, "sendfile": 3}  # which argument says how many bytes
 CHANGES = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
 
 
@@ -25,15 +26,29 @@ class Meter:
 
     def around(self, change: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **options: Any) -> Any:
-            if self.at_change == self.changes + 0.5:
+            if self.at_change is not None and self.at_change <= self.changes + 0.5:
                 self.kill()
             result = change(*args, **options)
             self.changes += 1
-            if self.at_change == self.changes:
+            if self.at_change is not None and self.at_change <= self.changes:  # threads may count two at once
                 self.kill()
             return result
 
         return changed
+
+    def through(self, copy: Callable[..., int], place: int) -> Callable[..., int]:
+        """A call that lets the kernel copy up to so many bytes."""
+
+        def copied(*args: int) -> int:
+            left = args[place] if self.at_byte is None else self.at_byte - self.bytes
+            if 0 <= left < args[place]:
+                copy(*args[:place], left, *args[place + 1 :])
+                self.kill()
+            n = copy(*args)
+            self.bytes += n
+            return n
+
+        return copied
 
 
 class Counted:
@@ -64,15 +79,15 @@ class Counted:
 
 def arm(meter: Meter) -> Callable[[], None]:
     """Counts what this process does from now on; returns what undoes that."""
-    real_open, real = Path.open, {name: getattr(os, name) for name in CHANGES}
+    real_open, real = Path.open, {name: getattr(os, name) for name in (*CHANGES, *KERNEL)}
 
     def opening(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
         file = real_open(self, mode, *args, **options)
         return Counted(file, meter) if set(mode) & set("wxa") else file
 
     Path.open = opening
-    for name, change in real.items():
-        setattr(os, name, meter.around(change))
+    for name, call in real.items():
+        setattr(os, name, meter.around(call) if name in CHANGES else meter.through(call, KERNEL[name]))
 
     def disarm() -> None:
         Path.open = real_open

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from alibi_cli.checkpoint.copying import sha256_of
 from alibi_cli.checkpoint.inside import check_links, check_name
-from alibi_cli.checkpoint.safetensors_io import read_header, sha256_of
+from alibi_cli.checkpoint.safetensors_io import read_header
 from alibi_cli.checkpoint.source import read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
 from alibi_cli.families import CONVERTED

@@ -1,13 +1,17 @@
 """Is a source what it seems to be, and does it stay that while it is read?"""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alibi_cli.checkpoint.copying import BUFFER_BYTES, sha256_of
 from alibi_cli.checkpoint.pickled import load_pickled
-from alibi_cli.checkpoint.safetensors_io import CHUNK_BYTES, TensorInfo, sha256_of
+from alibi_cli.checkpoint.safetensors_io import TensorInfo
 from alibi_cli.errors import AlibiError, explained
 
 if TYPE_CHECKING:
@@ -56,40 +60,51 @@ def check_unchanged(source: "Source") -> None:
 
 
 def non_finite(source: "Source", names: Iterable[str]) -> list[str]:
-    """Those of the tensors `names` that hold a NaN or an Inf. Reads the weights once, before anything is written.
+    """Those of the tensors `names` that hold a NaN or an Inf. Reads the weights once, before anything is written; a thread per processor.
 
     Raises:
         AlibiError: a weight file cannot be read, or one of the Hub's cache is not the file that its name promises.
     """
-    by_shard: dict[Path, list[str]] = {}
+    by_shard: dict[Path, dict[str, TensorInfo]] = {}
     for name in names:
-        by_shard.setdefault(source.tensors[name][0], []).append(name)
-    found = []
-    for shard, inside in by_shard.items():
-        if shard.is_symlink():
-            checked_sha256(shard)
-        if source.pickled:
-            tensors = load_pickled(shard)
-            found += [name for name in inside if not tensors[name].isfinite().all()]
-            continue
-        with explained(f"Cannot read {shard}"), shard.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            for name in inside:
-                info = source.tensors[name][1]
-                file.seek(start + info.begin)
-                if not _all_finite(file.read, info):
-                    found.append(name)
-    return sorted(found)
+        shard, info = source.tensors[name]
+        by_shard.setdefault(shard, {})[name] = info
+    look = _pickled_non_finite if source.pickled else _non_finite
+    with ThreadPoolExecutor(1 if source.pickled else os.cpu_count()) as pool:
+        found = pool.map(look, by_shard, by_shard.values())
+        return sorted(name for names in found for name in names)
 
 
-def _all_finite(read: Callable[[int], bytes], info: TensorInfo) -> bool:
-    kind, ones = NOT_A_NUMBER.get(info.dtype, ("u1", 0))
-    waiting, size = (info.n_bytes if ones else 0), np.dtype(kind).itemsize
-    while waiting:
-        chunk = read(min(CHUNK_BYTES, waiting))  # a multiple of every type's size
-        if ((np.frombuffer(chunk[: len(chunk) // size * size], kind) & ones) == ones).any():
+def _pickled_non_finite(shard: Path, inside: dict[str, TensorInfo]) -> list[str]:
+    if shard.is_symlink():
+        checked_sha256(shard)
+    tensors = load_pickled(shard)
+    return [name for name in inside if not tensors[name].isfinite().all()]
+
+
+def _non_finite(shard: Path, inside: dict[str, TensorInfo]) -> list[str]:
+    if shard.is_symlink():
+        checked_sha256(shard)
+    buffer = np.empty(BUFFER_BYTES, "u1")
+    with explained(f"Cannot read {shard}"), shard.open("rb", buffering=0) as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        return [name for name, info in inside.items() if not _all_finite(file, start + info.begin, info, buffer)]
+
+
+def _all_finite(file: RawIOBase, begin: int, info: TensorInfo, buffer: np.ndarray) -> bool:
+    if info.dtype not in NOT_A_NUMBER:
+        return True
+    kind, ones = NOT_A_NUMBER[info.dtype]
+    file.seek(begin)
+    waiting = info.n_bytes
+    while waiting and (
+        n := file.readinto(buffer[:waiting].data)
+    ):  # a file that became shorter: `check_unchanged` says so
+        bits = buffer[: n - n % np.dtype(kind).itemsize].view(kind)
+        bits &= ones  # in place: nothing leaves the processor's cache
+        if bits.size and bits.max() == ones:
             return False
-        waiting = waiting - len(chunk) if chunk else 0  # a file that became shorter: `check_unchanged` says so
+        waiting -= n
     return True
 
 

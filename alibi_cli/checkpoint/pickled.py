@@ -6,7 +6,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
-from alibi_cli.checkpoint.safetensors_io import LFS_POINTER, NewTensor, TensorInfo, sha256_of
+from alibi_cli.checkpoint.safetensors_io import LFS_POINTER, NewTensor, TensorInfo
 from alibi_cli.errors import AlibiError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def rewrite_pickled(
     on_bytes: Callable[[int], None],
     replaced: Mapping[str, NewTensor],
     added: Mapping[str, NewTensor],
-) -> str:
-    """Writes the tensors `keep` of a pickled shard as safetensors, some `replaced` and others `added`; returns the sha256.
+) -> None:
+    """Writes the tensors `keep` of a pickled shard as safetensors, some `replaced` and others `added`.
 
     Tensors that share memory (tied weights) are written once for each name, because safetensors has no aliases. The file gets the mode
     of `mode_of`: safetensors creates files that only their owner can read.
@@ -49,7 +49,7 @@ def rewrite_pickled(
         metadata={"format": "pt"},
     )
     shutil.copymode(mode_of, target)
-    return sha256_of(target, on_bytes)
+    on_bytes(target.stat().st_size)
 
 
 def load_pickled(path: Path) -> "dict[str, torch.Tensor]":

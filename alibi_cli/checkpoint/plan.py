@@ -40,7 +40,8 @@ class Plan:
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
     which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
-    content}. plugin: source of the plug-in that converts the family, which travels along.
+    content}. loads_lazily: no tensor is put together from others when the
+    model is loaded. plugin: source of the plug-in that converts the family, which travels along.
     """
 
     source: Source
@@ -61,6 +62,7 @@ class Plan:
     bytes_to_write: int
     carried: list[Path]
     edited: dict[str, bytes]
+    loads_lazily: bool
     plugin: bytes | None
 
     @property
@@ -90,6 +92,23 @@ class Plan:
             if isinstance(first, list)
             else f"{len(self.slopes)} heads"
         )
+
+    @property
+    def kept_by_shard(self) -> dict[Path, list[str]]:
+        """{weight file of the source: its tensors that stay}, of the files of which any stays. The first takes those that are added."""
+        kept: dict[Path, list[str]] = {shard: [] for shard in self.source.shards}
+        for name in [*self.copied, *self.changed]:
+            kept[self.source.tensors[name][0]].append(name)
+        return {shard: names for shard, names in kept.items() if names}
+
+    @property
+    def untouched(self) -> list[Path]:
+        """Weight files that stay as they are, to the byte."""
+        if self.source.pickled:
+            return []
+        shards = list(self.kept_by_shard)[1 if self.added else 0 :]
+        touched = {self.source.tensors[name][0] for name in [*self.dropped, *self.changed]}
+        return [shard for shard in shards if shard not in touched]
 
     def learned_tensors(self) -> tuple[dict[str, NewTensor], dict[str, NewTensor]]:
         """(changed, added) as files hold them: what changes keeps its type, what comes has the type of what it replaces."""
@@ -199,6 +218,7 @@ def make_plan(
         bytes_to_write=source.weight_bytes - dropped_bytes + sum(path.stat().st_size for path in carried),
         carried=carried,
         edited=edited,
+        loads_lazily=not source.pickled and all(meta.name_of(name)[1] for name in source.tensors),
         plugin=travelling_source(meta.sources),
     )
 

@@ -4,20 +4,19 @@ Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header l
 data_offsets}}, then the tensors' bytes without gaps.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from alibi_cli import strict_json
+from alibi_cli.checkpoint.copying import append
 from alibi_cli.errors import AlibiError, explained
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
-CHUNK_BYTES = 8 << 20
 LFS_POINTER = b"version "  # how the small text file begins that git leaves in place of a large one
 BITS = {
     "BOOL": 8,
@@ -121,15 +120,6 @@ def _tensor_info(dtype: str, shape: list[int], data_offsets: list[int]) -> Tenso
     return TensorInfo(dtype, tuple(shape), begin, end)
 
 
-def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
-    """Copies a file's bytes; returns their sha256."""
-    digest = hashlib.sha256()
-    with _reading(source) as reader, target.open("xb") as writer:
-        _copy(reader, writer, source.stat().st_size, digest.update, on_bytes)
-        _flush(writer)
-    return digest.hexdigest()
-
-
 def rewrite_file(
     source: Path,
     target: Path,
@@ -137,8 +127,8 @@ def rewrite_file(
     on_bytes: Callable[[int], None],
     replaced: Mapping[str, bytes] | None = None,
     added: Mapping[str, NewTensor] | None = None,
-) -> str:
-    """Writes a safetensors file that holds only the tensors `keep` of `source`, header first, bytes streamed; returns the sha256.
+) -> None:
+    """Writes a safetensors file that holds only the tensors `keep` of `source`: header first, bytes streamed.
 
     replaced: {name: other bytes for a tensor of the same type and shape}. added: tensors that come after the others.
     """
@@ -155,59 +145,19 @@ def rewrite_file(
         position = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data section starts aligned, as the reference implementation writes it
-    digest = hashlib.sha256()
-    with _reading(source) as reader, target.open("xb") as writer:
-
-        def put(part: bytes) -> None:
-            writer.write(part)
-            digest.update(part)
-
-        put(len(text).to_bytes(8, "little") + text)
+    with explained(f"Cannot read {source}"):
+        reader = source.open("rb")
+    with reader, target.open("xb") as writer:
+        writer.write(len(text).to_bytes(8, "little") + text)
         for begin, name in kept:
             if name in replaced:
-                put(replaced[name])
+                writer.write(replaced[name])
                 on_bytes(len(replaced[name]))
-                continue
-            reader.seek(header.data_start + begin)
-            _copy(reader, writer, header.tensors[name].n_bytes, digest.update, on_bytes)
+            else:
+                append(reader, writer, header.data_start + begin, header.tensors[name].n_bytes, on_bytes)
         for tensor in added.values():
-            put(tensor.content)
+            writer.write(tensor.content)
             on_bytes(len(tensor.content))
-        _flush(writer)
-    return digest.hexdigest()
-
-
-def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
-    digest = hashlib.sha256()
-    with explained(f"Cannot read {path}"), path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            on_bytes(len(chunk))
-    return digest.hexdigest()
-
-
-def _reading(path: Path) -> BinaryIO:
-    with explained(f"Cannot read {path}"):
-        return path.open("rb")
-
-
-def _copy(
-    reader: BinaryIO, writer: BinaryIO, n_bytes: int, see: Callable[[bytes], None], on_bytes: Callable[[int], None]
-) -> None:
-    while n_bytes:
-        with explained(f"Cannot read {reader.name}"):
-            chunk = reader.read(min(CHUNK_BYTES, n_bytes))
-        if not chunk:
-            raise AlibiError(f"{reader.name} became shorter while it was being copied.")
-        writer.write(chunk)
-        see(chunk)
-        on_bytes(len(chunk))
-        n_bytes -= len(chunk)
-
-
-def _flush(writer: BinaryIO) -> None:
-    writer.flush()
-    os.fsync(writer.fileno())
 
 
 def _damaged(path: Path, why: str) -> AlibiError:

@@ -4,26 +4,40 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from alibi_cli.cli import bench, convert, evaluate, inspect, output, train, verify
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
 
+
+class _PlainHelp(TyperGroup):
+    """The list of commands is plain text, which is there at once; the commands' own help is Rich's, with panels."""
+
+    def format_help(self, context: Any, formatter: Any) -> None:
+        self.rich_markup_mode = None
+        super().format_help(context, formatter)
+
+
 app = typer.Typer(
     name="alibi",
+    cls=_PlainHelp,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
     help="Replace a checkpoint's positional encoding with ALiBi, write it back, and measure perplexity at every length.",
-    epilog="Start with: [bold]alibi eval --lengths 512,1024,2048[/bold]",
+    epilog="Start with: alibi eval --lengths 512,1024,2048",
 )
-app.command(name="convert", epilog=convert.EXAMPLES)(convert.command)
-app.command(name="eval", epilog=evaluate.EXAMPLES)(evaluate.command)
-app.command(name="verify", epilog=verify.EXAMPLES)(verify.command)
-app.command(name="train", epilog=train.EXAMPLES)(train.command)
+for name, short, module in (
+    ("convert", "Write a checkpoint with ALiBi in place of its positions.", convert),
+    ("eval", "Measure perplexity, or accuracy on a task, at every length.", evaluate),
+    ("verify", "Check that a converted checkpoint is still what was written.", verify),
+    ("train", "Train a converted checkpoint further, so that it heals.", train),
+):
+    app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
 app.add_typer(inspect.app, name="inspect")
 app.add_typer(bench.app, name="bench")
 
@@ -73,11 +87,11 @@ def main() -> None:
         if interrupted:
             _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
         what = f"{type(error).__name__}: {first_line(error)}"
-        _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED)
+        _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
 
 
-def _end(error: AlibiError, code: int) -> NoReturn:
-    output.print_error(error)
+def _end(error: AlibiError, code: int, from_any: bool = False) -> NoReturn:
+    output.print_error(error, from_any)
     sys.exit(code)
 
 

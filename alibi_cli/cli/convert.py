@@ -39,6 +39,13 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a non-empty DIR, once the new one is verified.")
     ] = False,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Hard-link the weight files that stay as they are, instead of copying them: whoever edits one in place, edits both.",
+        ),
+    ] = False,
     verify: Annotated[
         bool,
         typer.Option("--verify/--no-verify", help="Reload the result and compare its logits before DIR gets its name."),
@@ -75,6 +82,7 @@ def command(
         report = write(
             plan,
             force=force,
+            link=link,
             check=chosen["verify"],
             command=["alibi", *sys.argv[1:]],
             on_bytes=on_bytes,

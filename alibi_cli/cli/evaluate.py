@@ -19,7 +19,8 @@ EXAMPLES = """Examples:\n
   alibi eval --lengths 512,1024,2048\n
   alibi eval gpt2-alibi --baseline gpt2 --lengths 512:8192 --output gpt2.json --plot gpt2.png\n
   alibi eval MODEL --lengths 1024,4096 --text book.txt --protocol sliding --stride 256\n
-  alibi eval MODEL --task passkey --lengths 512:4096"""
+  alibi eval MODEL --task passkey --lengths 512:4096\n
+  torchrun --nproc-per-node 8 -m alibi_cli eval MODEL --lengths 4096,32768"""
 
 DEFAULT_MODEL = "demo-gpt2"
 
@@ -69,9 +70,10 @@ def command(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["fixed-target", "non-overlapping", "sliding"],
+        Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"],
         typer.Option(
-            help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S."
+            help="Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S; "
+            "all, as lm-evaluation-harness does it."
         ),
     ] = "fixed-target",
     targets: Annotated[
@@ -122,7 +124,12 @@ def command(
         typer.Option(metavar="FILE", help="Draw perplexity by length: .png, .svg or .pdf.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that --output already has.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda, cuda:1, …; split: one model over all GPUs. auto: a GPU if there is one; split if the model needs it."
+        ),
+    ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "float64"],
         typer.Option(help="auto: float32 on a CPU, the checkpoint's own elsewhere."),
@@ -176,31 +183,35 @@ def command(
 
     quiet_libraries()
     load_plugins(plugin)
+    from alibi_cli.evaluation.processes import launched
     from alibi_cli.evaluation.results import few_documents
     from alibi_cli.evaluation.run import Request, evaluate
     from alibi_cli.evaluation.text import load_text
 
     column, n_documents, source = (chosen.pop(key) for key in ("text_column", "max_documents", "dataset"))
     names = list(dict.fromkeys([*([baseline] if baseline else []), *(models or [DEFAULT_MODEL])]))
-    request = Request(
-        models=names,
-        lengths=parsed,
-        baseline=baseline,
-        output=output_file,
-        resume=resume,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        text=load_text(source, text or (), split_on=split_on, column=column, max_documents=n_documents),
-        command=shlex.join(["alibi", *sys.argv[1:]]),
-        **chosen,
-    )
-    with output.progress() as update:
-        results, record = evaluate(request, update)
+    with launched() as processes:
+        request = Request(
+            models=names,
+            lengths=parsed,
+            baseline=baseline,
+            output=output_file,
+            resume=resume,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            text=processes.from_first(
+                lambda: load_text(source, text or (), split_on=split_on, column=column, max_documents=n_documents)
+            ),
+            command=shlex.join(["alibi", *sys.argv[1:]]),
+            **chosen,
+        )
+        with output.progress() as update:
+            results, record = evaluate(request, update, processes)
     if json:
         output.print_json(results.model_dump(mode="json"))
     else:
         _print(results)
-    if plot is not None:
+    if plot is not None and processes.first:
         from alibi_cli.evaluation.plot import draw
 
         draw(plot, results, record)

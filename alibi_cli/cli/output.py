@@ -1,4 +1,7 @@
-"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr."""
+"""Everything that is printed. Results go to stdout; progress, hints and errors to stderr.
+
+Rich is imported when it is first needed. Of several processes that were launched together, the first one prints.
+"""
 
 import json
 import math
@@ -6,27 +9,33 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")  # viridis
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
+SILENT = os.environ.get("RANK", "0") != "0"
 
 
 def print_json(content: Any) -> None:
     """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if not SILENT:
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=quiet)
 
 
 def print_text(text: str) -> None:
     """Text on stdout, as it is: no markup, no wrapping."""
-    Console().print(Text(text), soft_wrap=True)
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -38,6 +47,9 @@ def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
 ) -> None:
     """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         title=None if title is None else Text(title),
         title_justify="left",
@@ -56,18 +68,22 @@ def print_table(
             )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console()
-    (console if console.is_terminal else Console(width=max(console.width, PIPED_WIDTH))).print(table)
+    console = _console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)
+    console.print(table)
 
 
 def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, logarithmic: bool) -> None:
     """(layers, heads) figures on stdout; a terminal shows them on a background from dark (lowest) to light."""
+    from rich.text import Text
+
     floor = 1e-6
     scaled = [[math.log(max(v, floor)) if logarithmic else v for v in row] for row in values]
     low, high = min(map(min, scaled)), max(map(max, scaled))
     cells = [[figure.format(value) for value in row] for row in values]
     width = max(len(cell) for row in cells for cell in row)
-    console = Console()
+    console = _console()
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(
         Text("layer  " + " ".join(f"{f'h{h}':>{width}}" for h in range(len(cells[0]))), style="dim"), soft_wrap=True
@@ -91,12 +107,14 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def note(message: str) -> None:
     """A remark on stderr: what is being done, or what to do next."""
-    Console(stderr=True).print(Text(printable(message), style="dim"), soft_wrap=True)
+    _console(stderr=True).print(printable(message), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_error(error: AlibiError) -> None:
-    """One or two lines on stderr."""
-    console = Console(stderr=True)
+def print_error(error: AlibiError, from_any: bool = False) -> None:
+    """One or two lines on stderr. from_any: print it in whichever process it occurs, because the first one may not know of it."""
+    from rich.text import Text
+
+    console = _console(stderr=True, quiet=SILENT and not from_any)
     console.print(Text.assemble(("Error: ", "bold red"), printable(error.message)), soft_wrap=True)
     if error.hint:
         console.print(Text(printable(error.hint)), soft_wrap=True)
@@ -105,8 +123,17 @@ def print_error(error: AlibiError) -> None:
 @contextmanager
 def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
     """A progress bar on stderr, nothing if stderr is no terminal; yields update(description, completed, total)."""
-    console = Console(stderr=True)
-    shown = console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = _console(stderr=True)
+    shown = not console.quiet and console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
     count = MofNCompleteColumn() if unit != "bytes" else TextColumn("{task.fields[amount]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:

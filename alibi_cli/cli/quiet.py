@@ -3,6 +3,7 @@
 
 def quiet_libraries() -> None:
     """Silences load reports, progress bars and retries; errors are kept."""
+    import logging
     import warnings
 
     import huggingface_hub
@@ -11,4 +12,5 @@ def quiet_libraries() -> None:
     huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers")

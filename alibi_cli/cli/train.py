@@ -1,6 +1,5 @@
 """alibi train"""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -253,15 +252,12 @@ def command(
         command=shlex.join(["alibi", *sys.argv[1:]]),
         **chosen,
     )
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, one answers
     try:
         with output.progress() as update:
-            report = train(request, update if first else lambda *_: None)
+            report = train(request, update)
     except KeyboardInterrupt:
         output.note(f"What was saved is in {output_folder}.training; --resume continues from there.")
         raise
-    if not first:
-        return
     if json:
         output.print_json(report.model_dump(mode="json"))
     else:

@@ -23,7 +23,7 @@ class BodyAndHead:
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.model, self.body = model, _body(model)
+        self.model, self.body, self.device = model, _body(model), _device(model)
         self.output_class: type[BaseModelOutputWithPast] = BaseModelOutputWithPast  # the body's own, once it has run
 
     def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -34,17 +34,26 @@ class BodyAndHead:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(n, d) hidden states -> (n, V) logits."""
-        stand_in = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        stand_in = torch.zeros(1, len(hidden), dtype=torch.long, device=self.device)
         with self._body_returns(hidden[None]):
             return self.model(input_ids=stand_in, use_cache=False, return_dict=True).logits[0]
 
     @contextmanager
     def _body_returns(self, hidden: torch.Tensor) -> Iterator[None]:
+        own = vars(self.body).get("forward")  # that of accelerate, if it moves the weights of this model
         self.body.forward = lambda *args, **kwargs: self.output_class(last_hidden_state=hidden)
         try:
             yield
         finally:
-            del self.body.forward
+            if own is None:
+                del self.body.forward
+            else:
+                self.body.forward = own
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where inputs belong. A model whose first weights wait elsewhere moves them, and what it is given, itself."""
+    return model.device if model.device.type != "meta" else torch.device("cpu")
 
 
 def _body(model: PreTrainedModel) -> PreTrainedModel:
@@ -54,7 +63,7 @@ def _body(model: PreTrainedModel) -> PreTrainedModel:
     hooks = [module.register_forward_pre_hook(lambda module, args: called.append(module)) for module in inner]
     try:
         with torch.no_grad():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=_device(model)), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

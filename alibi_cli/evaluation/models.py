@@ -17,6 +17,7 @@ from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
 
 WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
+SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
@@ -155,25 +156,31 @@ def _plain_config(info: ModelInfo) -> Any:
 def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:
     """The model, in evaluation mode. A converted checkpoint runs on this package's own copy of the runtime: its code is not executed.
 
-    dtype "auto" is float32 on a CPU and the checkpoint's own type elsewhere.
+    dtype "auto" is float32 on a CPU and the checkpoint's own type elsewhere. device "split" spreads the weights over all GPUs, the main
+    memory and the disk, by accelerate's device_map="auto"; so does "auto" if they do not fit on one GPU.
 
     Raises:
         AlibiError: the weights cannot be loaded or do not fit the config.
     """
     import transformers
 
-    target = pick_device(device)
+    target = pick_device("auto" if device == SPLIT else device)
     kind: Any = (
         "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
     )
     auto = transformers.AutoModelForMaskedLM if info.masked else transformers.AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
+    split = device == SPLIT or (device == "auto" and target == "cuda" and _too_large_for_one(info, kind))
+    if split:
+        options["device_map"] = "auto"
     try:
         if info.converted:
             cls, config = _converted(info)
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
             model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
+        if not split:
+            model = model.to(target)
     except UnpicklingError:
         raise AlibiError(
             f"The weights of {info.name} hold Python objects other than tensors; they were not read, because that could run code."
@@ -191,7 +198,16 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
         raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
     if loading["missing_keys"]:
         raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
-    return model.to(target).eval()
+    return model.eval()
+
+
+def _too_large_for_one(info: ModelInfo, dtype: Any) -> bool:
+    """True if the weights, as they will be held, need more than the free memory of the first GPU."""
+    files = [*info.folder.glob("*.safetensors")] or [*info.folder.glob("pytorch_model*.bin")]
+    size = sum(path.stat().st_size for path in files)
+    if dtype != "auto":
+        size = size * dtype.itemsize // getattr(torch, info.stored_dtype).itemsize
+    return size > torch.cuda.mem_get_info()[0]
 
 
 def _converted(info: ModelInfo) -> tuple[Any, Any]:
@@ -207,7 +223,16 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
 
 def resolved_dtype(info: ModelInfo, device: str, dtype: str) -> str:
     """The type in which `load_model` computes."""
-    return dtype if dtype != "auto" else "float32" if pick_device(device) == "cpu" else info.stored_dtype
+    return dtype if dtype != "auto" else "float32" if device_type(device) == "cpu" else info.stored_dtype
+
+
+def device_type(device: str) -> str:
+    """The kind of device that computes where a model is loaded to `device`: "cpu", "cuda", …
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    return pick_device("auto" if device == SPLIT else device).split(":")[0]
 
 
 def pick_device(device: str) -> str:

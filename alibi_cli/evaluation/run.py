@@ -16,13 +16,14 @@ import torch
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation import results as results_file
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device, resolved_dtype
+from alibi_cli.evaluation.models import ModelInfo, describe, device_type, load_model, load_tokenizer, resolved_dtype
+from alibi_cli.evaluation.processes import ALONE, Processes
 from alibi_cli.evaluation.results import NonFinite, Results, Row, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.token_cache import tokenize_once
-from alibi_cli.evaluation.tokens import TokenizedDocument, limit, special_tokens, tokens_sha256
+from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
 from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
 
 Update = Callable[[str, float, float], None]
@@ -68,8 +69,12 @@ class _Job:
     cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)
 
 
-def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Results, dict[str, Scored]]:
+def evaluate(
+    request: Request, update: Update = lambda *_: None, processes: Processes = ALONE
+) -> tuple[Results, dict[str, Scored]]:
     """Runs the rows that are missing, writes after each, and returns all results with their per-token record.
+
+    processes: those that run this together. All return the same; the first one writes.
 
     Raises:
         AlibiError: bad input, or an earlier results file that does not belong to this request.
@@ -80,7 +85,7 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             "Models that fill in masked tokens and models that predict the next one cannot be scored together.",
             exit_code=EXIT_USAGE,
         )
-    jobs = [_prepare(info, _cropped(infos, request.lengths), request) for info in infos]
+    jobs = [_prepare(info, _cropped(infos, request.lengths), request, processes) for info in infos]
     first = jobs[0].protocol
     # Where whole segments are scored, the longest length decides which tokens those are.
     segments = first.name == "fixed-target" or request.max_segments is not None
@@ -94,7 +99,7 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             "longest": max(first.lengths) if segments else None,
             "masked": first.masked,
             "max_segments": request.max_segments,
-            "device": pick_device(request.device).split(":")[0],
+            "device": device_type(request.device),
             "dtype": request.dtype,
             "seed": SEED,
         },
@@ -102,15 +107,8 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
         models=[job.facts for job in jobs],
     )
     record: dict[str, Scored] = {}
-    if request.output is not None and request.output.exists():
-        if not request.resume:
-            raise AlibiError(
-                f"{request.output} exists.",
-                hint="Continue it with --resume, or choose another --output.",
-                exit_code=EXIT_USAGE,
-            )
-        old, record = results_file.load(request.output)
-        results_file.check_same_run(old, results, request.output)
+    if (earlier := processes.from_first(lambda: _earlier(request, results))) is not None:
+        old, record = earlier
         results.rows, results.contrasts = old.rows, old.contrasts
         results.models += [model for model in old.models if model["name"] not in request.models]
     finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
@@ -121,7 +119,7 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             for arm, length in _rows_of(job, request.lengths)
             if f"{job.info.name}|{arm}|{length}" not in finished
         ]
-        for row, scored in _run(job, wanted, request, update):
+        for row, scored in _run(job, wanted, request, update, processes):
             results.rows.append(row)
             if scored is not None:
                 _check_tokens(scored, record, job.info.name)
@@ -129,12 +127,31 @@ def evaluate(request: Request, update: Update = lambda *_: None) -> tuple[Result
             row.sha256 = results_file.digest(row, scored)
             _order(results, request.models)
             results.contrasts = results_file.contrasts(results, record, request.baseline)
-            if request.output is not None:
-                results_file.save(request.output, results, record)
+            _save(request.output, results, record, processes)
     results.contrasts = results_file.contrasts(results, record, request.baseline)
-    if request.output is not None:
-        results_file.save(request.output, results, record)
+    _save(request.output, results, record, processes)
     return results, record
+
+
+def _earlier(request: Request, results: Results) -> tuple[Results, dict[str, Scored]] | None:
+    """What --output holds already."""
+    if request.output is None or not request.output.exists():
+        return None
+    if not request.resume:
+        raise AlibiError(
+            f"{request.output} exists.",
+            hint="Continue it with --resume, or choose another --output.",
+            exit_code=EXIT_USAGE,
+        )
+    old, record = results_file.load(request.output)
+    results_file.check_same_run(old, results, request.output)
+    return old, record
+
+
+def _save(output: Path | None, results: Results, record: dict[str, Scored], processes: Processes) -> None:
+    with processes.agreeing():
+        if output is not None and processes.first:
+            results_file.save(output, results, record)
 
 
 def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None:
@@ -152,7 +169,7 @@ def _cropped(infos: list[ModelInfo], lengths: tuple[int, ...]) -> int | None:
     )
 
 
-def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
+def _prepare(info: ModelInfo, cropped: int | None, request: Request, processes: Processes) -> _Job:
     tokenizer = load_tokenizer(info, request.trust_remote_code)
     prefix, suffix = special_tokens(tokenizer)
     mask_token = tokenizer.mask_token_id if info.masked else None
@@ -165,13 +182,17 @@ def _prepare(info: ModelInfo, cropped: int | None, request: Request) -> _Job:
         request.lengths,
         request.targets,
         request.stride,
-        len(prefix),
+        0 if request.protocol == "lm-eval" else len(prefix),
         len(suffix),
         info.masked,
         cropped,
     )
     longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
-    documents = limit(tokenize_once(request.text, tokenizer), request.max_segments, longest, whole_segments=fixed)
+    documents = processes.from_first(lambda: tokenize_once(request.text, tokenizer))
+    documents = limit(documents, request.max_segments, longest, whole_segments=fixed)
+    if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
+        documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
+        prefix = suffix = []
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
     facts = {
@@ -200,7 +221,7 @@ def _rows_of(job: _Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
 
 
 def _run(
-    job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update
+    job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
     info, scorer = job.info, None
     for arm, length in wanted:
@@ -211,9 +232,10 @@ def _run(
         if fed not in job.cache:
             if scorer is None:
                 update(f"Loading {info.name}", 0, 1)
-                model = load_model(info, request.device, request.dtype, request.trust_remote_code)
+                with processes.agreeing():
+                    model = load_model(info, processes.device(request.device), request.dtype, request.trust_remote_code)
                 _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
-                scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, request.batch_size)
+                scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, request.batch_size, processes=processes)
             job.cache[fed] = _score(job, scorer, fed, update)
         row, scored = job.cache[fed]
         yield row.model_copy(update={"arm": arm, "length": length}), scored
@@ -230,16 +252,16 @@ def _check_vocabulary(job: _Job, size: int) -> None:
 
 
 def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Scored | None]:
-    name, device = job.info.name, scorer.model.device
+    name = job.info.name
     windows = job.protocol.windows(job.documents, fed)
     done = 0
 
     def on_window(n: int) -> None:
         nonlocal done
         done += n
-        update(f"{name} at {fed}", done, len(windows))
+        update(f"{name} at {fed}", min(done, len(windows)), len(windows))
 
-    if device.type == "cuda":
+    for device in _gpus():
         torch.cuda.reset_peak_memory_stats(device)
     started = time.monotonic()
     try:
@@ -251,7 +273,7 @@ def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Sc
     seconds = time.monotonic() - started
     fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
     scored = _scored(job, windows, scores)
-    row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes(device))
+    row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes())
     if row.status == "non_finite":
         row.first_non_finite = _first_non_finite(job, scored)
         return row, None
@@ -279,9 +301,14 @@ def _scored(job: _Job, windows: list[Window], scores: list[np.ndarray]) -> Score
     return Scored(np.concatenate(scores)[order].astype(np.float32), document, position, context, n_bytes)
 
 
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+def _gpus() -> range:
+    """The GPUs that this process uses or could use; none if it has used none."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+
+
+def _peak_bytes() -> int:
+    if gpus := _gpus():
+        return sum(torch.cuda.max_memory_allocated(device) for device in gpus)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -4,7 +4,7 @@ The body of the model runs once over a batch of windows; its head then runs on t
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
+from alibi_cli.evaluation.processes import ALONE, Processes
 from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import Window
 
@@ -26,7 +27,8 @@ class Scorer:
     """Scores windows with one model.
 
     prefix, suffix: special tokens around every window. mask_token: the id that replaces scored tokens, for a masked model.
-    batch_size: windows per batch; chosen from a budget of tokens if not given. logits_per_chunk: bound of the head's output.
+    batch_size: windows per batch; chosen from a budget of tokens if not given. logits_per_chunk: bound of the head's output. processes:
+    those that share the batches, each with its own copy of the model.
     """
 
     def __init__(
@@ -37,13 +39,11 @@ class Scorer:
         mask_token: int | None = None,
         batch_size: int | None = None,
         logits_per_chunk: int = LOGITS_PER_CHUNK,
+        processes: Processes = ALONE,
     ):
-        self.model, self.prefix, self.suffix, self.mask_token = (
-            model.eval(),
-            prefix,
-            suffix if mask_token is not None else [],
-            mask_token,
-        )
+        self.model, self.mask_token, self.processes = model.eval(), mask_token, processes
+        self.prefix = np.array(prefix, dtype=np.int64)
+        self.suffix = np.array(suffix if mask_token is not None else [], dtype=np.int64)
         self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
         self.halves = BodyAndHead(model)
         self.exact = torch.promote_types(model.dtype, torch.float32)
@@ -58,38 +58,62 @@ class Scorer:
         """The NLL in nats of every target of every window, in the order of `windows`.
 
         Windows of equal size share a batch and no window is padded, so neither batch size nor neighbours change a result beyond
-        rounding. A batch that does not fit into memory is halved.
+        rounding. A batch that does not fit into memory is halved. Of several processes every one returns everything, bit for bit what
+        one process computes, as long as no batch was halved.
 
         Raises:
-            OutOfMemory: not even one window fits.
+            OutOfMemory: not even one window fits, in this or another process.
         """
+        batches = self._batches(windows)
+        found = self.processes.gather(self._score_batches(documents, windows, self.processes.share(batches), on_window))
+        scores: list[np.ndarray] = [np.empty(0)] * len(windows)
+        for part in found:
+            if part is None:
+                raise OutOfMemory
+            for index, score in part.items():
+                scores[index] = score
+        return scores
+
+    def _batches(self, windows: list[Window]) -> list[list[int]]:
+        """Indices of windows that run together, the longest first, whatever the number of processes."""
         by_size: dict[int, list[int]] = {}
         for index, window in enumerate(windows):
             by_size.setdefault(window.end - window.begin, []).append(index)
-        scores: list[np.ndarray] = [np.empty(0)] * len(windows)
-        for size, waiting in sorted(by_size.items(), reverse=True):
-            indices = waiting  # shrinks as batches succeed
-            batch_size = self.batch_size or max(1, TOKENS_PER_BATCH // size)
-            while indices:
-                batch, rest = indices[:batch_size], indices[batch_size:]
-                try:
-                    results = self._score_batch(documents, [windows[index] for index in batch])
-                except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                    if not _is_out_of_memory(error):
-                        raise
-                    results = None  # leave the handler first: its traceback keeps the tensors alive
-                if results is None:
-                    gc.collect()
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
-                    if batch_size == 1:
-                        raise OutOfMemory
-                    batch_size = max(1, len(batch) // 2)
-                    continue
-                for index, result in zip(batch, results, strict=True):
-                    scores[index] = result
-                on_window(len(batch))
-                indices = rest
+        batches = []
+        for size, indices in sorted(by_size.items(), reverse=True):
+            n = self.batch_size or max(1, TOKENS_PER_BATCH // size)
+            batches += [indices[begin : begin + n] for begin in range(0, len(indices), n)]
+        return batches
+
+    def _score_batches(
+        self,
+        documents: list[TokenizedDocument],
+        windows: list[Window],
+        batches: Sequence[list[int]],
+        on_window: Callable[[int], None],
+    ) -> dict[int, np.ndarray] | None:
+        """{index of a window: its NLLs}; None if one window alone does not fit."""
+        scores: dict[int, np.ndarray] = {}
+        waiting = list(batches)
+        while waiting:
+            batch = waiting[0]
+            try:
+                results = self._score_batch(documents, [windows[index] for index in batch])
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                if not _is_out_of_memory(error):
+                    raise
+                results = None  # leave the handler first: its traceback keeps the tensors alive
+            if results is None:
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if len(batch) == 1:
+                    return None
+                waiting = [half for batch in waiting for half in _halves(batch)]
+                continue
+            scores |= zip(batch, results, strict=True)
+            waiting = waiting[1:]
+            on_window(len(batch) * self.processes.count)  # the other processes are about as far
         return scores
 
     def _score_batch(self, documents: list[TokenizedDocument], windows: list[Window]) -> list[np.ndarray]:
@@ -103,17 +127,15 @@ class Scorer:
                 fed, place = fed[:-1], place - 1
             else:
                 fed[window.targets - window.begin] = self.mask_token
-            rows.append([*self.prefix, *fed, *self.suffix])
+            rows.append(np.concatenate([self.prefix, fed, self.suffix]))
             places.append(place)
-        device = self.model.device
-        inputs = torch.tensor(rows, device=device)  # (B, L)
-        hidden = self.halves.hidden(inputs)  # (B, L, d)
+        hidden = self.halves.hidden(torch.from_numpy(np.stack(rows)).to(self.halves.device))  # (B, L, d)
         row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
         picked = hidden[
-            torch.as_tensor(row_of, device=device), torch.as_tensor(np.concatenate(places), device=device)
+            torch.from_numpy(row_of).to(hidden.device), torch.from_numpy(np.concatenate(places)).to(hidden.device)
         ]  # (n, d)
         del hidden
-        losses = self._losses(picked, torch.as_tensor(np.concatenate(targets), device=device))
+        losses = self._losses(picked, torch.from_numpy(np.concatenate(targets)).to(picked.device))
         return np.split(losses.double().cpu().numpy(), np.cumsum([len(place) for place in places])[:-1])
 
     def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -129,12 +151,17 @@ class Scorer:
         """A function of its own, so that one chunk's logits are gone before the next one's are made."""
         logits = self.halves.logits(hidden)  # (chunk, V)
         rows = max(1, len(hidden) // 16)  # a softmax takes as much memory as its logits: a few rows at a time
-        pairs = zip(logits.split(rows), targets.split(rows), strict=True)
+        pairs = zip(logits.split(rows), targets.to(logits.device).split(rows), strict=True)
         return torch.cat([self.read(some.to(self.exact), wanted) for some, wanted in pairs])
 
     def read(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(n, V) logits and (n,) targets -> (n,) figures, here the NLL in nats; tasks read something else."""
         return cross_entropy(logits, targets, reduction="none")
+
+
+def _halves(batch: list[int]) -> list[list[int]]:
+    half = (len(batch) + 1) // 2
+    return [part for part in (batch[:half], batch[half:]) if part]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.text import Text
 
 
@@ -55,6 +56,28 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     return [], []
+
+
+def first_token(tokenizer: Any) -> int:
+    """What lm-evaluation-harness puts before a text: BOS, or EOS where there is none.
+
+    Raises:
+        AlibiError: the tokenizer has neither.
+    """
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if found is None:
+        raise AlibiError("The lm-eval protocol begins with a BOS or EOS token, and the tokenizer has neither.")
+    return int(found)
+
+
+def enclosed(document: TokenizedDocument, prefix: list[int], suffix: list[int]) -> TokenizedDocument:
+    """The document with special tokens, which stand for no bytes, as part of it."""
+    ids = np.concatenate([np.array(prefix, dtype=np.int64), document.ids, np.array(suffix, dtype=np.int64)])
+    ends = document.byte_ends
+    if ends is not None:
+        ends = np.pad(ends, (len(prefix), 0))
+        ends = np.pad(ends, (0, len(suffix)), mode="edge")
+    return TokenizedDocument(document.name, ids, ends)
 
 
 def tokens_sha256(documents: list[TokenizedDocument]) -> str:

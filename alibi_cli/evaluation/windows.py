@@ -1,4 +1,4 @@
-"""Which tokens are fed and which are scored: the three protocols.
+"""Which tokens are fed and which are scored: the protocols.
 
 A *window* of length L feeds at most L tokens to the model, special tokens included. Of a document of N tokens:
 
@@ -6,8 +6,10 @@ fixed-target     the document is cut into segments as long as the longest length
                  are scored, with L - K to L - 1 tokens before them. Only the context differs between lengths.
 sliding          windows advance by S tokens and score the S tokens that are new (the first window scores all): every token once.
 non-overlapping  sliding with S = L: windows share only the one token that carries over, so every token is scored once at every length.
+lm-eval          as lm-evaluation-harness's loglikelihood_rolling: non-overlapping, except that the last window reaches back to a full L
+                 tokens, and that a document begins with one BOS (or EOS) token, which is part of it here (`tokens.enclosed`).
 
-In the last two, the early tokens of a window have little context, and there are fewer of them the longer the window is: perplexity falls
+In the last three, the early tokens of a window have little context, and there are fewer of them the longer the window is: perplexity falls
 with L on any model. That is not extrapolation; fixed-target does not have it.
 """
 
@@ -19,7 +21,7 @@ import numpy as np
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.tokens import TokenizedDocument
 
-PROTOCOLS = ("fixed-target", "non-overlapping", "sliding")
+PROTOCOLS = ("fixed-target", "non-overlapping", "sliding", "lm-eval")
 MASKED_SHARE = 0.15
 
 
@@ -82,7 +84,7 @@ class Protocol:
 
     def _strided(self, n_tokens: int, length: int) -> Iterator[tuple[int, int, int]]:
         room = self.room(length)
-        stride = room if self.name == "non-overlapping" else min(self.stride or room, room)
+        stride = min(self.stride or room, room)
         # A causal model is fed the tokens before its targets, so the first token of a text without a prefix cannot be scored.
         carried = 0 if self.masked else 1
         first, end = (0 if self.masked or self.prefix else 1), min(n_tokens, room + carried)
@@ -90,7 +92,7 @@ class Protocol:
         while first < end:
             yield begin, first, end
             first, end = end, min(n_tokens, end + stride)
-            begin = first - carried - (room - stride)
+            begin = first - carried - (room - stride) if self.name != "lm-eval" else end - carried - room
 
     def _chosen(self, document: TokenizedDocument) -> np.ndarray | None:
         """(N,) the positions that are masked: the same at every length, because they depend on the document alone."""
@@ -121,6 +123,10 @@ def make_protocol(
         raise AlibiError(f"--targets belongs to the fixed-target protocol, not to {name}.", exit_code=EXIT_USAGE)
     if (stride is None) == (name == "sliding"):
         raise AlibiError("The sliding protocol, and no other, needs --stride.", exit_code=EXIT_USAGE)
+    if name == "lm-eval" and masked:
+        raise AlibiError(
+            "The lm-eval protocol is for models that predict the next token, not for masked ones.", exit_code=EXIT_USAGE
+        )
     if name == "fixed-target" and targets is None:
         targets = max(1, min(256, min(*lengths, cropped or max(lengths)) // 2))
     protocol = Protocol(name, tuple(lengths), targets, stride, prefix, suffix, masked)

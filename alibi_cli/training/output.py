@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from yaml import YAMLError
 
 from alibi_cli.checkpoint.card import UNTRAINED
+from alibi_cli.checkpoint.copying import copy_file, sha256_of
 from alibi_cli.checkpoint.partial import MARKER
 from alibi_cli.checkpoint.report import Verification
-from alibi_cli.checkpoint.safetensors_io import copy_file, sha256_of
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.checkpoint.verify import TOLERANCE, outputs, reload
 from alibi_cli.checkpoint.writer import write_json
@@ -59,7 +59,7 @@ def write_weights(model: Any, source: Source, folder: Path) -> dict[str, str]:
 def write_files(source: Source, folder: Path, slopes: Slopes | None = None) -> None:
     """Config, tokenizer, runtime files and everything else that is not weights, byte for byte, but for trained slopes in the config."""
     if slopes is None:
-        copy_file(source.folder / "config.json", folder / "config.json", lambda n: None)
+        copy_file(source.folder / "config.json", folder / "config.json")
     else:
         write_json(folder / "config.json", {**read_json(source.folder / "config.json"), "alibi_slopes": slopes})
     for path in source.side_files:
@@ -67,7 +67,7 @@ def write_files(source: Source, folder: Path, slopes: Slopes | None = None) -> N
         if name.as_posix() in ("alibi.json", "README.md", RECORD, MARKER):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copy_file(path, folder / name, lambda n: None)
+        copy_file(path, folder / name)
 
 
 @torch.no_grad()

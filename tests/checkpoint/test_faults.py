@@ -158,6 +158,10 @@ def test_permission_denied(what: str, shared: Path) -> None:
     assert snapshot(shared) == before and not output.exists() and not list(shared.rglob("*.partial*"))
 
 
+def broken(*args: object) -> int:
+    raise OSError(errno.EIO, "Input/output error")
+
+
 class Failing:
     """A file whose reading fails after some bytes, as that of a bad disk does."""
 
@@ -165,11 +169,14 @@ class Failing:
         self.file, self.left = file, after
 
     def read(self, n: int = -1) -> bytes:
-        content = self.file.read(n)
+        return self._counted(self.file.read(n))
+
+    def readinto(self, buffer) -> int:
+        return len(self._counted(self.file.read(len(buffer))))
+
+    def _counted(self, content: bytes) -> bytes:
         self.left -= len(content)
-        if self.left < 0:
-            raise OSError(errno.EIO, "Input/output error")
-        return content
+        return content if self.left >= 0 else bytes(broken())
 
     def __getattr__(self, name: str):
         return getattr(self.file, name)
@@ -201,6 +208,8 @@ def test_read_errors_at_many_places(tiny_gpt2: Path, tmp_path: Path, monkeypatch
             return file
 
         monkeypatch.setattr(Path, "open", opening)
+        for kernel in ("copy_file_range", "sendfile"):
+            monkeypatch.setattr(os, kernel, broken)
         with pytest.raises(AlibiError, match=f"Cannot read .*{name}: Input/output error"):
             convert(tiny_gpt2, tmp_path / "out", check=False)
         monkeypatch.undo()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alibi_cli import AlibiError
 from alibi_cli.checkpoint.plan import make_plan
@@ -82,6 +84,27 @@ def test_figures_follow_from_the_record(protocol: str, checkpoints: dict[str, st
         assert contrast.delta_nll == pytest.approx(
             results.rows[LENGTHS.index(contrast.length)].nll - results.rows[0].nll, abs=1e-9
         )
+
+
+def test_lm_eval_gives_bits_per_byte_of_the_rolling_log_likelihood(checkpoints: dict[str, str], text: Text) -> None:
+    """Every token once, after one end-of-text token for a document, by a plain loop over the whole of its windows."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["llama"])
+    results, _ = evaluate(Request([checkpoints["llama"]], (16, OLD_MAX), text, protocol="lm-eval"))
+    for row in results.rows:
+        total = 0.0
+        for _, document in text.documents:
+            ids = [tokenizer.eos_token_id, *tokenizer.encode(document)]
+            for begin in range(1, len(ids), row.length):
+                end = min(len(ids), begin + row.length)
+                fed, wanted = ids[max(0, end - 1 - row.length) : end - 1], ids[begin:end]
+                with torch.no_grad():
+                    logits = model(torch.tensor([fed])).logits[0, -len(wanted) :].double()
+                total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(wanted), reduction="sum"))
+        n_bytes = sum(len(document.encode()) for _, document in text.documents)
+        assert row.bits_per_byte == pytest.approx(total / n_bytes / math.log(2), abs=1e-6)
+    plain, _ = evaluate(Request([checkpoints["llama"]], (16,), text, protocol="non-overlapping"))
+    assert abs(plain.rows[0].bits_per_byte - results.rows[0].bits_per_byte) > 1e-4
 
 
 def test_models_are_compared_in_pairs(checkpoints: dict[str, str], text: Text) -> None:

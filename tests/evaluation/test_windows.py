@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alibi_cli import AlibiError
-from alibi_cli.evaluation.tokens import TokenizedDocument, limit
+from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, limit
 from alibi_cli.evaluation.windows import MASKED_SHARE, make_protocol
 
 
@@ -114,6 +114,7 @@ def test_the_default_number_of_targets() -> None:
         (dict(name="sliding", lengths=(8,), stride=9), "between 1 and 8"),
         (dict(name="non-overlapping", lengths=(8,), stride=4), "stride"),
         (dict(name="non-overlapping", lengths=(8,), targets=4), "targets"),
+        (dict(name="lm-eval", lengths=(8,), masked=True), "not for masked"),
         (dict(name="backwards", lengths=(8,)), "no protocol"),
         (dict(name="non-overlapping", lengths=(2,), prefix=1, suffix=1, masked=True), "no room"),
     ],
@@ -141,3 +142,35 @@ def test_a_limit_is_spread_over_documents() -> None:
         5,
         7,
     ]  # too short: the protocol says so
+
+
+def rolling(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
+    """(fed, predicted) of every window of lm-evaluation-harness's loglikelihood_rolling: the predicted tokens are blocks of `length`, and
+    each block is fed the `length` tokens that end before its last one, as far as there are any after the prefix."""
+    text = [prefix, *tokens]
+    ends = [min(len(tokens), begin + length) for begin in range(0, len(tokens), length)]
+    begins = range(0, len(tokens), length)
+    return [(text[max(0, end - length) : end], tokens[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 90), st.integers(1, 40), st.integers(0, 2), st.integers(0, 1))
+def test_lm_eval_windows_are_those_of_the_harness(size: int, length: int, begins: int, ends: int) -> None:
+    bare = TokenizedDocument("d", np.arange(100, 100 + size), np.arange(3, 3 * size + 3, 3))
+    special, end = [7] * begins, [8] * ends  # what the tokenizer itself puts around a text is predicted too
+    document = enclosed(bare, [9, *special], end)
+    expected = rolling([*special, *bare.ids.tolist(), *end], 9, length)
+    if not expected:
+        return
+    windows = make_protocol("lm-eval", (length,)).windows([document], length)
+    fed = [document.ids[window.begin : window.end - 1].tolist() for window in windows]
+    assert [
+        (part, document.ids[window.targets].tolist()) for part, window in zip(fed, windows, strict=True)
+    ] == expected
+    n_bytes = [document.bytes_of(window.targets) for window in windows]
+    assert sum(int(part.sum()) for part in n_bytes if part is not None) == 3 * size
+    if size > length:
+        plain = make_protocol("non-overlapping", (length,)).windows([document], length)
+        assert [w.targets.tolist() for w in plain] == [w.targets.tolist() for w in windows]
+        short = (begins + size + ends) % length
+        assert (plain[-1].begin == windows[-1].begin) == (short == 0)  # the last one reaches back further

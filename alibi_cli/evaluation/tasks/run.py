@@ -18,7 +18,8 @@ import torch
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, pick_device
+from alibi_cli.evaluation.models import ModelInfo, describe, device_type, load_model, load_tokenizer
+from alibi_cli.evaluation.processes import ALONE, Processes
 from alibi_cli.evaluation.run import PACKAGES
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
@@ -81,13 +82,16 @@ class Answers(Scorer):
 
 
 def run_task(
-    request: Request, update: Update = lambda *_: None, explain: Callable[[str], None] = lambda _: None
+    request: Request,
+    update: Update = lambda *_: None,
+    processes: Processes = ALONE,
+    explain: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """{"schema_version", "command", "versions", "task", "models", "rows"}; --output is rewritten after every length of a model.
 
     A row has "model", "length", "depth" (null: all depths together), "status" ("ok", "out_of_range", "out_of_memory" or "non_finite"),
     "accuracy", "ci95" (Wilson), "correct", "samples", "chance", "tokens" (mean fed, special tokens included), "seconds" and "outcomes" (1
-    or 0 per item).
+    or 0 per item). processes: as in `alibi_cli.evaluation.run.evaluate`.
 
     Raises:
         AlibiError: bad input, a model that fills in masked tokens, a length too short for a question,
@@ -95,7 +99,7 @@ def run_task(
     """
     task = get_task(request.task)
     samples = request.samples or task.samples
-    if request.output is not None and request.output.exists():
+    if request.output is not None and processes.from_first(request.output.exists):
         raise AlibiError(f"{request.output} exists.", "Choose another --output.", EXIT_USAGE)
     infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
     for info in infos:
@@ -122,7 +126,7 @@ def run_task(
             "seed": request.seed,
             "chance": task.chance,
             "attention": request.attention,
-            "device": pick_device(request.device).split(":")[0],
+            "device": device_type(request.device),
             "dtype": request.dtype,
         },
         "models": [_facts(info) for info in infos],
@@ -131,10 +135,11 @@ def run_task(
     questions = [_questions(info, request, samples, update) for info in infos]  # all of them before any model is loaded
     with attention:
         for info, made in zip(infos, questions, strict=True):
-            for rows in _run(info, made, request, task.chance, update):
+            for rows in _run(info, made, request, task.chance, update, processes):
                 results["rows"] += rows
-                if request.output is not None:
-                    save(request.output, results)
+                with processes.agreeing():
+                    if request.output is not None and processes.first:
+                        save(request.output, results)
     return results
 
 
@@ -170,7 +175,7 @@ def _questions(info: ModelInfo, request: Request, samples: int, update: Update) 
 
 
 def _run(
-    info: ModelInfo, made: _Questions, request: Request, chance: float, update: Update
+    info: ModelInfo, made: _Questions, request: Request, chance: float, update: Update, processes: Processes
 ) -> Iterator[list[dict[str, Any]]]:
     answers = None
     for length, by_depth in made.items.items():
@@ -179,15 +184,16 @@ def _run(
             continue
         if answers is None:
             update(f"Loading {info.name}", 0, 1)
-            model = load_model(info, request.device, request.dtype, request.trust_remote_code)
+            with processes.agreeing():
+                model = load_model(info, processes.device(request.device), request.dtype, request.trust_remote_code)
             _check_vocabulary(info.name, made, model.get_input_embeddings().num_embeddings)
-            answers = Answers(model, made.prefix, [], None, request.batch_size)
+            answers = Answers(model, made.prefix, [], None, request.batch_size, processes=processes)
         total, done, status, started = sum(map(len, by_depth.values())), 0, "ok", time.monotonic()
 
         def on_item(n: int, length: int = length, total: int = total) -> None:
             nonlocal done
             done += n
-            update(f"{info.name} at {length}", done, total)
+            update(f"{info.name} at {length}", min(done, total), total)
 
         outcomes: dict[float | None, list[float]] = {}
         try:

@@ -1,0 +1,161 @@
+"""Bytes from file to file: moved by the kernel where it can, hashed and flushed by other threads while they are still in memory."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO
+
+from alibi_cli.checkpoint.partial import fsync
+from alibi_cli.errors import AlibiError, explained
+
+PIECE_BYTES = 32 << 20  # handed to the kernel at a time; progress and hashing follow piece by piece
+BUFFER_BYTES = 256 << 10  # read at a time: what is looked at is then still in the processor's cache
+
+
+def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None] = lambda n: None) -> None:
+    """Copies a file's bytes.
+
+    Raises:
+        AlibiError: `source` cannot be read, or became shorter. OSError: `target` cannot be written.
+    """
+    with explained(f"Cannot read {source}"):
+        reader = source.open("rb")
+    with reader, target.open("xb") as writer:
+        append(reader, writer, 0, source.stat().st_size, on_bytes)
+
+
+def link_file(source: Path, target: Path, on_bytes: Callable[[int], None] = lambda n: None) -> None:
+    """Another name for the same bytes.
+
+    Raises:
+        AlibiError: the file system cannot link these.
+    """
+    with explained(f"Cannot link {target} to {source}", hint="Without --link it is copied."):
+        os.link(source.resolve(), target)  # of the Hub's cache, the file itself and not the link to it
+    on_bytes(target.stat().st_size)
+
+
+def append(reader: BinaryIO, writer: BinaryIO, begin: int, n_bytes: int, on_bytes: Callable[[int], None]) -> None:
+    """Appends `n_bytes` bytes of one open file, from `begin` on, to another.
+
+    What the kernel refuses, for whatever reason, is tried by hand, which tells a file that cannot be read from one that cannot be written.
+    """
+    writer.flush()
+    while n_bytes:
+        copied = _by_kernel(reader, writer, begin, min(n_bytes, PIECE_BYTES))
+        copied = copied or _by_hand(reader, writer, begin, min(n_bytes, BUFFER_BYTES))
+        on_bytes(copied)
+        begin, n_bytes = begin + copied, n_bytes - copied
+
+
+def _by_kernel(reader: BinaryIO, writer: BinaryIO, begin: int, n_bytes: int) -> int:
+    """Bytes copied: some or, if this cannot be done here, none.
+
+    copy_file_range works within a file system, and lets those that can (btrfs, XFS) share the blocks; sendfile between two.
+    """
+    source, target = reader.fileno(), writer.fileno()
+    if hasattr(os, "copy_file_range"):
+        with contextlib.suppress(OSError):
+            if copied := os.copy_file_range(source, target, n_bytes, begin):
+                return copied
+    if hasattr(os, "sendfile"):
+        with contextlib.suppress(OSError):
+            return os.sendfile(target, source, begin, n_bytes)
+    return 0
+
+
+def _by_hand(reader: BinaryIO, writer: BinaryIO, begin: int, n_bytes: int) -> int:
+    with explained(f"Cannot read {reader.name}"):
+        reader.seek(begin)
+        chunk = reader.read(n_bytes)
+    if not chunk:
+        raise AlibiError(f"{reader.name} became shorter while it was being copied.")
+    writer.write(chunk)
+    writer.flush()
+    return len(chunk)
+
+
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
+    """sha256 of a file, in hexadecimal.
+
+    Raises:
+        AlibiError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with explained(f"Cannot read {path}"), path.open("rb", buffering=0) as file:
+        _read_on(file, digest, on_bytes)
+    return digest.hexdigest()
+
+
+def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n: None) -> None:
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    while n := file.readinto(buffer):
+        digest.update(buffer[:n])
+        on_bytes(n)
+
+
+class Beside:
+    """Hashes and flushes files while the next bytes are being written. A thread per processor computes; one more waits for the disk.
+
+    The digests are of what the files hold, read back from the page cache, not of what was meant to be written.
+    """
+
+    def __init__(self) -> None:
+        self._hashing, self._flushing = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
+        self._files: dict[Path, _Followed] = {}
+        self._digests: dict[str, Future[str]] = {}
+        self._flushed: list[Future[None]] = []
+
+    def __enter__(self) -> "Beside":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in (self._hashing, self._flushing):
+            pool.shutdown(cancel_futures=True)
+        for followed in self._files.values():
+            followed.file.close()
+
+    def arrived(self, path: Path) -> None:
+        """More bytes of a file have been written at its end."""
+        if path not in self._files:
+            self._files[path] = _Followed(path)
+        self._hashing.submit(self._files[path].read_on)
+
+    def complete(self, path: Path) -> None:
+        """All bytes of a file have been written, and at least one."""
+        self._digests[path.name] = self._hashing.submit(self._files[path].finish)
+        self._flushed.append(self._flushing.submit(fsync, path))
+
+    def digests(self) -> dict[str, str]:
+        """{name: sha256} of the complete files, all of which are on the disk by then.
+
+        Raises:
+            OSError: one of them could not be read back or flushed.
+        """
+        for flushed in self._flushed:
+            flushed.result()
+        return {name: digest.result() for name, digest in self._digests.items()}
+
+
+class _Followed:
+    """A file that is being written, and the hash of its bytes so far. One thread at a time reads on."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self._digest, self._lock = path.open("rb", buffering=0), hashlib.sha256(), Lock()
+
+    def read_on(self) -> None:
+        if self._lock.acquire(blocking=False):  # whoever has it reads on to the end; `finish` sees to the rest
+            try:
+                _read_on(self.file, self._digest)
+            finally:
+                self._lock.release()
+
+    def finish(self) -> str:
+        with self._lock:
+            _read_on(self.file, self._digest)
+            self.file.close()
+            return str(self._digest.hexdigest())

@@ -1,0 +1,75 @@
+"""Large checkpoints are verified without loading them: the bytes of every copied tensor, and what some of the layers compute.
+
+Weights stay on the disk (transformers' device_map="disk") and pass through memory one module at a time.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from alibi_cli.checkpoint.copying import BUFFER_BYTES
+from alibi_cli.checkpoint.plan import Plan
+from alibi_cli.checkpoint.safetensors_io import read_header
+from alibi_cli.errors import AlibiError, explained
+
+LAYERS = 4  # of each stack: the first, the last, and two between
+
+
+def check_copied(plan: Plan, folder: Path) -> None:
+    """Compares every tensor that was to be copied with its source, byte by byte.
+
+    Raises:
+        AlibiError: one of them differs, or is not where the index of `folder` says.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda shard: _check_shard(plan, shard, folder / shard.name), plan.kept_by_shard))
+
+
+def _check_shard(plan: Plan, shard: Path, written: Path) -> None:
+    names = [name for name in plan.kept_by_shard[shard] if name not in plan.changed]
+    before, after = read_header(shard), read_header(written)
+    with explained(f"Cannot read {shard}"), shard.open("rb", 0) as original, written.open("rb", 0) as copy:
+        for name in names:
+            old, new = before.tensors[name], after.tensors.get(name)
+            same = new is not None and (old.dtype, old.shape) == (new.dtype, new.shape)
+            if new is None or not same:
+                raise AlibiError(f"Verification failed: {written.name} does not hold {name!r} as {shard} does.")
+            original.seek(before.data_start + old.begin)
+            copy.seek(after.data_start + new.begin)
+            for begin in range(0, old.n_bytes, BUFFER_BYTES):
+                n = min(BUFFER_BYTES, old.n_bytes - begin)
+                if original.read(n) != copy.read(n):
+                    raise AlibiError(f"Verification failed: {name!r} in {written.name} is not what {shard} holds.")
+
+
+@torch.no_grad()
+def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[torch.Tensor, list[int]]:
+    """Hidden states (rows, length, width) of some of the layers, one after the other, on random embeddings, and which layers these are.
+
+    The other layers are taken out of the model. Embeddings and head do not take part: they are copied, and compared as bytes.
+    """
+    body = model.base_model
+    sampled: list[int] = []
+    for parent, name, stack in _stacks(body):
+        chosen = sorted({round(place * (len(stack) - 1) / (LAYERS - 1)) for place in range(LAYERS)})
+        setattr(parent, name, nn.ModuleList(stack[index] for index in chosen))
+        sampled = sorted({*sampled, *chosen})
+    model.config.use_cache = False  # caches count layers
+    width = model.get_input_embeddings().weight.shape[1]
+    states = torch.randn(rows, length, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    inputs = {"inputs_embeds": states}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_inputs_embeds"] = states
+    return body.eval()(**inputs, return_dict=True)[0], sampled
+
+
+def _stacks(module: nn.Module) -> list[tuple[nn.Module, str, nn.ModuleList]]:
+    """(parent, its attribute, list) of the outermost lists of modules."""
+    found: list[tuple[nn.Module, str, nn.ModuleList]] = []
+    for name, child in module.named_children():
+        found += [(module, name, child)] if isinstance(child, nn.ModuleList) else _stacks(child)
+    return found

@@ -1,0 +1,104 @@
+"""Run by torchrun: evaluations in which the second of two processes fails, one after the other. The first one writes what became of them.
+
+torchrun … tests/evaluation/faulty_processes.py FOLDER MODEL
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alibi_cli.cli.quiet import quiet_libraries
+from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation import run
+from alibi_cli.evaluation.processes import Processes, launched
+from alibi_cli.evaluation.scoring import Scorer
+from alibi_cli.evaluation.tasks.run import Request as TaskRequest
+from alibi_cli.evaluation.tasks.run import run_task
+from alibi_cli.evaluation.text import Text
+
+TEXT = Text("sample", [(f"d{i}", f"{i} is the number of this document, which goes on. " * 2) for i in range(6)])
+LONG = 64
+score_batch, load_model = Scorer._score_batch, run.load_model
+
+
+def request(model: str, output: Path | None = None, resume: bool = False) -> run.Request:
+    return run.Request(
+        [model], (16, LONG), TEXT, protocol="non-overlapping", batch_size=1, output=output, resume=resume
+    )
+
+
+def task(model: str) -> TaskRequest:
+    return TaskRequest("passkey", [model], (200,), samples=2, batch_size=1)
+
+
+def no_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. (injected)")
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_long(fault: Callable[[], None]) -> Callable[..., Any]:
+    """Scoring in which `fault` strikes at the longer length."""
+
+    def scored(self, documents, windows):
+        if windows[0].end - windows[0].begin > LONG // 2:
+            fault()
+        return score_batch(self, documents, windows)
+
+    return scored
+
+
+def not_a_number(self, documents, windows):
+    return [score * np.nan for score in score_batch(self, documents, windows)]
+
+
+def no_file(*_: Any) -> None:
+    raise AlibiError("The weights cannot be read.", hint="Mend the disk.", exit_code=7)
+
+
+def outcome(model: str, processes: Processes) -> Any:
+    try:
+        results, _ = run.evaluate(request(model), processes=processes)
+    except AlibiError as error:
+        return [error.message, error.hint, error.exit_code]
+    return {str(row.length): row.status for row in results.rows if row.arm == "full"}
+
+
+def outcomes(model: str, processes: Processes) -> list[list[int]]:
+    return [row["outcomes"] for row in run_task(task(model), processes=processes)["rows"]]
+
+
+def main(folder: Path, model: str, processes: Processes) -> None:
+    found = {"none": outcome(model, processes)}
+    faults: dict[str, tuple[Any, str, Any]] = {
+        "memory": (Scorer, "_score_batch", at_long(no_memory)),
+        "number": (Scorer, "_score_batch", not_a_number),
+        "error": (run, "load_model", no_file),
+    }
+    for name, (where, attribute, fault) in faults.items():
+        before = getattr(where, attribute)
+        if not processes.first:
+            setattr(where, attribute, fault)
+        found[name] = outcome(model, processes)
+        setattr(where, attribute, before)
+    everywhere = processes.gather({**found, "passkey": outcomes(model, processes)})
+    if processes.first:
+        (folder / "found.json").write_text(json.dumps(everywhere))
+    else:
+        Scorer._score_batch = at_long(killed)  # type: ignore[method-assign]
+    run.evaluate(request(model, folder / "killed.json"), processes=processes)
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    with launched() as together:
+        main(Path(sys.argv[1]), sys.argv[2], together)

@@ -1,0 +1,74 @@
+"""A model whose weights are in several places gives what it gives in one."""
+
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from alibi_cli import AlibiError
+from alibi_cli.evaluation import models
+from alibi_cli.evaluation.models import describe, load_model
+from alibi_cli.evaluation.run import Request, evaluate
+from alibi_cli.evaluation.scoring import Scorer
+from alibi_cli.evaluation.text import Text
+from tests.checkpoint.helpers import convert
+from tests.evaluation.test_scoring import documents, make_protocol
+from tests.models import save_tiny
+
+TEXT = Text("sample", [(f"d{i}", f"{i} is the number of this document, which goes on. " * 2) for i in range(3)])
+Memory = namedtuple("Memory", "available")
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which half of the weights must stay on the disk; accelerate does all the rest."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(150_000))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "roberta"])
+@pytest.mark.parametrize("converted", [False, True])
+def test_split_between_memory_and_disk(family: str, converted: bool, tmp_path: Path, little_memory: None) -> None:
+    folder = save_tiny(family, tmp_path / family, tie_word_embeddings=family == "gpt2", max_position_embeddings=64)
+    if converted:
+        convert(folder, tmp_path / "converted", check=False)
+        folder = tmp_path / "converted"
+    info, docs = describe(str(folder)), documents(60, 41)
+    whole, split = load_model(info, "cpu"), load_model(info, "split")
+    assert "disk" in split.hf_device_map.values() and any(parameter.is_meta for parameter in split.parameters())
+    mask = 4 if info.masked else None
+    windows = make_protocol("non-overlapping", (16,), masked=info.masked).windows(docs, 16)
+    expected = Scorer(whole, [], [], mask).score(docs, windows)
+    for _ in range(2):  # the second time would fail if the first had taken accelerate's hooks away
+        found = Scorer(split, [], [], mask).score(docs, windows)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_split_model_from_end_to_end(tmp_path: Path, little_memory: None) -> None:
+    folder = str(save_tiny("llama", tmp_path / "llama"))
+    results, record = evaluate(Request([folder], (16, 64), TEXT, protocol="non-overlapping", device="split"))
+    plain, expected = evaluate(Request([folder], (16, 64), TEXT, protocol="non-overlapping"))
+    assert all(np.array_equal(record[key].nll, expected[key].nll) for key in expected)
+    assert results.protocol == plain.protocol and results.models == plain.models
+
+
+def test_a_model_is_split_if_it_is_larger_than_the_free_memory_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = describe(str(save_tiny("llama", tmp_path / "llama")))
+    size = (info.folder / "model.safetensors").stat().st_size
+    for free, dtype, expected in (
+        (size, "auto", False),
+        (size - 1, "auto", True),
+        (size - 1, torch.bfloat16, False),
+        (size * 2 - 1, torch.float64, True),
+    ):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10 * size))
+        assert models._too_large_for_one(info, dtype) is expected
+
+
+def test_a_device_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(AlibiError, match="cannot be used"):
+        models.device_type("cuda:99")
