@@ -39,7 +39,7 @@ def flex(
     queries, keys = query.shape[2], key.shape[2]
     past = torch.tensor(
         keys - queries, device=query.device
-    )  # a tensor: a number would be compiled anew at every step of a cache
+    )  # a number would be compiled anew for every length of a cache
 
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         return score - slopes[h] * (i + past - j).abs()
@@ -65,9 +65,10 @@ def _compiled() -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is cached must serve training as well
 def causal_blocks(queries: int, keys: int, device: torch.device) -> BlockMask:
     """Which blocks of keys each block of queries sees in part and in full, from the lengths alone; nothing of size Q x K is made."""
-    past = keys - queries
+    past = torch.tensor(keys - queries, device=device)
     first = past + torch.arange(0, queries, BLOCK, device=device)  # position of the first query of each block
     last = (first + BLOCK).clamp_max(keys) - 1
     full, seen = (first + 1) // BLOCK, last // BLOCK + 1  # blocks of keys that all queries see; that some do

@@ -255,21 +255,22 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     """[blocks][H]: for each block of reversed queries the distance per head beyond which no key changes the result but by rounding.
 
     Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most
-    scaling * (|q| max |k - c| - q.(k_i - c)). Once m d exceeds that by ln(2^24 n max |v| / |v_i|), all such keys together are less
-    than the rounding of the query's own share p_i v_i: n is the sum of e^(-m d) over d = 0, 1, … on both sides, or K if that is less.
-    A soft cap brings scores closer together, never farther apart.
+    b - q.(k_i - c) with q scaled, b being the lesser of |q| max |k - c| and, over dimensions, the sum of max q (k - c). Once m d exceeds
+    that by ln(2^24 n max |v| / |v_i|), all such keys together are less than the rounding of the query's own share p_i v_i: n is the sum of
+    e^(-m d) over d = 0, 1, … on both sides, or K if that is less. A soft cap brings scores closer together, never farther apart.
     """
     (heads, queries), keys = query.shape[1:3], key.shape[2]
-    blocks = -(-queries // BLOCK)
-    learning = query.requires_grad or key.requires_grad or value.requires_grad
+    blocks, learning = -(-queries // BLOCK), query.requires_grad or key.requires_grad or value.requires_grad
     if blocks == 1 or learning or s_aux is not None or line.shape[1] != heads or line.device.type != "cpu":
         return [[keys] * heads] * blocks
     exact = torch.promote_types(query.dtype, torch.float32)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, centred, size = query.to(exact), key.to(exact), value.abs().amax(-1).to(exact)  # size (B, H, K)
+    query, centred, size = query.to(exact) * scaling, key.to(exact), value.abs().amax(-1).to(exact)  # size (B, H, K)
     centred = centred - centred.mean(2, keepdim=True)
-    bound = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True) * abs(scaling)
-    bound = bound - torch.linalg.vecdot(query, centred[:, :, keys - queries :]) * scaling  # (B, H, Q)
+    sphere = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True)
+    box = query.clamp_min(0) @ centred.amax(2)[..., None] + query.clamp_max(0) @ centred.amin(2)[..., None]
+    own = torch.linalg.vecdot(query, centred[:, :, keys - queries :])
+    bound = torch.minimum(sphere, box[..., 0]) - own  # (B, H, Q)
     bound = bound + (size.amax(-1, keepdim=True) / size[:, :, keys - queries :]).log()
     past = line[0, :, 0, :keys].to(exact)  # bias at the distances K - 1 … 0, which never decreases
     n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)

@@ -36,6 +36,7 @@ def test_rows_ratios_and_errors() -> None:
         assert row["seconds_ratio"] == pytest.approx(row["seconds"] / plain["seconds"])
         assert row["peak_ratio"] == pytest.approx(row["peak_bytes"] / plain["peak_bytes"])
         assert row["status"] == "ok" and row["seconds"] > 0
+        assert row["note"].startswith("blocked: ") if name == "auto" else row["note"] == ""
         if name != "plain" and length == 32:
             assert 0 < row["max_error"] <= config_of(name).tolerance["float32"]
         else:
