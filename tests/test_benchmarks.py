@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
-from benchmarks import attention, convert, startup
+from benchmarks import attention, convert, scoring, startup
 from benchmarks.claims import Claim, Results, table
 
 
@@ -65,6 +65,31 @@ def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_starting_in_small() -> None:
     claims = list(startup.measure(True, repeats=1))
     assert {claim.claim for claim in claims} == set(startup.COMMANDS) and all(claim.ours > 0 for claim in claims)
+
+
+def test_scoring_in_small() -> None:
+    """Without the harness, which is installed from the network."""
+    measured = list(scoring.measure(True, ("demo-gpt2",), (96,), harness=False, head_length=512))
+    assert [(claim.claim, claim.against, claim.bar) for claim in measured] == [
+        ("scoring, 96 tokens, demo-gpt2", "loop, same windows", 1.0),
+        ("scoring, 96 tokens, demo-gpt2", "loop, each token once", 1.0),
+        ("peak memory of scoring, 96 tokens, demo-gpt2", "loop", 1.0),
+        ("peak memory of the head, 512 tokens, 128256 words", "hidden states and one chunk", 1.2),
+    ]
+    assert all(claim.ours > 0 and claim.rival > 0 for claim in measured) and measured[-1].met
+
+
+@pytest.mark.parametrize("length", [512, 96])
+def test_the_documentations_loop_scores_what_ours_does(length: int) -> None:
+    model, tokenizer = scoring.load("demo-gpt2")
+    text = "The bias of a head falls with the distance between query and key. " * 40
+    stride = min(512, length)
+    parts = [text[: scoring.n_tokens(arm, length, 2)] for arm in ("loop", "sliding")]
+    theirs, n = scoring.loop(model, tokenizer, parts[0], length)
+    ours, m = scoring.sliding(model, tokenizer, parts[1], length)
+    assert n == m == 2 * stride and abs(theirs - ours) / n < 0.02  # contexts differ by a token, and so do the tokens
+    other, _ = scoring.sliding(model, tokenizer, parts[1][::-1], length)
+    assert abs(theirs - other) / n > 0.2
 
 
 def _without_computed(results: dict) -> dict:

@@ -94,6 +94,24 @@ def test_a_chunked_head_equals_the_whole_one(family: str) -> None:
     assert np.abs(whole[0] - expected).max() <= 1e-9
 
 
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_fast", "gelu", "relu"])
+def test_fused_activations_change_nothing(activation: str) -> None:
+    model = tiny_model("gpt2", max_position_embeddings=64, activation_function=activation)
+    docs = documents(40)
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(docs[0].ids)[None]).logits[0, :-1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(docs[0].ids[1:]), reduction="none").numpy()
+    before = type(model.transformer.h[0].mlp.act)
+    scorer = Scorer(model, [], [])
+    assert (type(model.transformer.h[0].mlp.act) is not before) == (activation in ("gelu_new", "gelu_fast"))
+    (score,) = scorer.score(docs, make_protocol("non-overlapping", (64,)).windows(docs, 64))
+    assert np.abs(score - expected).max() <= 1e-9
+    for block in model.transformer.h:
+        block.mlp.act = torch.nn.ReLU() if activation != "relu" else torch.nn.GELU()
+    (other,) = scorer.score(docs, make_protocol("non-overlapping", (64,)).windows(docs, 64))
+    assert np.abs(other - expected).max() > 1e-3  # the control: activations matter
+
+
 def test_masked_scoring_hides_exactly_the_scored_tokens() -> None:
     model, docs = model_of("bert"), documents(64)
     protocol = make_protocol("non-overlapping", (32,), prefix=1, suffix=1, masked=True)
