@@ -52,7 +52,7 @@ def killed(source: Path, workplace: Path, n_bytes: int, *control: str) -> dict:
 
 def test_killed_at_two_hundred_moments(tiny_gpt2: Path, workplace: Path) -> None:
     """Spread over the bytes, and before and after every change of the file system; with and without a folder to be replaced."""
-    found = killed(tiny_gpt2, workplace, cases(45, 1000))
+    found = killed(tiny_gpt2, workplace, cases(50, 1000))
     ran["kills of alibi convert"] += found["kills"]
     assert found["failures"] == []
     assert found["kills"] >= 200 and min(found["absent"], found["old"], found["new"]) >= 10
