@@ -270,7 +270,7 @@ def check_same_run(old: Results, new: Results, path: Path) -> None:
     for model in new.models:
         if model["name"] in known and known[model["name"]] != model:
             before = known[model["name"]]
-            key = next(k for k in {**model, **before} if before.get(k) != model.get(k))
+            key = next(k for k in {**model, **before} if k not in before or k not in model or before[k] != model[k])
             raise AlibiError(
                 f"{model['name']} has changed since {path} was made ({key}).",
                 hint="Choose another --output.",

@@ -83,9 +83,16 @@ def edit_version(path: Path) -> None:
     path.write_text(json.dumps(results))
 
 
+def edit_model(path: Path) -> None:
+    results = json.loads(path.read_text())
+    del results["models"][0]["commit"]  # which is null
+    path.write_text(json.dumps(results))
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
+        (edit_model, r"has changed since .* \(commit\)"),
         (edit_figure, "was changed after it was computed"),
         (edit_status, "was changed after it was computed"),
         (edit_record, "was changed after it was computed"),
