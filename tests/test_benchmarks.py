@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
 from benchmarks import attention, convert, scoring, startup
-from benchmarks.claims import BEGIN, END, Claim, Results, table
+from benchmarks.claims import BEGIN, END, Claim, Results, page, table
+from tests.conftest import REPOSITORY
 
 
 def claim(**changes) -> Claim:
@@ -97,6 +98,14 @@ def test_the_documentations_loop_scores_what_ours_does(length: int) -> None:
     assert n == m == 2 * stride and abs(theirs - ours) / n < 0.02  # contexts differ by a token, and so do the tokens
     other, _ = scoring.sliding(model, tokenizer, parts[1][::-1], length)
     assert abs(theirs - other) / n > 0.2
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    measured = Results.model_validate(json.loads((REPOSITORY / "benchmarks" / "measured.json").read_text()))
+    text = (REPOSITORY / "docs" / "results.md").read_text()
+    assert page(text, measured) == text
+    measured.claims["startup"][0].ours *= 2
+    assert page(text, measured) != text
 
 
 def test_an_unknown_benchmark_is_refused(capsys) -> None:
