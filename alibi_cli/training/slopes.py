@@ -18,31 +18,30 @@ PARAMETER = "alibi_scaled_log_slopes"
 
 def attach_slopes(model: PreTrainedModel, trained_length: int) -> None:
     """Gives each attention module of a converted model a parameter, named PARAMETER, that its slopes are made of before it runs."""
-    gentlest, steepest = slope_bounds(trained_length)
+    low, high = (math.log(bound) / RATE for bound in slope_bounds(trained_length))
 
-    def place(module: torch.nn.Module, args: object) -> None:
+    def place(module: torch.nn.Module, args: object = ()) -> None:
         scaled = getattr(module, PARAMETER)
         with torch.no_grad():
-            scaled.clamp_(math.log(gentlest) / RATE, math.log(steepest) / RATE)
+            scaled.clamp_(low, high)
         module.alibi_slopes = (scaled * RATE).exp()
 
     for module in attention_modules(model).values():
-        slopes = torch.tensor(module.alibi_slopes).clamp(gentlest, steepest)  # (H,)
-        scaled = torch.nn.Parameter(slopes.log() / RATE)
-        scaled.register_hook(
-            lambda gradient: gradient / RATE
-        )  # by the log-slopes: gradients are clipped by their common norm
+        scaled = torch.nn.Parameter((torch.tensor(module.alibi_slopes).log() / RATE).clamp(low, high))  # (H,)
+        # By the log-slopes, because all gradients are clipped by their common norm.
+        scaled.register_hook(lambda gradient: gradient / RATE)
         module.register_parameter(PARAMETER, scaled)
-        module.alibi_slopes_placed = module.register_forward_pre_hook(place, prepend=True)
+        module.place_slopes, module.placing = place, module.register_forward_pre_hook(place, prepend=True)
 
 
 def settle_slopes(model: PreTrainedModel) -> None:
     """Turns the parameters back into numbers, in the modules and in the config."""
     rows = []
     for module in attention_modules(model).values():
-        row = (getattr(module, PARAMETER).detach().double() * RATE).exp().tolist()
-        module.alibi_slopes_placed.remove()
-        del module.alibi_slopes_placed, module._parameters[PARAMETER]
+        module.place_slopes(module)  # the last step of the optimizer may have left the bounds
+        row = module.alibi_slopes.detach().double().tolist()
+        module.placing.remove()
+        del module.place_slopes, module.placing, module._parameters[PARAMETER]
         module.alibi_slopes = row
         rows.append(row)
     model.config.alibi_slopes = layer_lists(rows, model)

@@ -9,12 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alibi_cli import AlibiError
+from alibi_cli.calibration.learnable import slope_bounds
+from alibi_cli.evaluation.models import describe, load_model
 from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.text import load_text
 from alibi_cli.presets import load_preset, presets_folder
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.training import run
 from alibi_cli.training.settings import TrainRequest
+from alibi_cli.training.slopes import PARAMETER, attach_slopes, settle_slopes
 from tests.checkpoint.helpers import snapshot
 from tests.cli.run import alibi, alibi_here
 from tests.models import save_tiny
@@ -241,3 +244,18 @@ def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: P
     with pytest.raises(AlibiError, match="is not converted and has no slopes") as error:
         heal(tmp_path / family, tmp_path / "none", text, train_slopes=True)
     assert error.value.exit_code == 2
+
+
+def test_slopes_end_within_their_bounds(tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    model = load_model(describe(str(source)), "cpu", "float32")
+    attach_slopes(model, 64)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(PARAMETER):
+                parameter[0], parameter[-1] = -9.0, 9.0  # where a last, long step might leave them
+    settle_slopes(model)
+    gentlest, steepest = slope_bounds(64)
+    for row in model.config.alibi_slopes:
+        assert (row[0], row[-1]) == pytest.approx((gentlest, steepest), rel=1e-5)
+    assert not any(name.endswith(PARAMETER) for name, _ in model.named_parameters())
