@@ -4,29 +4,22 @@ The model is built on the meta device, which holds shapes and no numbers, and re
 difference between its state dicts before and after *is* the plan.
 """
 
-import copy
 import json
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
 from alibi_cli.checkpoint.learned import Learned, in_dtype
+from alibi_cli.checkpoint.meta import MetaSurgery, check_tensors
 from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
 from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
-from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
-from alibi_cli.surgery.apply import apply_alibi
 
 RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
 # Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.
@@ -40,8 +33,8 @@ class Plan:
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
     which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
-    content}. loads_lazily: no tensor is put together from others when the
-    model is loaded. plugin: source of the plug-in that converts the family, which travels along.
+    content}. loads_lazily: no tensor is put together from others when the model is loaded. plugin: source of the plug-in that converts
+    the family, which travels along.
     """
 
     source: Source
@@ -183,8 +176,8 @@ def make_plan(
     learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)
 
-    meta = _Surgery(cls, config, promised, values, position_vector=learned is not None and bool(learned.added))
-    _check_tensors(source, meta)
+    meta = MetaSurgery(cls, config, promised, values, position_vector=learned is not None and bool(learned.added))
+    check_tensors(source, meta)
     names = {name: meta.name_of(name)[0] for name in source.tensors}
     dropped = [name for name in names if names[name] in meta.dropped]
     changed = {name: names[name] for name in names if learned is not None and names[name] in learned.changed}
@@ -238,73 +231,6 @@ def _slopes(slopes: str | Learned, max_bias: float | None, heads: int, layers: i
         return get_slopes(heads, max_bias), f"press, max_bias {max_bias:g}"
     except ValueError as error:
         raise AlibiError(str(error), exit_code=EXIT_USAGE) from None
-
-
-class _Surgery:
-    """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
-    because they are tied to others or made anew."""
-
-    def __init__(self, cls: Any, config: Any, promised: int, slopes: Slopes, position_vector: bool):
-        with torch.device("meta"):
-            try:
-                model = cls(copy.deepcopy(config))
-            except (
-                ArithmeticError,
-                AttributeError,
-                ImportError,
-                LookupError,
-                NotImplementedError,
-                RuntimeError,
-                TypeError,
-                ValueError,
-            ) as error:  # whatever a wrong number or name in a config leads to
-                raise AlibiError(
-                    f"The config.json describes a model that cannot be built: {str(error).splitlines()[0]}"
-                ) from None
-        self.before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self.optional = set(model.all_tied_weights_keys) | {name for name in self.before if "pooler." in name}
-        self.optional |= {
-            name
-            for name in self.before
-            for pattern in model._keys_to_ignore_on_load_missing or []
-            if re.search(pattern, name)
-        }
-        rules = get_model_conversion_mapping(model)
-        self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-        self.prefix, self.state = model.base_model_prefix, model.state_dict()
-        known = policy_registry.loaded()
-        matched = {cls for module in model.modules() for cls in known if isinstance(module, cls)}
-        defined = {cls.__module__ for cls in (type(model), *matched)}
-        self.sources = defined.union(*(policy_registry.sources(cls) for cls in matched))
-        try:
-            apply_alibi(model, promised, slopes=slopes, position_vector=position_vector)
-        except ValueError as error:
-            raise AlibiError(str(error)) from None
-        self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self.dropped = set(self.before) - set(self.after)
-        self.rotary_scaling = model.config.alibi_rotary_scaling
-
-    def name_of(self, name: str) -> tuple[str, bool]:
-        """(the model's name for a file's tensor, whether the tensor keeps its shape), by the rules by which transformers loads files:
-        old names, base-model files without the prefix of a head, experts that are stored one by one."""
-        found, merged = rename_source_key(name, self.renamings, self.converters, self.prefix, self.state)
-        return found, merged is None
-
-
-def _check_tensors(source: Source, meta: _Surgery) -> None:
-    found = set()
-    for name, (shard, info) in source.tensors.items():
-        key, keeps_shape = meta.name_of(name)
-        if keeps_shape and key in meta.before and meta.before[key] != info.shape:
-            raise AlibiError(
-                f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}."
-            )
-        found.add(key)
-    if missing := sorted(set(meta.after) & set(meta.before) - meta.optional - found):
-        raise AlibiError(
-            f"{source.name} lacks {len(missing)} of the tensors that its config.json asks for, {missing[0]!r} among them."
-        )
 
 
 def _converted_config(

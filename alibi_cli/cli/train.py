@@ -12,7 +12,7 @@ from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 
 if TYPE_CHECKING:
-    from alibi_cli.training.settings import TrainReport
+    from alibi_cli.training.report import TrainReport
 
 EXAMPLES = """Examples:\n
   alibi train gpt2-alibi -o gpt2-healed --teacher gpt2 --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n

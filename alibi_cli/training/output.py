@@ -22,7 +22,7 @@ from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.models import ModelInfo, load_model
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.slopes import Slopes
-from alibi_cli.training.settings import TrainReport
+from alibi_cli.training.report import TrainReport
 
 RECORD = "alibi-training.json"  # of a model that is not converted; a converted one has its record in alibi.json
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, how its budget becomes steps, and what it reports.
+"""What a training run is asked to do and how its budget becomes steps.
 
 A *block* is the unit of data: as many tokens as the longest sequence of the run. Every optimizer step takes the same number of blocks and
 reshapes them to the length that the schedule has reached (`surgery/batch.py`), so lengths change and the tokens of a step do not.
@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alibi_cli.checkpoint.report import Verification
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
 MOST_BATCH_TOKENS = (
@@ -194,55 +193,3 @@ def _scaled(length: int, scaling: float, block: int) -> int:
             exit_code=EXIT_USAGE,
         )
     return scaled
-
-
-class Loss(BaseModel):
-    """Means over the steps up to `step` since the entry before, in nats per target; kd before the temperature's square, null without
-    teacher. `loss` is what was minimised."""
-
-    step: int
-    tokens: int
-    loss: float
-    ce: float
-    kd: float | None = None
-    hidden: float | None = None
-
-
-class TrainReport(BaseModel):
-    """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated passes included."""
-
-    output: str
-    source: str
-    source_digest: str
-    converted: bool
-    model_type: str
-    tokens: int
-    steps: int
-    batch_tokens: int
-    lengths: list[Stage]
-    passes: float
-    packed: bool
-    seconds: float
-    tokens_per_second: float
-    processes: int
-    seed: int
-    dtype: str
-    learning_rate: float
-    warmup_steps: int
-    decay: str
-    weight_decay: float
-    max_gradient_norm: float
-    teacher: str | None
-    teacher_digest: str | None
-    kd_weight: float | None
-    temperature: float | None
-    hidden_weight: float | None
-    train_slopes: bool
-    text: dict[str, Any]
-    resumed_at: list[int]
-    losses: list[Loss]
-    verified: Verification
-    sha256: dict[str, str]
-    versions: dict[str, str]
-    loads_with: str
-    command: str

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from alibi_cli.training.report import TrainReport
 from alibi_cli.training.run import train
-from alibi_cli.training.settings import TrainReport, TrainRequest
+from alibi_cli.training.settings import TrainRequest
 from tests.checkpoint.helpers import convert
 from tests.models import save_tiny
 

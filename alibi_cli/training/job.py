@@ -1,0 +1,118 @@
+"""A training run and the folder beside its output that holds its text and its states until it is finished."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from alibi_cli.checkpoint.source import read_json
+from alibi_cli.checkpoint.writer import write_json
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation.models import ModelInfo
+from alibi_cli.evaluation.text import DEFAULT, open_text
+from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
+from alibi_cli.training.settings import Budget, TrainRequest
+from alibi_cli.training.trainer import last_state
+
+REQUEST = "request.json"  # shows that a work folder is ours, and what its states belong to
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, by whom it is taught, on how much. teacher, masking: None without a teacher, and for causal models."""
+
+    request: TrainRequest
+    info: ModelInfo
+    teacher: ModelInfo | None
+    budget: Budget
+    masking: Masking | None
+    warmup_steps: int
+
+    @property
+    def work(self) -> Path:
+        """Where the states of the run are kept while it is not finished."""
+        output = self.request.output.resolve()
+        return output.with_name(output.name + ".training")
+
+    @property
+    def claimed(self) -> bool:
+        return (self.work / REQUEST).is_file()
+
+    @property
+    def what_is_kept(self) -> str:
+        state = last_state(self.work)
+        return f"Step {state[1]['step']} is kept: --resume continues from it." if state else "No step had been saved."
+
+    def identity(self, processes: int) -> dict[str, Any]:
+        """What a continuation must share."""
+        digests = {"digest": self.info.digest, "teacher_digest": None if self.teacher is None else self.teacher.digest}
+        return {**self.request.fixed(), **digests, "output": str(self.request.output.resolve()), "processes": processes}
+
+
+def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
+    """Makes or checks the work folder; the tokens of the text, from there if an earlier run left them.
+
+    Raises:
+        AlibiError: the folder belongs to something else, or there is no text.
+    """
+    request, work = job.request, job.work
+    if args.process_index == 0:
+        _claim(job, job.identity(args.world_size))
+    tokens = read_tokens(work)
+    if tokens is None and args.process_index > 0:
+        raise AlibiError("The first process could not prepare the text; its message says why.")
+    if tokens is None:
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        if end is None:
+            raise AlibiError(f"The tokenizer of {job.info.name} has no end-of-text token.", exit_code=EXIT_USAGE)
+        streamed = request.dataset not in (None, DEFAULT)
+        name, documents = open_text(
+            request.dataset, request.text, split_on=request.split_on, column=request.text_column, training=True
+        )
+        limit = job.budget.tokens + job.budget.block + 1 if streamed else None
+        write_tokens(work, name, documents, tokenizer, end, limit)
+        tokens = read_tokens(work)
+    return cast(Tokens, tokens)
+
+
+def _claim(job: Job, identity: dict[str, Any]) -> None:
+    """A work folder for this run: a new one, or that of the run which is to be continued."""
+    work, request = job.work, job.request
+    if work.exists() and not job.claimed and any(work.iterdir()):
+        raise AlibiError(f"{work} exists and holds no training.", hint="Move it away.", exit_code=EXIT_USAGE)
+    state = last_state(work)
+    if state is not None and request.resume:
+        before = read_json(work / REQUEST)
+        different = sorted(name for name in identity if before.get(name) != identity[name])
+        if different:
+            name = different[0]
+            raise AlibiError(
+                f"{work} belongs to a run with other settings: {name} was {before.get(name)!r} and is {identity[name]!r}.",
+                hint="Resume with the same settings, or start anew with --force.",
+                exit_code=EXIT_USAGE,
+            )
+        return
+    if state is not None and not request.force:
+        raise AlibiError(
+            f"{work} holds step {state[1]['step']} of a run that was not finished.",
+            hint="Continue it with --resume, or discard it with --force.",
+            exit_code=EXIT_USAGE,
+        )
+    try:
+        if work.exists():
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+        write_json(work / REQUEST, identity)
+    except OSError as error:
+        raise AlibiError(f"Cannot write {work}: {error.strerror}.") from None
+
+
+def clear(work: Path) -> None:
+    """Removes what a run put there; logs of --report-to stay."""
+    for path in (*work.glob("checkpoint-*"), *work.glob("text.*"), work / REQUEST):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(work.iterdir()):
+        work.rmdir()
