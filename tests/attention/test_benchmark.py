@@ -8,7 +8,7 @@ import torch
 
 from alibi_cli.attention.benchmark import Request, benchmark, peak_of_allocations
 from alibi_cli.attention.registry import attention_names, config_of
-from tests.cli.run import alibi, alibi_json
+from tests.cli.run import alibi, alibi_inside, alibi_json
 
 SMALL = ("--lengths", "32:64", "--heads", "2", "--head-dim", "8", "--repeats", "2")
 
@@ -48,8 +48,8 @@ def test_command(tmp_path: Path) -> None:
     result: subprocess.CompletedProcess[str] = alibi("bench", "attention", *SMALL, "--plot", tmp_path / "a.png")
     assert "time ratio" in result.stdout and "sdpa" in result.stdout and result.stderr == ""
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    found = alibi_json("bench", "attention", *SMALL, "--backends", "sdpa")
+    found = alibi_json("bench", "attention", *SMALL, "--backends", "sdpa", run=alibi_inside)
     assert [row["backend"] for row in found["rows"]] == ["plain", "sdpa"] * 2 and found["heads"] == 2
-    assert "Did you mean folded" in alibi("bench", "attention", "--backends", "foldet", code=2).stderr
-    assert "every run" in alibi("bench", "attention", "--backends", "plain", code=2).stderr
-    assert alibi("bench", "attention", "--plot", tmp_path / "a.gif", code=2).stdout == ""
+    assert "Did you mean folded" in alibi_inside("bench", "attention", "--backends", "foldet", code=2).stderr
+    assert "every run" in alibi_inside("bench", "attention", "--backends", "plain", code=2).stderr
+    assert alibi_inside("bench", "attention", "--plot", tmp_path / "a.gif", code=2).stdout == ""

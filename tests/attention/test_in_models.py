@@ -10,7 +10,7 @@ from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.tasks.run import Request, run_task
-from tests.cli.run import alibi, alibi_here
+from tests.cli.run import alibi_here, alibi_inside
 from tests.models import save_tiny
 
 
@@ -78,4 +78,4 @@ def test_tasks_say_what_auto_chose(tiny_llama: Path, tmp_path: Path) -> None:
 def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> None:
     with pytest.raises(AlibiError, match="not converted: --attention is for models with ALiBi"):
         run_task(Request("listops", [str(tiny_llama)], (150,), attention="eager"))
-    assert "--attention needs --task" in alibi("eval", "--attention", "eager", code=2).stderr
+    assert "--attention needs --task" in alibi_inside("eval", "--attention", "eager", code=2).stderr

@@ -21,7 +21,7 @@ from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
 from alibi_cli.runtime import runtime_sources
 from tests.checkpoint.helpers import convert, snapshot
-from tests.cli.run import alibi, alibi_json
+from tests.cli.run import alibi_inside, alibi_json
 from tests.models import FAMILIES, OWN_BIAS, save_tiny, tiny_config, tiny_model
 
 
@@ -158,10 +158,10 @@ def test_pickled_weights_become_safetensors(tmp_path: Path) -> None:
 
 def test_dry_run_prints_the_plan_and_touches_nothing(tiny_gpt2: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
-    text = alibi("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run").stdout
+    text = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run").stdout
     for part in ("transformer.wpe.weight", "27 of 28", "free", "trust_remote_code=True", "alibi_gpt2"):
         assert part in text
-    plan = alibi_json("inspect", "plan", tiny_gpt2, "-o", tmp_path / "out")
+    plan = alibi_json("inspect", "plan", tiny_gpt2, "-o", tmp_path / "out", run=alibi_inside)
     assert plan["tensors"]["dropped"] == ["transformer.wpe.weight"] and plan["free_bytes"] > 0
     assert plan == {
         **alibi_json("convert", tiny_gpt2, "-o", tmp_path / "out", "--dry-run"),
@@ -183,7 +183,7 @@ def test_the_plan_is_what_happens(tiny_gpt2: Path, tmp_path: Path) -> None:
 
 
 def test_slopes_from_options_and_files(tiny_gpt2: Path, tmp_path: Path) -> None:
-    assert alibi_json("inspect", "plan", tiny_gpt2, "--max-bias", "16")["slopes"] == [
+    assert alibi_json("inspect", "plan", tiny_gpt2, "--max-bias", "16", run=alibi_inside)["slopes"] == [
         2.0**-e for e in (4, 8, 12, 16, 2, 6)
     ]
     good = [[0.5, 0.25, 0.1, 0.05, 0.02, 0.01], [1, 2, 3, 4, 5, 6]]

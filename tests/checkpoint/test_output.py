@@ -10,20 +10,20 @@ from safetensors.torch import load_file, save_file
 from alibi_cli import AlibiError
 from alibi_cli.checkpoint.partial import MARKER
 from tests.checkpoint.helpers import convert
-from tests.cli.run import alibi
+from tests.cli.run import alibi_inside
 
 
 def test_output_is_refused_or_replaced(tiny_gpt2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     convert(tiny_gpt2, out)  # an empty folder may be used
-    result = alibi("convert", tiny_gpt2, "-o", out, code=2)
+    result = alibi_inside("convert", tiny_gpt2, "-o", out, code=2)
     assert "not empty" in result.stderr and "--force" in result.stderr and result.stdout == ""
     (out / "mine.txt").write_text("old")
-    alibi("convert", tiny_gpt2, "-o", out, "--force")
+    alibi_inside("convert", tiny_gpt2, "-o", out, "--force")
     assert not (out / "mine.txt").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]
     for bad in (tiny_gpt2, tiny_gpt2 / "inside", tmp_path):
-        assert alibi("convert", tiny_gpt2, "-o", bad, "--force", code=1).stderr.count("\n") <= 2
+        assert alibi_inside("convert", tiny_gpt2, "-o", bad, "--force", code=1).stderr.count("\n") <= 2
 
 
 def test_a_failed_verification_leaves_nothing_under_the_final_name(
@@ -59,8 +59,9 @@ def test_an_interrupted_run_is_cleaned_up_and_a_strangers_folder_is_not(tiny_gpt
     assert not partial.exists() and (tmp_path / "out" / "alibi.json").exists()
 
 
-def test_default_output_is_named_after_the_model(tiny_gpt2: Path) -> None:
-    alibi("convert", "tiny-gpt2", "--no-verify", cwd=tiny_gpt2.parent)
+def test_default_output_is_named_after_the_model(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_gpt2.parent)
+    alibi_inside("convert", "tiny-gpt2", "--no-verify")
     assert (tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").exists()
     assert json.loads((tiny_gpt2.parent / "tiny-gpt2-alibi" / "alibi.json").read_text())["verified"] is None
     shutil.rmtree(tiny_gpt2.parent / "tiny-gpt2-alibi")
@@ -88,13 +89,16 @@ def test_a_failed_rename_brings_the_old_folder_back(
     ]
 
 
-def test_output_in_the_current_folder_and_odd_side_files(tiny_gpt2: Path, tmp_path: Path) -> None:
+def test_output_in_the_current_folder_and_odd_side_files(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tiny_gpt2 / "README.md").write_text("---\ntitle: a: b\n---\ntext")
     (tiny_gpt2 / "README.source.md").write_text("of an earlier conversion")
     (tmp_path / "here").mkdir()
-    alibi("convert", tiny_gpt2, "-o", ".", "--no-verify", cwd=tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    alibi_inside("convert", tiny_gpt2, "-o", ".", "--no-verify")
     assert (tmp_path / "here" / "README.source.md").read_text().endswith("text")
-    assert "local folder" in alibi("convert", tiny_gpt2, "--revision", "v1", code=2).stderr
+    assert "local folder" in alibi_inside("convert", tiny_gpt2, "--revision", "v1", code=2).stderr
 
 
 def test_folders_of_others_are_left_alone(tiny_gpt2: Path, tmp_path: Path) -> None:

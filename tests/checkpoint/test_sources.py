@@ -18,7 +18,7 @@ from alibi_cli.checkpoint.source import Source, open_source
 from alibi_cli.checkpoint.writer import write
 from alibi_cli.evaluation.models import describe
 from tests.checkpoint.helpers import convert, snapshot
-from tests.cli.run import alibi, alibi_here
+from tests.cli.run import alibi, alibi_here, alibi_inside
 from tests.models import FAMILIES, save_tiny
 
 
@@ -34,7 +34,7 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
     source = save_tiny("gpt2", tmp_path / "source")
     torch.save({"transformer.wte.weight": Canary(tmp_path / "fired")}, source / "pytorch_model.bin")
     (source / "model.safetensors").unlink()
-    result = alibi("convert", source, "-o", tmp_path / "out", code=1)
+    result = alibi_inside("convert", source, "-o", tmp_path / "out", code=1)
     assert (
         "pytorch_model.bin" in result.stderr and not (tmp_path / "fired").exists() and not (tmp_path / "out").exists()
     )
@@ -47,7 +47,7 @@ def test_code_beside_a_checkpoint_never_runs(tiny_gpt2: Path, tmp_path: Path) ->
     config = json.loads((tiny_gpt2 / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}
     (tiny_gpt2 / "config.json").write_text(json.dumps(config))
-    alibi("convert", tiny_gpt2, "-o", tmp_path / "out")
+    alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
     alibi("eval", tiny_gpt2, tmp_path / "out", "--lengths", "8,16", "--max-segments", "2")
     assert not (tmp_path / "fired").exists()
     assert "evil" not in (tmp_path / "out" / "config.json").read_text()
@@ -58,14 +58,14 @@ def test_unsupported_families_name_the_supported_and_the_closest(tmp_path: Path)
     folder.mkdir()
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox_japanese"}))
-    result = alibi("convert", folder, "-o", tmp_path / "out", code=2)
+    result = alibi_inside("convert", folder, "-o", tmp_path / "out", code=2)
     assert "gpt_neox" in result.stderr.split("closest is")[1] and result.stderr.count("\n") == 1
     assert all(family in result.stderr for family in FAMILIES)
 
 
 def test_a_converted_checkpoint_is_not_converted_again(tiny_gpt2: Path, tmp_path: Path) -> None:
     convert(tiny_gpt2, tmp_path / "out")
-    assert "already converted" in alibi("convert", tmp_path / "out", "-o", tmp_path / "twice", code=2).stderr
+    assert "already converted" in alibi_inside("convert", tmp_path / "out", "-o", tmp_path / "twice", code=2).stderr
 
 
 def change_header(weights: Path, change: Callable[[dict], object]) -> None:
@@ -205,7 +205,7 @@ def test_nan_and_inf_are_named_before_anything_is_written(tiny_gpt2: Path, tmp_p
         convert(tiny_gpt2, tmp_path / "again")
     tensors[HEAD][-1] = 0.0
     save_file(tensors, tiny_gpt2 / "model.safetensors", metadata={"format": "pt"})
-    result = alibi("convert", tiny_gpt2, "-o", tmp_path / "again", "--no-verify")
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "again", "--no-verify")
     assert "'transformer.wte.weight'" in result.stderr and "NaN or Inf" in result.stderr
 
 
@@ -253,9 +253,10 @@ def test_names_with_line_breaks_stay_in_their_line(tiny_gpt2: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "some file"])
-def test_no_such_model(name: str, tmp_path: Path) -> None:
+def test_no_such_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some file").touch()
-    result = alibi("convert", name, cwd=tmp_path, code=2)
+    monkeypatch.chdir(tmp_path)
+    result = alibi_inside("convert", name, code=2)
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") <= 2 and "Traceback" not in result.stderr
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from alibi_cli import AlibiError, get_slopes
 from alibi_cli.presets import load_preset, parse_preset, preset_names, presets_folder
-from tests.cli.run import alibi, alibi_json
+from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
 
 HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub", "yaml"}
@@ -68,29 +68,31 @@ def test_light_commands_answer_in_half_a_second(arguments: list[str]) -> None:
 
 
 def test_slopes_as_json_and_as_a_table() -> None:
-    assert alibi_json("inspect", "slopes", "--heads", "6") == {
+    assert alibi_json("inspect", "slopes", "--heads", "6", run=alibi_inside) == {
         "n_heads": 6,
         "scheme": "press",
         "max_bias": 8.0,
         "slopes": get_slopes(6),
     }
-    table = alibi("inspect", "slopes", "--heads", "8").stdout
+    table = alibi_inside("inspect", "slopes", "--heads", "8").stdout
     assert "0.00390625" in table and "1178.9" in table and "-8" in table
-    assert alibi_json("inspect", "slopes", "--heads", "4", "--max-bias", "16")["slopes"][-1] == 2.0**-16
+    assert (
+        alibi_json("inspect", "slopes", "--heads", "4", "--max-bias", "16", run=alibi_inside)["slopes"][-1] == 2.0**-16
+    )
 
 
 def test_slopes_of_checkpoints(tiny_gpt2: Path, tmp_path: Path) -> None:
-    assert alibi_json("inspect", "slopes", tiny_gpt2)["slopes"] == get_slopes(6)
+    assert alibi_json("inspect", "slopes", tiny_gpt2, run=alibi_inside)["slopes"] == get_slopes(6)
     layers = [[0.5] * 6, [0.25] * 6]
     (tmp_path / "s.json").write_text(json.dumps(layers))
-    alibi("convert", tiny_gpt2, "-o", tmp_path / "out", "--slopes", tmp_path / "s.json", "--no-verify")
-    assert alibi_json("inspect", "slopes", tmp_path / "out") == {
+    alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out", "--slopes", tmp_path / "s.json", "--no-verify")
+    assert alibi_json("inspect", "slopes", tmp_path / "out", run=alibi_inside) == {
         "n_heads": 6,
         "scheme": "checkpoint",
         "max_bias": None,
         "slopes": layers,
     }
-    assert "layer" in alibi("inspect", "slopes", tmp_path / "out").stdout
+    assert "layer" in alibi_inside("inspect", "slopes", tmp_path / "out").stdout
 
 
 def test_tables_do_not_shorten_numbers_in_a_pipe() -> None:
@@ -99,23 +101,23 @@ def test_tables_do_not_shorten_numbers_in_a_pipe() -> None:
 
 
 def test_bias_pictures(tmp_path: Path) -> None:
-    drawn = alibi("inspect", "bias", "--heads", "2", "--length", "8").stdout.splitlines()
+    drawn = alibi_inside("inspect", "bias", "--heads", "2", "--length", "8").stdout.splitlines()
     assert drawn[1].startswith("@@ ") and drawn[8].endswith("@@")
-    symmetric = alibi("inspect", "bias", "--heads", "1", "--length", "8", "--symmetric").stdout.splitlines()
+    symmetric = alibi_inside("inspect", "bias", "--heads", "1", "--length", "8", "--symmetric").stdout.splitlines()
     assert symmetric[1] == symmetric[8][::-1]
-    alibi("inspect", "bias", "--heads", "6", "--length", "300", "-o", tmp_path / "b.png")
+    alibi_inside("inspect", "bias", "--heads", "6", "--length", "300", "-o", tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "cannot" in alibi("inspect", "bias", "-o", tmp_path / "b.nonsense", code=2).stderr.lower()
 
 
 def test_policies_table_names_every_family_and_where_it_is_written() -> None:
-    table = alibi_json("inspect", "policies")
+    table = alibi_json("inspect", "policies", run=alibi_inside)
     assert {"gpt2", "opt", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "phi", "gemma", "bert", "roberta"} <= set(
         table
     )
     assert all("alibi_policies.py:" in row["origin"] for rows in table.values() for row in rows)
     assert {row["verified_against"] for rows in table.values() for row in rows} == {"float64 reference"}
-    assert "GPT2Attention" in alibi("inspect", "policies").stdout
+    assert "GPT2Attention" in alibi_inside("inspect", "policies").stdout
     readme = (REPOSITORY / "README.md").read_text().split("- Families")[1].split("\n- ")[0]
     listed = set(re.findall(r"[a-z0-9_]+", readme.replace("openai-gpt", "openai")))
     assert set(table) <= listed, "the README lists the families"
@@ -132,16 +134,16 @@ def test_every_preset_loads_and_its_command_takes_its_settings(name: str) -> Non
 
 def test_a_preset_is_applied_and_options_win(tiny_gpt2: Path) -> None:
     _, _, settings = load_preset("long-context")
-    plan = alibi_json("inspect", "plan", tiny_gpt2, "--preset", "long-context")
+    plan = alibi_json("inspect", "plan", tiny_gpt2, "--preset", "long-context", run=alibi_inside)
     assert plan["max_sequence_length"] == settings["max_sequence_length"] and plan["slopes"] == get_slopes(6, 16)
     assert (
-        alibi_json("inspect", "plan", tiny_gpt2, "--preset", "long-context", "--max-sequence-length", "99")[
-            "max_sequence_length"
-        ]
+        alibi_json(
+            "inspect", "plan", tiny_gpt2, "--preset", "long-context", "--max-sequence-length", "99", run=alibi_inside
+        )["max_sequence_length"]
         == 99
     )
-    assert "is for `alibi eval`" in alibi("convert", tiny_gpt2, "--preset", "demo", "--dry-run", code=2).stderr
-    assert "Did you mean demo" in alibi("eval", "--preset", "demos", code=2).stderr
+    assert "is for `alibi eval`" in alibi_inside("convert", tiny_gpt2, "--preset", "demo", "--dry-run", code=2).stderr
+    assert "Did you mean demo" in alibi_inside("eval", "--preset", "demos", code=2).stderr
 
 
 @pytest.mark.parametrize(

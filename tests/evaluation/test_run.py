@@ -16,7 +16,7 @@ from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
 from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.text import Text, load_text
-from tests.cli.run import alibi, alibi_json
+from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.models import OLD_MAX, save_tiny
 
 LENGTHS = (12, OLD_MAX, 2 * OLD_MAX)
@@ -281,8 +281,11 @@ def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
         ["--stride", "3"],
     ],
 )
-def test_bad_arguments_are_one_clear_message(arguments: list[str], checkpoints: dict[str, str], tmp_path: Path) -> None:
-    result = alibi("eval", checkpoints["gpt2-alibi"], *arguments, cwd=tmp_path, code=2)
+def test_bad_arguments_are_one_clear_message(
+    arguments: list[str], checkpoints: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = alibi_inside("eval", checkpoints["gpt2-alibi"], *arguments, code=2)
     assert result.stdout == "" and "Traceback" not in result.stderr and result.stderr.strip()
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +298,7 @@ def test_non_finite_losses_are_a_row_and_an_exit_code(tmp_path: Path, checkpoint
     tensors = load(folder / "model.safetensors")
     tensors["transformer.ln_f.weight"][:] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    result = alibi("eval", folder, "--lengths", "8,16", "--max-segments", "5", "--json", code=1)
+    result = alibi_inside("eval", folder, "--lengths", "8,16", "--max-segments", "5", "--json", code=1)
     assert [row["status"] for row in json.loads(result.stdout)["rows"]] == ["non_finite", "non_finite"]
 
 

@@ -12,7 +12,7 @@ from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tasks import registry, run
 from alibi_cli.evaluation.tasks.registry import Item, Task, register_task
 from alibi_cli.evaluation.tasks.run import Answers, Request, run_task
-from tests.cli.run import alibi, alibi_json
+from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.evaluation.tasks.oracles import TOKENIZER, Oracle, calculates, copies, digit
 from tests.models import save_tiny
 
@@ -128,7 +128,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert [row["depth"] for row in found["rows"]] == [None, 0.0, 0.25, 0.5, 0.75, 1.0] * 2
     assert found["rows"][0]["samples"] == len(found["rows"][0]["outcomes"]) == 5
     assert "exists" in alibi("eval", "demo-llama", *short, "--output", file, code=2).stderr
-    table = alibi("eval", "demo-llama", "--task", "listops", "--lengths", "200", "--samples", "10").stdout
+    table = alibi_inside("eval", "demo-llama", "--task", "listops", "--lengths", "200", "--samples", "10").stdout
     assert "guessing gets 0.1" in table and "95 % interval" in table and "depth" not in table
 
 
@@ -143,5 +143,5 @@ def test_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_refusals_are_one_or_two_lines(arguments: list[str], says: str) -> None:
-    result = alibi("eval", *arguments, code=2)
+    result = alibi_inside("eval", *arguments, code=2)
     assert says in result.stderr and result.stdout == "" and len(result.stderr.splitlines()) <= 2
