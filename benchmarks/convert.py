@@ -162,6 +162,9 @@ def main(picture: str) -> None:
 
     sizes, arms = (0.5, 2.0, 8.0), {"copied": "not verified", "verified": "verified", "peer": "load, change, save"}
     found = [_run_all(size, 1)[1] for size in sizes]
+    for size, peaks in zip(sizes, found, strict=True):
+        above = {label: round(peaks[arm] - peaks["start"]) for arm, label in arms.items()}
+        print(f"{size:g} GB: MB above the import:", above)
     figure, axes = plt.subplots(figsize=(6, 4))
     for arm, label in arms.items():
         axes.plot(sizes, [peaks[arm] - peaks["start"] for peaks in found], marker="o", label=label)

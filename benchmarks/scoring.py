@@ -63,7 +63,8 @@ def measure(
         try:
             for length in lengths:
                 windows = max(1, (4096 if short else 8192) // length)
-                repeats = 3 if not short and length <= 1024 else 1  # the longer ones differ by more than noise
+                # Long texts through the larger model take minutes, and differ by more than noise.
+                repeats = 1 if short or (model != MODELS[0] and length > 1024) else 3
                 yield from _claims(model, length, _best(processes, length, windows, repeats))
         finally:
             for process in processes.values():
