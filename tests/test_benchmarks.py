@@ -57,7 +57,7 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
 
 def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory is real: 300 MB are verified in less than it takes to hold them. The largest matrix takes 23 MB, and up to 2 MB
-    of the page cache are mapped for each of its 30 tensors."""
+    of the page cache are mapped for each tensor of three layers."""
     convert.make_model(tmp_path / "model", 0.3)
     runs = {arm: convert.run(arm, tmp_path) for arm in ("start", "verified", "cp -r, flushed")}
     assert 0 < runs["start"][1] < runs["verified"][1] < runs["start"][1] + convert.MEGABYTES + 100

@@ -1,11 +1,13 @@
 """Large checkpoints are verified without loading them: the bytes of every copied tensor, and what some of the layers compute.
 
-Weights stay on the disk (transformers' device_map="disk") and pass through memory one module at a time.
+Weights stay on the disk (transformers' device_map="disk") and pass through memory one module at a time; those of the
+other layers are left alone.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +50,33 @@ def _check_shard(plan: Plan, shard: Path, written: Path) -> None:
                     raise AlibiError(f"Verification failed: {name!r} in {written.name} is not what {shard} holds.")
 
 
+def load_layers(cls: type[PreTrainedModel], folder: Path, **options: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(folder, **options)` with weights that come from the disk whenever they are used. Layers that `outputs_of_layers`
+    leaves out stay on the meta device: transformers does not see them until it has finished.
+
+    It would touch the first byte of every tensor, and the kernel map up to 2 MB around each: of a large model, gigabytes.
+    """
+    waiting: list[tuple[nn.ModuleList, int, nn.Module]] = []
+
+    class Partial(cls):
+        __module__ = cls.__module__
+        _keys_to_ignore_on_load_unexpected = ("",)  # any
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            for _, _, stack in _stacks(self.base_model):
+                for index in set(range(len(stack))) - set(_chosen(stack)):
+                    waiting.append((stack, index, stack[index]))
+                    stack[index] = nn.Identity()
+
+    Partial.__name__ = cls.__name__  # by which transformers finds rules for renaming
+    model: PreTrainedModel = Partial.from_pretrained(folder, dtype="auto", device_map={"": "disk"}, **options)
+    model.__class__ = cls
+    for stack, index, layer in waiting:
+        stack[index] = layer
+    return model
+
+
 @torch.no_grad()
 def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[torch.Tensor, list[int]]:
     """Hidden states (rows, length, width) of some of the layers, one after the other, on random embeddings, and which layers these are.
@@ -57,9 +86,8 @@ def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[t
     body = model.base_model
     sampled: list[int] = []
     for parent, name, stack in _stacks(body):
-        chosen = sorted({round(place * (len(stack) - 1) / (LAYERS - 1)) for place in range(LAYERS)})
-        setattr(parent, name, nn.ModuleList(stack[index] for index in chosen))
-        sampled = sorted({*sampled, *chosen})
+        setattr(parent, name, nn.ModuleList(stack[index] for index in _chosen(stack)))
+        sampled = sorted({*sampled, *_chosen(stack)})
     model.config.use_cache = False  # caches count layers
     width = model.get_input_embeddings().weight.shape[1]
     states = torch.randn(rows, length, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
@@ -67,6 +95,10 @@ def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[t
     if model.config.is_encoder_decoder:
         inputs["decoder_inputs_embeds"] = states
     return body.eval()(**inputs, return_dict=True)[0], sampled
+
+
+def _chosen(stack: nn.ModuleList) -> list[int]:
+    return sorted({round(place * (len(stack) - 1) / (LAYERS - 1)) for place in range(LAYERS)})
 
 
 def _stacks(module: nn.Module) -> list[tuple[nn.Module, str, nn.ModuleList]]:

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from alibi_cli.checkpoint.learned import as_tensor
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.checkpoint.report import Verification
-from alibi_cli.checkpoint.sampled import check_copied, outputs_of_layers
+from alibi_cli.checkpoint.sampled import check_copied, load_layers, outputs_of_layers
 from alibi_cli.errors import AlibiError
 from alibi_cli.families import config_of, model_class
 from alibi_cli.surgery.apply import apply_alibi
@@ -22,7 +23,7 @@ from alibi_cli.surgery.apply import apply_alibi
 TOLERANCE = 1e-5
 BATCH, TOKENS = 2, 64
 WHOLE_BYTES = 64 << 20  # checkpoints up to this size are loaded whole
-ON_DISK: dict[str, Any] = {"dtype": "auto", "device_map": {"": "disk"}}  # weights come from there when they are used
+Load = Callable[..., PreTrainedModel]  # (class, folder, **options) -> model
 HINT = "Nothing was written under the final name. Please report this with the model's name."
 
 
@@ -41,7 +42,7 @@ def verify(plan: Plan, folder: Path) -> Verification:
         return _verify_sampled(plan, folder, length)
     config = config_of(plan.source.config, plan.source.name)
     tokens = torch.randint(config.vocab_size, (BATCH, length), generator=torch.Generator().manual_seed(0))
-    source = _surgery_in_memory(plan, dtype=torch.float32)
+    source = _surgery_in_memory(plan)
     expected, expected_head = outputs(source, tokens)
     del source
     gc.collect()
@@ -60,11 +61,11 @@ def verify(plan: Plan, folder: Path) -> Verification:
 
 def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
     check_copied(plan, folder)
-    source = _surgery_in_memory(plan, **ON_DISK)
+    source = _surgery_in_memory(plan, load_layers)
     expected, layers = outputs_of_layers(source, 1, length)
     del source
     gc.collect()
-    reloaded = reload(folder, plan.architecture, **ON_DISK)
+    reloaded = reload(folder, plan.architecture, load_layers)
     if reloaded.config.alibi_slopes != plan.slopes:  # those of the other layers too
         raise AlibiError("Verification failed: config.json does not hold the slopes of the plan.", HINT)
     found, _ = outputs_of_layers(reloaded, 1, length)
@@ -77,9 +78,14 @@ def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
     )
 
 
-def _surgery_in_memory(plan: Plan, **options: Any) -> PreTrainedModel:
+def _load_whole(cls: type[PreTrainedModel], folder: Path, **options: Any) -> PreTrainedModel:
+    model: PreTrainedModel = cls.from_pretrained(folder, dtype=torch.float32, **options)
+    return model
+
+
+def _surgery_in_memory(plan: Plan, load: Load = _load_whole) -> PreTrainedModel:
     config = config_of(plan.source.config, plan.source.name)
-    model = model_class(config).from_pretrained(plan.source.folder, config=config, **options)
+    model = load(model_class(config), plan.source.folder, config=config)
     changed, added = plan.learned_tensors()
     apply_alibi(model, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
     for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
@@ -112,11 +118,11 @@ def _difference(plan: Plan, expected: torch.Tensor, found: torch.Tensor) -> floa
     return difference
 
 
-def reload(folder: Path, architecture: str, dtype: Any = torch.float32, **options: Any) -> PreTrainedModel:
+def reload(folder: Path, architecture: str, load: Load = _load_whole) -> PreTrainedModel:
     """A converted checkpoint, by the runtime files in its folder, which must be ours. Not by way of an Auto class, which with
     trust_remote_code runs the custom_generate/generate.py of the source too."""
     cls = get_class_from_dynamic_module(f"modeling_alibi.{architecture}", folder)
-    return cls.from_pretrained(folder, dtype=dtype, **options)
+    return load(cls, folder)
 
 
 @torch.no_grad()

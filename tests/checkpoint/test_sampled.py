@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from alibi_cli import AlibiError
 from alibi_cli.checkpoint import verify
 from alibi_cli.checkpoint.audit import audit
 from alibi_cli.checkpoint.plan import make_plan
+from alibi_cli.checkpoint.sampled import load_layers
 from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
 from tests.checkpoint.helpers import convert
@@ -81,6 +83,13 @@ def test_layers_show_what_bytes_do_not(large: Path, tmp_path: Path, monkeypatch:
         converted(large, tmp_path / "out", change(SAMPLED))
     converted(large, tmp_path / "out", change(OTHER))  # the control: it is in none of them
     assert [f.file for f in audit(tmp_path / "out").findings if f.status != "ok"] == ["model.safetensors"]
+
+
+def test_layers_that_take_no_part_are_not_looked_at(large: Path) -> None:
+    model = load_layers(LlamaForCausalLM, large)
+    opened = [hasattr(layer.mlp.up_proj, "_hf_hook") for layer in model.model.layers]  # which brings the weights
+    assert opened == [True, False, True, False, False, True] and type(model) is LlamaForCausalLM
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"} and len(model.state_dict()) == 57
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5", "bert", "bloom", "gpt_neo", "gemma2", "albert"])
