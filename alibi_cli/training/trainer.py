@@ -189,7 +189,7 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             max_steps=steps,
             train_sampling_strategy="sequential",  # the data have an order of their own
             learning_rate=request.learning_rate,
-            lr_scheduler_type=request.decay,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(request.decay, request.decay),
             warmup_steps=warmup_steps,
             weight_decay=request.weight_decay,
             adam_beta2=0.95,

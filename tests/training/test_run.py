@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from alibi_cli import AlibiError
 from alibi_cli.calibration.learnable import slope_bounds
@@ -18,6 +18,7 @@ from alibi_cli.runtime import runtime_sources
 from alibi_cli.training import run
 from alibi_cli.training.settings import TrainRequest
 from alibi_cli.training.slopes import PARAMETER, attach_slopes, settle_slopes
+from alibi_cli.training.trainer import training_arguments
 from tests.checkpoint.helpers import snapshot
 from tests.cli.run import alibi, alibi_here
 from tests.models import save_tiny
@@ -244,6 +245,16 @@ def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: P
     with pytest.raises(AlibiError, match="is not converted and has no slopes") as error:
         heal(tmp_path / family, tmp_path / "none", text, train_slopes=True)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+def test_the_learning_rate_rises_in_the_share_of_steps_that_was_asked_for(decay: str, tmp_path: Path) -> None:
+    request = TrainRequest("m", Path("o"), steps=10, decay=decay, learning_rate=1.0, device="cpu")
+    args = training_arguments(request, tmp_path, steps=10, warmup_steps=4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    shape = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.max_steps).lr_lambdas[0]
+    rates = [shape(step) for step in range(10)]
+    assert rates[:5] == [0, 0.25, 0.5, 0.75, 1] and (rates[9] == 1 if decay == "constant" else rates[9] < 0.2)
 
 
 def test_slopes_end_within_their_bounds(tmp_path: Path) -> None:
