@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from alibi_cli import AlibiError
+from alibi_cli.checkpoint.audit import audit
 from alibi_cli.calibration.learnable import slope_bounds
 from alibi_cli.evaluation.models import describe, load_model
 from alibi_cli.evaluation.run import Request, evaluate
@@ -19,7 +20,7 @@ from alibi_cli.training import run
 from alibi_cli.training.settings import TrainRequest
 from alibi_cli.training.slopes import PARAMETER, attach_slopes, settle_slopes
 from alibi_cli.training.trainer import training_arguments
-from tests.checkpoint.helpers import snapshot
+from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_here
 from tests.models import save_tiny
 from tests.training.helpers import command, heal, same_weights, text_file, tiny_converted, weights
@@ -87,6 +88,13 @@ def test_the_control_is_trained_by_the_same_command_on_the_same_text(text: Path,
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "b").config.model_type == "gpt2"
     AutoTokenizer.from_pretrained(tmp_path / "b")
     assert control.loads_with == f'AutoModelForCausalLM.from_pretrained("{tmp_path / "b"}")'
+
+    convert(tmp_path / "b", tmp_path / "c", check=False)  # carries the record of the control
+    heal(tmp_path / "c", tmp_path / "d", text, steps=1)
+    assert audit(tmp_path / "d").passed
+    heal(tmp_path / "b", tmp_path / "e", text, steps=1)
+    again = json.loads((tmp_path / "e" / "alibi-training.json").read_text())["training"]
+    assert again["steps"] == 1 and again["before"] == record["training"]
 
 
 def test_how_a_step_is_computed_does_not_change_it(text: Path, tmp_path: Path) -> None:
