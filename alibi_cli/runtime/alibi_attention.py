@@ -263,7 +263,8 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     """
     (heads, queries), keys = query.shape[1:3], key.shape[2]
     blocks, learning = -(-queries // BLOCK), query.requires_grad or key.requires_grad or value.requires_grad
-    if blocks == 1 or learning or s_aux is not None or line.shape[1] != heads or line.device.type != "cpu":
+    every = blocks == 1 or learning or s_aux is not None or not query.numel()
+    if every or line.shape[1] != heads or line.device.type != "cpu":
         return [[keys] * heads] * blocks
     exact = torch.promote_types(query.dtype, torch.float32)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
