@@ -272,6 +272,7 @@ def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
         ["--plot", "x.bmp"],
         ["--resume"],
         ["--output", "nowhere/at/all.json"],
+        ["--output", "r-0.5", "--lengths", "8", "--max-segments", "1"],
         ["--lengths", "100000,200000"],
         ["--text", "absent.txt"],
         ["--dataset", "a:b:c:d"],

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.audit import audit
 from alibi_cli.calibration.learnable import slope_bounds
+from alibi_cli.checkpoint.audit import audit
 from alibi_cli.evaluation.models import describe, load_model
 from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.text import load_text
