@@ -158,6 +158,8 @@ class SaveWhole(TrainerCallback):
             fsync(path)
         facts = {"step": state.global_step, "seconds": self.seconds, "resumed_at": self.resumed_at}
         (folder / COMPLETE).write_text(json.dumps(facts))
+        for path in (folder / COMPLETE, folder, folder.parent):
+            fsync(path)
         for other in Path(args.output_dir).glob("checkpoint-*"):
             if other != folder:
                 shutil.rmtree(other)

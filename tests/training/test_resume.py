@@ -13,6 +13,7 @@ import pytest
 
 from alibi_cli import AlibiError
 from alibi_cli.checkpoint.lock import exclusive
+from alibi_cli.training import trainer
 from alibi_cli.training.run import _batches, train
 from alibi_cli.training.settings import Budget, Stage, TrainRequest
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
@@ -101,6 +102,17 @@ def test_a_continuation_has_the_same_data_and_may_have_another_learning_rate(tex
     interrupted(source, tmp_path / "anew", text, at=5)
     heal(source, tmp_path / "anew", text, steps=12, force=True)
     assert same_weights(tmp_path / "whole", tmp_path / "anew")
+
+
+def test_a_state_and_its_marker_are_on_the_disk_before_the_older_one_goes(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(trainer, "fsync", flushed.append)
+    heal(tiny_converted(tmp_path), tmp_path / "out", text, steps=2, save_every=1)
+    newest = tmp_path / "out.training" / "checkpoint-2"
+    assert flushed[-3:] == [newest / COMPLETE, newest, newest.parent]
+    assert newest / "model.safetensors" in flushed[:-3]
 
 
 def test_one_run_at_a_time_has_an_output_and_what_appears_there_meanwhile_is_kept(text: Path, tmp_path: Path) -> None:
