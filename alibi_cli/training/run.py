@@ -16,7 +16,7 @@ from alibi_cli.checkpoint.partial import check_output, partial_folder
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.checkpoint.source import Source, open_source, read_json
 from alibi_cli.checkpoint.writer import versions, write_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
 from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import DEFAULT, open_text
 from alibi_cli.evaluation.tokens import special_tokens
@@ -207,7 +207,8 @@ def _prepare(job: _Job, tokenizer: Any, args: Any) -> Tokens:
             request.dataset, request.text, split_on=request.split_on, column=request.text_column, training=True
         )
         limit = job.budget.tokens + job.budget.block + 1 if streamed else None
-        write_tokens(work, name, documents, tokenizer, end, limit)
+        with explained(f"Cannot write {work}"):
+            write_tokens(work, name, documents, tokenizer, end, limit)
         tokens = read_tokens(work)
     return cast(Tokens, tokens)
 

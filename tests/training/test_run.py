@@ -1,6 +1,7 @@
 """alibi train from checkpoint to checkpoint."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ def test_bad_input_is_refused_before_anything_is_written(text: Path, tmp_path: P
     for option, value in [("--length-schedule", "512"), ("--steps", "0"), ("--kd-weight", "2"), ("--dtype", "int8")]:
         assert alibi_here("train", source, "-o", tmp_path / "x", option, value).exit_code == 2
     assert snapshot(tmp_path) == before
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    text.write_text("the bias of a head " * 20_000)
+    before = snapshot(tmp_path)
+    run = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *command(source, tmp_path / "out", text, "--steps", "1")]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 1 and f"Cannot write {tmp_path / 'out.training'}: File too large." in result.stderr
+    assert "not expected" not in result.stderr and snapshot(tmp_path) == before
 
 
 def test_the_command_prints_facts_and_json(text: Path, tmp_path: Path) -> None:
