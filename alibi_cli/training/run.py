@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
 from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.checkpoint.partial import check_output, partial_folder
 from alibi_cli.checkpoint.report import Verification
 from alibi_cli.checkpoint.source import Source, open_source, read_json
 from alibi_cli.checkpoint.writer import versions, write_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
+from alibi_cli.errors import EXIT_USAGE, AlibiError, explained, first_line
 from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import DEFAULT, open_text
 from alibi_cli.evaluation.tokens import special_tokens
@@ -69,7 +70,11 @@ def _train(job: "_Job", source: Source, tokenizer: Any, args: Any, update: Updat
         trainer, saver = _trainer(job, tokens, args, update)
         state = last_state(job.work)
         update("Training", state[1]["step"] if state else 0, budget.steps)
-        trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=job.what_is_kept) from error
     except AlibiError:
         if args.process_index == 0 and job.claimed and last_state(job.work) is None:
             _clear(job.work)  # there is nothing to continue

@@ -214,13 +214,19 @@ def test_bad_input_is_refused_before_anything_is_written(text: Path, tmp_path: P
     assert snapshot(tmp_path) == before
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(text: Path, tmp_path: Path) -> None:
-    source = tiny_converted(tmp_path)
-    text.write_text("the bias of a head " * 20_000)
+@pytest.mark.parametrize("at", ["text", "state"])
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(at: str, text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path, intermediate_size=1024)
+    if at == "text":
+        text.write_text("the bias of a head " * 20_000)
     before = snapshot(tmp_path)
     run = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *command(source, tmp_path / "out", text, "--steps", "1")]
     result = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 1 and f"Cannot write {tmp_path / 'out.training'}: File too large." in result.stderr
+    assert (
+        result.returncode == 1
+        and f"Cannot write {tmp_path / 'out.training'}: " in result.stderr
+        and "File too large" in result.stderr
+    )
     assert "not expected" not in result.stderr and snapshot(tmp_path) == before
 
 
