@@ -33,6 +33,7 @@ docs: $(READY)
 heal-report: $(READY)
 	$(BIN)/python -m benchmarks.healing.run
 	$(BIN)/python -m benchmarks.healing.remedies
+	$(BIN)/python -m benchmarks.healing.annealing
 	$(BIN)/python -m benchmarks.healing.report
 
 # Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.

@@ -105,7 +105,10 @@ def _write_weights(plan: Plan, folder: Path, link: bool, on_bytes: Callable[[int
     untouched = set(plan.untouched)
     with Beside() as beside:
         for shard, kept in plan.kept_by_shard.items():
-            target = folder / shard.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+            name = shard.name
+            if plan.source.pickled:
+                name = name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+            target = folder / name
 
             def arrived(n: int, target: Path = target) -> None:
                 on_bytes(n)

@@ -225,6 +225,8 @@ def check_files(output_file: Path | None, plot: Path | None, resume: bool) -> No
     """Refuses, before any work, what could not be written after it."""
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter(f"{plot} must end in .png, .svg or .pdf.", param_hint="--plot")
+    if output_file is not None and output_file.suffix != ".json":  # r-0.5 and r-0.6 would share r-0.nll.safetensors
+        raise typer.BadParameter(f"{output_file} must end in .json.", param_hint="--output")
     if resume and output_file is None:
         raise typer.BadParameter("it continues the file that --output names.", param_hint="--resume")
     if plot is not None and plot == output_file:

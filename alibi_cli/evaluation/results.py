@@ -213,6 +213,8 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
         if not all(isinstance(model.get(key), str) for model in results.models for key in ("name", "tokens_sha256")):
             raise ValueError("it has a model without a name")
+        if strangers := {row.model for row in results.rows} - {model["name"] for model in results.models}:
+            raise ValueError(f"it has a row of {min(strangers)}, which is not among its models")
         record: dict[str, Scored] = {}
         if nll_path(path).is_file():
             tensors = load_file(nll_path(path))

@@ -185,9 +185,10 @@ def alibi_attention(
     compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2]
     slopes = getattr(module, "alibi_slopes", None)
     learns = isinstance(slopes, torch.Tensor) and slopes.requires_grad and torch.is_grad_enabled()
-    # What a gradient of the slopes needs to be a sum over distances: see `_with_gradient`.
-    linear = compact and attention_mask.causal and softcap is None and s_aux is None
-    if compact and not keeps_weights and (linear or not learns):
+    if learns:  # their gradient must be a sum over distances, for which 16 bits are too few: see `_with_gradient`
+        rough = query.element_size() < 4 or torch.is_autocast_enabled(query.device.type)
+        compact = compact and attention_mask.causal and softcap is None and s_aux is None and not rough
+    if compact and not keeps_weights:
         line, width = _bias_of_layer(module, attention_mask.line, query.dtype).detach(), value.shape[-1]
         if learns:
             options = (query.shape[-1] ** -0.5 if scaling is None else scaling, *options[1:])
@@ -203,7 +204,8 @@ def _with_gradient(query, key, value, slopes, scaling):
 
     The score s_ij of a causal head has the derivative -(i - j) by m, and the gradient by a row of scores sums to nought, so j - c does
     as well as -(i - j), for any c. That is a product: m - m.detach(), which is nought, in the query and j - c in the key. The kernel then
-    needs no gradient by the bias, for which it would make matrices of scores. Eight dimensions: kernels want multiples of that.
+    needs no gradient by the bias, for which it would make matrices of scores. Eight dimensions: kernels want multiples of that. In 16
+    bits neighbouring positions would be rounded to one, and neighbours are all that a steep head sees.
     """
     place = torch.arange(key.shape[2], device=key.device).to(key.dtype) - (key.shape[2] - 1) / 2
     place = place[:, None].expand(*key.shape[:3], 1)
@@ -261,7 +263,8 @@ def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
     """
     (heads, queries), keys = query.shape[1:3], key.shape[2]
     blocks, learning = -(-queries // BLOCK), query.requires_grad or key.requires_grad or value.requires_grad
-    if blocks == 1 or learning or s_aux is not None or line.shape[1] != heads or line.device.type != "cpu":
+    every = blocks == 1 or learning or s_aux is not None or not query.numel()
+    if every or line.shape[1] != heads or line.device.type != "cpu":
         return [[keys] * heads] * blocks
     exact = torch.promote_types(query.dtype, torch.float32)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

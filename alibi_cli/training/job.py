@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from alibi_cli.checkpoint.source import read_json
 from alibi_cli.checkpoint.writer import write_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
 from alibi_cli.evaluation.models import ModelInfo
 from alibi_cli.evaluation.text import DEFAULT, open_text
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
@@ -70,7 +70,8 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
             request.dataset, request.text, split_on=request.split_on, column=request.text_column, training=True
         )
         limit = job.budget.tokens + job.budget.block + 1 if streamed else None
-        write_tokens(work, name, documents, tokenizer, end, limit)
+        with explained(f"Cannot write {work}"):
+            write_tokens(work, name, documents, tokenizer, end, limit)
         tokens = read_tokens(work)
     return cast(Tokens, tokens)
 

@@ -64,7 +64,7 @@ def write_files(source: Source, folder: Path, slopes: Slopes | None = None) -> N
         write_json(folder / "config.json", {**read_json(source.folder / "config.json"), "alibi_slopes": slopes})
     for path in source.side_files:
         name = path.relative_to(source.folder)
-        if name.as_posix() in ("alibi.json", "README.md", RECORD, MARKER):
+        if name.as_posix() in ("alibi.json", "README.md", MARKER):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy_file(path, folder / name)

@@ -1,14 +1,17 @@
 """alibi train: a checkpoint and text -> a trained, verified checkpoint."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
+from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.checkpoint.partial import check_output, partial_folder
-from alibi_cli.checkpoint.source import open_source, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.checkpoint.source import Source, open_source, read_json
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.tokens import special_tokens
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
@@ -31,7 +34,8 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     process calls this, and the first one writes. Torch's global random state is set from the seed.
 
     Raises:
-        AlibiError: bad settings (exit code 2), or training that failed (1): the last whole state is kept for `resume`.
+        AlibiError: bad settings (exit code 2), training that failed (1: the last whole state is kept for `resume`), or another run
+            that has the same output.
     """
     request.check()
     source = open_source(request.checkpoint, request.revision)
@@ -47,13 +51,23 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     _check_models(job, tokenizer)
     args = training_arguments(request, job.work, budget.steps, job.warmup_steps)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(request, budget, args.world_size)
+    with exclusive(job.work) if args.process_index == 0 else nullcontext():
+        return _train(job, source, tokenizer, args, update)
+
+
+def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) -> TrainReport:
+    request, info, budget = job.request, job.info, job.budget
     try:
         with args.main_process_first(local=False):
             tokens = prepare(job, tokenizer, args)
         trainer, saver = _trainer(job, tokens, args, update)
         state = last_state(job.work)
         update("Training", state[1]["step"] if state else 0, budget.steps)
-        trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=job.what_is_kept) from error
     except AlibiError:
         if args.process_index == 0 and job.claimed and last_state(job.work) is None:
             clear(job.work)  # there is nothing to continue
@@ -72,7 +86,7 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
             model.load_state_dict(weights)
         if request.train_slopes:
             settle_slopes(model)
-        with partial_folder(request.output) as folder:
+        with partial_folder(request.output, replace=request.force) as folder:
             write_files(source, folder, model.config.alibi_slopes if request.train_slopes else None)
             digests = write_weights(model, source, folder)
             verified = verify_trained(model, info, folder, request.trust_remote_code)

@@ -163,7 +163,7 @@ def make_budget(request: TrainRequest, trained_length: int | None) -> Budget:
                 exit_code=EXIT_USAGE,
             )
         schedule = ((length, 1.0),)
-    if min(length for length, _ in schedule) < 2 or min(share for _, share in schedule) <= 0:
+    if not all(length >= 2 and share > 0 for length, share in schedule):
         raise AlibiError("Lengths are whole numbers from 2 on and their shares positive.", exit_code=EXIT_USAGE)
     if abs(sum(share for _, share in schedule) - 1) > 1e-6:
         raise AlibiError("The shares of a --length-schedule must add up to 1.", exit_code=EXIT_USAGE)

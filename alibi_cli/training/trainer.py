@@ -158,6 +158,8 @@ class SaveWhole(TrainerCallback):
             fsync(path)
         facts = {"step": state.global_step, "seconds": self.seconds, "resumed_at": self.resumed_at}
         (folder / COMPLETE).write_text(json.dumps(facts))
+        for path in (folder / COMPLETE, folder, folder.parent):
+            fsync(path)
         for other in Path(args.output_dir).glob("checkpoint-*"):
             if other != folder:
                 shutil.rmtree(other)
@@ -189,7 +191,7 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             max_steps=steps,
             train_sampling_strategy="sequential",  # the data have an order of their own
             learning_rate=request.learning_rate,
-            lr_scheduler_type=request.decay,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(request.decay, request.decay),
             warmup_steps=warmup_steps,
             weight_decay=request.weight_decay,
             adam_beta2=0.95,

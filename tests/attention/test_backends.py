@@ -29,6 +29,13 @@ def test_a_chunk_after_a_cache_equals_the_same_rows_of_the_whole(name: str) -> N
 
 
 @pytest.mark.parametrize("name", attention_names())
+def test_an_empty_batch_stays_empty(name: str) -> None:
+    for length in (5, 300):
+        inputs = parity.tensors(batch=0, queries=length, keys=length)
+        assert build_attention({"name": name})(*inputs, parity.slopes_for(6)).shape == inputs[0].shape
+
+
+@pytest.mark.parametrize("name", attention_names())
 def test_what_does_not_fit_is_refused(name: str) -> None:
     backend = build_attention({"name": name})
     query, key, value = parity.tensors()

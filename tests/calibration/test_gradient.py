@@ -44,3 +44,21 @@ def test_slopes_get_their_exact_gradient_and_the_output_is_unchanged(length, cau
     assert (slopes.grad - exact.grad).abs().max() < error * exact.grad.abs().max()
     assert all(tensor.grad.shape == tensor.shape for tensor in inputs)
     assert exact.grad.abs().min() > 1e-3  # there is something to get wrong
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast"), [(torch.bfloat16, False), (torch.float16, False), (torch.float32, True)]
+)
+def test_in_16_bits_steep_slopes_get_their_gradient_far_from_the_beginning(dtype, autocast):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, wanted = (
+        torch.randn(1, 3, 1500, 16, generator=generator, dtype=torch.float64) for _ in range(4)
+    )
+    exact = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    (by_definition(query, key, value, exact, True, None) * wanted.transpose(1, 2)).sum().backward()
+    slopes = torch.tensor([2.0, 1.0, 0.5], requires_grad=True)
+    module, distances = SimpleNamespace(alibi_slopes=slopes, training=True), Compact.of(1500, 1500, True, "cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output, _ = alibi_attention(module, *(tensor.to(dtype) for tensor in (query, key, value)), distances)
+    (output * wanted.transpose(1, 2)).sum().backward()
+    assert (slopes.grad - exact.grad).norm() < 0.01 * exact.grad.norm()

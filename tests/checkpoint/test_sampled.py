@@ -59,6 +59,15 @@ def change_code(folder: Path) -> None:
     (folder / "alibi_policies.py").write_text(code.replace(line, f"{line}[::-1]"))
 
 
+def test_shards_keep_the_names_that_their_index_gives_them(large: Path, tmp_path: Path) -> None:
+    name = "pytorch_model-00001-of-00001.safetensors"
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(large / "model.safetensors"), name)}
+    (large / "model.safetensors").rename(large / name)
+    (large / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert converted(large, tmp_path / "out").verified.passed
+    assert (tmp_path / "out" / name).is_file() and audit(tmp_path / "out").passed
+
+
 def test_the_record_says_which_layers_took_part(large: Path, tmp_path: Path, monkeypatch) -> None:
     assert converted(large, tmp_path / "out").verified.layers == [0, 2, 5]
     assert json.loads((tmp_path / "out" / "alibi.json").read_text())["verified"]["layers"] == [0, 2, 5]

@@ -206,9 +206,10 @@ def test_resuming_something_else_is_refused(checkpoints: dict[str, str], text: T
         assert error.value.exit_code == 2
     more, _ = evaluate(Request(**{**request, "lengths": (12, 18, *LENGTHS[1:]), "resume": True}))
     assert [row.length for row in more.rows] == [12, 18, 24, 48]
-    output.write_text("{}")
-    with pytest.raises(AlibiError, match="can be resumed"):
-        evaluate(Request(**{**request, "resume": True}))
+    for broken in ({}, {**json.loads(output.read_text()), "models": []}):
+        output.write_text(json.dumps(broken))
+        with pytest.raises(AlibiError, match="can be resumed"):
+            evaluate(Request(**{**request, "resume": True}))
 
 
 def test_a_changed_model_is_refused(text: Text, tmp_path: Path) -> None:
@@ -272,6 +273,7 @@ def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
         ["--plot", "x.bmp"],
         ["--resume"],
         ["--output", "nowhere/at/all.json"],
+        ["--output", "r-0.5", "--lengths", "8", "--max-segments", "1"],
         ["--lengths", "100000,200000"],
         ["--text", "absent.txt"],
         ["--dataset", "a:b:c:d"],

@@ -143,6 +143,7 @@ def test_budgets() -> None:
         ({"steps": 5, "length": 8, "length_schedule": ((8, 1.0),)}, "not both"),
         ({"steps": 5, "batch_tokens": 1000}, "not a multiple"),
         ({"steps": 5, "length_schedule": ((512, 0.7),)}, "add up to 1"),
+        ({"steps": 5, "length_schedule": ((512, float("nan")),)}, "shares positive"),
         ({"steps": 5, "length_schedule": ((500, 0.5), (512, 0.5))}, "does not divide"),
         ({"steps": 5, "train_sequence_length_scaling": 0.3}, "does not divide"),
         ({"steps": 5, "learning_rate": float("nan")}, "--learning-rate must be positive"),

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from alibi_cli import AlibiError
+from alibi_cli.checkpoint.lock import exclusive
+from alibi_cli.training import trainer
 from alibi_cli.training.run import _batches, train
 from alibi_cli.training.settings import Budget, Stage, TrainRequest
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
@@ -100,6 +102,40 @@ def test_a_continuation_has_the_same_data_and_may_have_another_learning_rate(tex
     interrupted(source, tmp_path / "anew", text, at=5)
     heal(source, tmp_path / "anew", text, steps=12, force=True)
     assert same_weights(tmp_path / "whole", tmp_path / "anew")
+
+
+def test_a_state_and_its_marker_are_on_the_disk_before_the_older_one_goes(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(trainer, "fsync", flushed.append)
+    heal(tiny_converted(tmp_path), tmp_path / "out", text, steps=2, save_every=1)
+    newest = tmp_path / "out.training" / "checkpoint-2"
+    assert flushed[-3:] == [newest / COMPLETE, newest, newest.parent]
+    assert newest / "model.safetensors" in flushed[:-3]
+
+
+def test_one_run_at_a_time_has_an_output_and_what_appears_there_meanwhile_is_kept(text: Path, tmp_path: Path) -> None:
+    source, seen = tiny_converted(tmp_path), []
+
+    def update(description: str, step: float, steps: float) -> None:
+        if "loss" in description and step == 2:
+            with pytest.raises(AlibiError, match="Another run is writing"), exclusive(tmp_path / "out.training"):
+                pass
+            seen.append(step)
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "precious").touch()
+
+    settings: dict[str, Any] = dict(steps=3, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
+    request = TrainRequest(str(source), tmp_path / "out", save_every=3, device="cpu", **settings)
+    with pytest.raises(AlibiError, match="is not empty"):
+        train(request, update)
+    assert seen == [2] and [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
+    assert last_state(tmp_path / "out.training")[1]["step"] == 3 and not list(tmp_path.glob("*.lock"))
+    with exclusive(tmp_path / "out.training"), pytest.raises(AlibiError, match="Another run is writing"):
+        heal(source, tmp_path / "out", text, steps=3, force=True)
+    report = heal(source, tmp_path / "out", text, steps=3, save_every=3, resume=True, force=True)
+    assert report.resumed_at == [3] and not (tmp_path / "out" / "precious").exists()
 
 
 def test_two_processes_train_as_one(text: Path, tmp_path: Path) -> None:

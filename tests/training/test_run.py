@@ -1,15 +1,17 @@
 """alibi train from checkpoint to checkpoint."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from alibi_cli import AlibiError
 from alibi_cli.calibration.learnable import slope_bounds
+from alibi_cli.checkpoint.audit import audit
 from alibi_cli.evaluation.models import describe, load_model
 from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.text import load_text
@@ -18,7 +20,8 @@ from alibi_cli.runtime import runtime_sources
 from alibi_cli.training import run
 from alibi_cli.training.settings import TrainRequest
 from alibi_cli.training.slopes import PARAMETER, attach_slopes, settle_slopes
-from tests.checkpoint.helpers import snapshot
+from alibi_cli.training.trainer import training_arguments
+from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_here, alibi_inside
 from tests.models import save_tiny
 from tests.training.helpers import command, heal, same_weights, text_file, tiny_converted, weights
@@ -86,6 +89,13 @@ def test_the_control_is_trained_by_the_same_command_on_the_same_text(text: Path,
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "b").config.model_type == "gpt2"
     AutoTokenizer.from_pretrained(tmp_path / "b")
     assert control.loads_with == f'AutoModelForCausalLM.from_pretrained("{tmp_path / "b"}")'
+
+    convert(tmp_path / "b", tmp_path / "c", check=False)  # carries the record of the control
+    heal(tmp_path / "c", tmp_path / "d", text, steps=1)
+    assert audit(tmp_path / "d").passed
+    heal(tmp_path / "b", tmp_path / "e", text, steps=1)
+    again = json.loads((tmp_path / "e" / "alibi-training.json").read_text())["training"]
+    assert again["steps"] == 1 and again["before"] == record["training"]
 
 
 def test_how_a_step_is_computed_does_not_change_it(text: Path, tmp_path: Path) -> None:
@@ -204,6 +214,22 @@ def test_bad_input_is_refused_before_anything_is_written(text: Path, tmp_path: P
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("at", ["text", "state"])
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(at: str, text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path, intermediate_size=1024)
+    if at == "text":
+        text.write_text("the bias of a head " * 20_000)
+    before = snapshot(tmp_path)
+    run = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *command(source, tmp_path / "out", text, "--steps", "1")]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert (
+        result.returncode == 1
+        and f"Cannot write {tmp_path / 'out.training'}: " in result.stderr
+        and "File too large" in result.stderr
+    )
+    assert "not expected" not in result.stderr and snapshot(tmp_path) == before
+
+
 def test_the_command_prints_facts_and_json(text: Path, tmp_path: Path) -> None:
     source = tiny_converted(tmp_path)
     shown = alibi_here(*command(source, tmp_path / "a", text, "--steps", "3")[3:]).stdout
@@ -248,6 +274,16 @@ def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: P
     with pytest.raises(AlibiError, match="is not converted and has no slopes") as error:
         heal(tmp_path / family, tmp_path / "none", text, train_slopes=True)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+def test_the_learning_rate_rises_in_the_share_of_steps_that_was_asked_for(decay: str, tmp_path: Path) -> None:
+    request = TrainRequest("m", Path("o"), steps=10, decay=decay, learning_rate=1.0, device="cpu")
+    args = training_arguments(request, tmp_path, steps=10, warmup_steps=4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    shape = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.max_steps).lr_lambdas[0]
+    rates = [shape(step) for step in range(10)]
+    assert rates[:5] == [0, 0.25, 0.5, 0.75, 1] and (rates[9] == 1 if decay == "constant" else rates[9] < 0.2)
 
 
 def test_slopes_end_within_their_bounds(tmp_path: Path) -> None:
