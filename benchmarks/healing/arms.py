@@ -15,6 +15,8 @@ RECIPES = {
     "llama": ("--learning-rate", "3e-3", "--batch-tokens", "512"),
 }
 TEACHERS = {"gpt2": ("--teacher", "demo-gpt2"), "llama": ("--teacher", "demo-llama", "--hidden-weight", "8")}
+# From 10 % on the text is worth more beside the teacher, who knows no more than the original does.
+BALANCED = {"gpt2": ("--learning-rate", "1e-3", "--batch-tokens", "1024", "--kd-weight", "0.5")}
 # An original that is trained on at the rates above gets worse; the control has a rate that suits it.
 CONTROL = ("--learning-rate", "3e-4", "--batch-tokens", "2048")
 TRAINED_LENGTH = 512
@@ -62,7 +64,7 @@ def _without_training(model: str) -> list[Arm]:
 
 
 def _trained(model: str, budget: int, seed: int) -> list[Arm]:
-    """From calibrated slopes and Press's, with teacher and without, with slopes that train, and the unconverted model alike."""
+    """From calibrated slopes and Press's, with teacher and without, with slopes that train, a balanced loss, and the unconverted model."""
     tokens = PRETRAINING_TOKENS * budget // 100
     train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed))
     heal = (*train, *RECIPES[model])
@@ -75,6 +77,10 @@ def _trained(model: str, budget: int, seed: int) -> list[Arm]:
         name = f"{model}-calibrated-teacher+slopes-{budget}pct-seed{seed}"
         options = (*TEACHERS[model], "--train-slopes")
         found.append(Arm(name, model, (*heal, *options), f"{model}-distil+norms", tokens=tokens, seed=seed))
+    if budget == BUDGETS[-1] and model in BALANCED:
+        name = f"{model}-calibrated-half-teacher-{budget}pct-seed{seed}"
+        options = (*train, *BALANCED[model], *TEACHERS[model])
+        found.append(Arm(name, model, options, f"{model}-distil+norms", tokens=tokens, seed=seed))
     name = f"{model}-control-{budget}pct-seed{seed}"
     found.append(Arm(name, model, (*train, *CONTROL), f"{model}-original", tokens=tokens, seed=seed))
     return found
