@@ -15,8 +15,14 @@ RECIPES = {
     "llama": ("--learning-rate", "3e-3", "--batch-tokens", "512"),
 }
 TEACHERS = {"gpt2": ("--teacher", "demo-gpt2"), "llama": ("--teacher", "demo-llama", "--hidden-weight", "8")}
-# From 10 % on the text is worth more beside the teacher, who knows no more than the original does.
-BALANCED = {"gpt2": ("--learning-rate", "1e-3", "--batch-tokens", "1024", "--kd-weight", "0.5")}
+# From 10 % on the text is worth more beside the teacher, who knows no more than the original. The Llama takes what else has helped it.
+BALANCED = {
+    "gpt2": ("--learning-rate", "1e-3", "--batch-tokens", "1024", "--kd-weight", "0.5"),
+    "llama": (
+        *("--learning-rate", "2e-3", "--batch-tokens", "256", "--length", "256"),
+        *("--kd-weight", "0.5", "--train-slopes"),
+    ),
+}
 # An original that is trained on at the rates above gets worse; the control has a rate that suits it.
 CONTROL = ("--learning-rate", "3e-4", "--batch-tokens", "2048")
 TRAINED_LENGTH = 512
@@ -77,7 +83,7 @@ def _trained(model: str, budget: int, seed: int) -> list[Arm]:
         name = f"{model}-calibrated-teacher+slopes-{budget}pct-seed{seed}"
         options = (*TEACHERS[model], "--train-slopes")
         found.append(Arm(name, model, (*heal, *options), f"{model}-distil+norms", tokens=tokens, seed=seed))
-    if budget == BUDGETS[-1] and model in BALANCED:
+    if budget == BUDGETS[-1]:
         name = f"{model}-calibrated-half-teacher-{budget}pct-seed{seed}"
         options = (*train, *BALANCED[model], *TEACHERS[model])
         found.append(Arm(name, model, options, f"{model}-distil+norms", tokens=tokens, seed=seed))
