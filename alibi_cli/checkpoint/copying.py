@@ -4,15 +4,16 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, BinaryIO
 
 from alibi_cli.checkpoint.partial import fsync
 from alibi_cli.errors import AlibiError, explained
 
 PIECE_BYTES = 32 << 20  # handed to the kernel at a time; progress and hashing follow piece by piece
+FILES_AT_A_TIME = min(4, os.cpu_count() or 1)  # one copy keeps a processor busy; a disk that must seek loses by many
 BUFFER_BYTES = 256 << 10  # read at a time: what is looked at is then still in the processor's cache
 
 
@@ -98,64 +99,80 @@ def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n:
         on_bytes(n)
 
 
-class Beside:
-    """Hashes and flushes files while the next bytes are being written. A thread per processor computes; one more waits for the disk.
+class Writing:
+    """Files that are being written, several at a time; each is hashed and flushed beside that.
 
-    The digests are of what the files hold, read back from the page cache, not of what was meant to be written.
+    The digests are of what the files hold, read back from the page cache, not of what was meant to be written. Leaving the block with an
+    error ends what is being written at its next piece.
     """
 
-    def __init__(self) -> None:
-        self._hashing, self._flushing = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
+    def __init__(self, on_bytes: Callable[[int], None] = lambda n: None, files_at_a_time: int = FILES_AT_A_TIME):
+        self._pools = [ThreadPoolExecutor(n) for n in (files_at_a_time, os.cpu_count(), 1)]
+        self._writing, self._hashing, self._flushing = self._pools
+        self._writes: dict[Path, Future[None]] = {}
         self._files: dict[Path, _Followed] = {}
-        self._digests: dict[str, Future[str]] = {}
-        self._flushed: list[Future[None]] = []
+        self._on_bytes, self._counting, self._stopped = on_bytes, Lock(), Event()
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "Writing":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for pool in (self._hashing, self._flushing):
+        self._stopped.set()
+        for pool in self._pools:
             pool.shutdown(cancel_futures=True)
         for followed in self._files.values():
             followed.file.close()
 
-    def arrived(self, path: Path) -> None:
-        """More bytes of a file have been written at its end."""
-        if path not in self._files:
-            self._files[path] = _Followed(path)
-        self._hashing.submit(self._files[path].read_on)
-
-    def complete(self, path: Path) -> None:
-        """All bytes of a file have been written, and at least one."""
-        self._digests[path.name] = self._hashing.submit(self._files[path].finish)
-        self._flushed.append(self._flushing.submit(fsync, path))
+    def start(self, target: Path, write: Callable[[Callable[[int], None]], None]) -> None:
+        """Begins a file, in another thread: `write` makes it and calls its argument with the bytes of each piece."""
+        self._writes[target] = self._writing.submit(self._write, target, write)
 
     def digests(self) -> dict[str, str]:
-        """{name: sha256} of the complete files, all of which are on the disk by then.
+        """{name: sha256} of all files, which are written and on the disk by then.
 
         Raises:
-            OSError: one of them could not be read back or flushed.
+            OSError, AlibiError: one of them could not be written, read back or flushed.
         """
-        for flushed in self._flushed:
-            flushed.result()
-        return {name: digest.result() for name, digest in self._digests.items()}
+        for written in as_completed(self._writes.values()):
+            written.result()
+        for followed in self._files.values():
+            followed.flushed.result()
+        return {path.name: followed.digest.result() for path, followed in sorted(self._files.items())}
+
+    def _write(self, target: Path, write: Callable[[Callable[[int], None]], None]) -> None:
+        def arrived(n_bytes: int) -> None:
+            if self._stopped.is_set():
+                raise CancelledError
+            with self._counting:
+                self._on_bytes(n_bytes)
+            if target not in self._files:
+                self._files[target] = _Followed(target)
+            self._hashing.submit(self._files[target].read_on)
+
+        write(arrived)
+        arrived(0)  # of a file without a single piece
+        self._files[target].digest = self._hashing.submit(self._files[target].finish)
+        self._files[target].flushed = self._flushing.submit(fsync, target)
 
 
 class _Followed:
     """A file that is being written, and the hash of its bytes so far. One thread at a time reads on."""
 
+    digest: Future[str]
+    flushed: Future[None]
+
     def __init__(self, path: Path) -> None:
-        self.file, self._digest, self._lock = path.open("rb", buffering=0), hashlib.sha256(), Lock()
+        self.file, self._hash, self._lock = path.open("rb", buffering=0), hashlib.sha256(), Lock()
 
     def read_on(self) -> None:
         if self._lock.acquire(blocking=False):  # whoever has it reads on to the end; `finish` sees to the rest
             try:
-                _read_on(self.file, self._digest)
+                _read_on(self.file, self._hash)
             finally:
                 self._lock.release()
 
     def finish(self) -> str:
         with self._lock:
-            _read_on(self.file, self._digest)
+            _read_on(self.file, self._hash)
             self.file.close()
-            return str(self._digest.hexdigest())
+            return str(self._hash.hexdigest())

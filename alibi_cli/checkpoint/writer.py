@@ -5,12 +5,13 @@ import platform
 import shlex
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from alibi_cli.checkpoint.card import model_card
-from alibi_cli.checkpoint.copying import Beside, copy_file, link_file, sha256_of
+from alibi_cli.checkpoint.copying import FILES_AT_A_TIME, Writing, copy_file, link_file, sha256_of
 from alibi_cli.checkpoint.integrity import check_unchanged, non_finite
 from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
@@ -54,14 +55,14 @@ def write(
     odd = non_finite(plan.source, plan.copied)
     for name in odd:
         warn(f"Tensor {name!r} of {plan.source.name} holds NaN or Inf.")
-    with partial_folder(plan.output, replace=force) as partial:
+    with partial_folder(plan.output, replace=force) as folder:
         on_stage("Writing")
-        digests = _write_weights(plan, partial, link, on_bytes)
-        _write_files(plan, partial, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
+        digests = _write_weights(plan, folder, link, on_bytes)
+        _write_files(plan, folder, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
         verified = None
         if check:
             on_stage("Verifying")
-            verified = _verify(plan, partial)
+            verified = _verify(plan, folder)
         report = ConvertReport(
             output=str(plan.output),
             source=plan.source.name,
@@ -79,19 +80,19 @@ def write(
                 copied=len(plan.copied), dropped=plan.dropped, added=plan.added, changed=sorted(plan.changed)
             ),
             non_finite=odd,
-            bytes_written=sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
+            bytes_written=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             seconds=time.monotonic() - started,
             calibration=None if plan.learned is None else plan.learned.record,
             verified=verified,
             loads_with=plan.how_it_loads,
         )
         write_json(
-            partial / "alibi.json",
+            folder / "alibi.json",
             {
                 **report.model_dump(exclude={"output", "seconds"}),
                 "versions": versions(),
                 "sha256": digests,
-                "files": _digests_of_files(partial, digests),
+                "files": _digests_of_files(folder, digests),
             },
         )
         check_unchanged(plan.source)
@@ -103,29 +104,26 @@ def _write_weights(plan: Plan, folder: Path, link: bool, on_bytes: Callable[[int
     placed: dict[str, str] = {}
     replaced, added = plan.learned_tensors()
     untouched = set(plan.untouched)
-    with Beside() as beside:
+    at_a_time = 1 if plan.source.pickled else FILES_AT_A_TIME  # a pickled one is in memory while it is rewritten
+    with Writing(on_bytes, at_a_time) as writing:
         for shard, kept in plan.kept_by_shard.items():
             name = shard.name
             if plan.source.pickled:
                 name = name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
             target = folder / name
-
-            def arrived(n: int, target: Path = target) -> None:
-                on_bytes(n)
-                beside.arrived(target)
-
             changed = {name: replaced[name] for name in kept if name in replaced}
             if plan.source.pickled:
-                rewrite_pickled(shard, target, kept, folder / MARKER, arrived, changed, added)
+                mode_of = folder / MARKER
+                write = partial(rewrite_pickled, shard, target, kept, mode_of, replaced=changed, added=added)
             elif shard in untouched:
-                (link_file if link else copy_file)(shard, target, arrived)
+                write = partial(link_file if link else copy_file, shard, target)
             else:
                 contents = {name: tensor.content for name, tensor in changed.items()}
-                rewrite_file(shard, target, kept, arrived, contents, added)
-            beside.complete(target)
-            placed.update(dict.fromkeys([*kept, *added], target.name))
-            added = {}  # the first shard took them
-        digests = beside.digests()
+                write = partial(rewrite_file, shard, target, kept, replaced=contents, added=added)
+            writing.start(target, write)
+            placed.update(dict.fromkeys([*kept, *added], name))
+            added = {}  # the first shard takes them
+        digests = writing.digests()
     if set(digests) != {"model.safetensors"}:
         total = sum(info.n_bytes for name, (_, info) in plan.source.tensors.items() if name in placed)
         total += sum(len(tensor.content) for tensor in plan.learned_tensors()[1].values())

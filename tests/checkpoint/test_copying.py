@@ -1,8 +1,11 @@
 """How bytes get into a converted checkpoint, and what is made of them on the way."""
 
 import errno
+import hashlib
 import json
 import os
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from alibi_cli import AlibiError
 from alibi_cli.checkpoint import copying
 from alibi_cli.checkpoint.audit import audit
+from alibi_cli.checkpoint.copying import Writing, copy_file
+from alibi_cli.checkpoint.partial import partial_folder
 from alibi_cli.checkpoint.safetensors_io import read_header
 from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi_here, alibi_json
@@ -49,6 +54,42 @@ def test_every_way_of_copying_gives_the_same_bytes(
         found[refused] = (used["copy_file_range"] > 0, used["sendfile"] > 0, snapshot(output)["model.safetensors"])
     assert [ways[:2] for ways in found.values()] == [(True, False), (False, True), (False, False), (False, True)]
     assert len({digest for *_, digest in found.values()}) == 1
+
+
+def test_a_file_that_cannot_be_written_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are written at a time, the first in a hundred pieces; when the second fails, neither the first nor the third goes on."""
+    source, pieces = tmp_path / "source", []
+    source.write_bytes(bytes(10_000))
+    monkeypatch.setattr(copying, "PIECE_BYTES", 100)
+    real = os.copy_file_range
+
+    def slow(*args: int) -> int:
+        pieces.append(args)
+        time.sleep(0.01)
+        return real(*args)
+
+    def full(arrived: object) -> None:
+        while len(pieces) < 3:
+            time.sleep(0.001)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "copy_file_range", slow)
+    with (
+        pytest.raises(AlibiError, match="No space left"),
+        partial_folder(tmp_path / "out") as folder,
+        Writing(files_at_a_time=2) as writing,
+    ):
+        writing.start(folder / "first", partial(copy_file, source, folder / "first"))
+        writing.start(folder / "second", full)
+        writing.start(folder / "third", partial(copy_file, source, folder / "third"))
+        writing.digests()
+    assert [path.name for path in tmp_path.iterdir()] == ["source"] and 3 <= len(pieces) < 50
+
+
+def test_a_file_without_bytes_has_a_digest(tmp_path: Path) -> None:
+    with Writing() as writing:
+        writing.start(tmp_path / "empty", lambda arrived: (tmp_path / "empty").touch())
+        assert writing.digests() == {"empty": hashlib.sha256(b"").hexdigest()}
 
 
 def test_the_digest_is_of_what_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
