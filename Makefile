@@ -13,8 +13,9 @@ demo: $(READY)
 	$(BIN)/alibi eval build/demo/gpt2-alibi --baseline demo-gpt2 --preset demo --output build/demo/results.json --plot build/demo/results.png
 	@echo "Picture: build/demo/results.png   Figures: build/demo/results.json"
 
+# A worker for each core, up to four; a file's tests stay together, because they share what is dear to make.
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)

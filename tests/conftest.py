@@ -4,10 +4,13 @@ import gc
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # help without colours, whatever the terminal
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="alibi-hf-"))
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="alibi-hf-")  # of this process alone
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker for every core
 
 import pytest
 import torch
@@ -21,6 +24,16 @@ REPOSITORY = Path(__file__).parent.parent
 def pytest_collection_finish() -> None:
     """Verification and evaluation collect garbage; without what was imported to look through, that takes no time."""
     gc.freeze()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["ran"] = dict(ran)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    ran.update(getattr(node, "workeroutput", {}).get("ran", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

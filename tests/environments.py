@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -14,10 +16,12 @@ def environment(name: str, *packages: str) -> Path:
     key = hashlib.sha256(constraints + " ".join(packages).encode() + sys.version.encode()).hexdigest()[:12]
     folder = REPOSITORY / "build" / "environments" / f"{name}-{key}"
     python = folder / "bin" / "python"
-    if not (folder / ".ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        install(python, *packages)
-        (folder / ".ready").touch()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # tests run in several processes
+        if not (folder / ".ready").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            install(python, *packages)
+            (folder / ".ready").touch()
     return python
 
 

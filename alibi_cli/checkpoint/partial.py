@@ -123,6 +123,19 @@ def _prefix(output: Path) -> str:
     return f".{output.name}.replaced-"
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name, which becomes `path` when the block ends, on the disk by then; if it fails, nothing is left."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
+
+
 def fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

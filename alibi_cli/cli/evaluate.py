@@ -190,7 +190,7 @@ def command(
 
     column, n_documents, source = (chosen.pop(key) for key in ("text_column", "max_documents", "dataset"))
     names = list(dict.fromkeys([*([baseline] if baseline else []), *(models or [DEFAULT_MODEL])]))
-    with launched() as processes:
+    with launched(output_file) as processes:
         request = Request(
             models=names,
             lengths=parsed,

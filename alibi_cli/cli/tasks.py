@@ -50,7 +50,7 @@ def run(json: bool, verbose: bool, **request: Any) -> None:
     from alibi_cli.evaluation.processes import launched
     from alibi_cli.evaluation.tasks.run import Request, run_task
 
-    with launched() as processes, output.progress() as update:
+    with launched(request["output"]) as processes, output.progress() as update:
         results = run_task(Request(**request), update, processes, output.note if verbose else lambda _: None)
     if json:
         output.print_json(results)

@@ -6,13 +6,15 @@ process and then dealt out, so that each of them gives the same bits wherever it
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import distributed
 
+from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import SPLIT, pick_device
 
@@ -84,8 +86,23 @@ ALONE = Processes()
 
 
 @contextmanager
-def launched() -> Iterator[Processes]:
-    """The processes that were started together with this one; without a launcher it is alone, and nothing is set up."""
+def launched(output: Path | None = None) -> Iterator[Processes]:
+    """The processes that were started together with this one; without a launcher it is alone, and nothing is set up.
+
+    output: a file that they are going to write.
+
+    Raises:
+        AlibiError: another run writes it.
+    """
+    with _launched() as processes, ExitStack() as held:
+        with processes.agreeing():
+            if output is not None and processes.first:
+                held.enter_context(exclusive(output))
+        yield processes
+
+
+@contextmanager
+def _launched() -> Iterator[Processes]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "LOCAL_RANK" not in os.environ:
         yield ALONE

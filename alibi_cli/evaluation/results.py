@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from alibi_cli.checkpoint.partial import fsync
+from alibi_cli.checkpoint.partial import new_file
 from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
 from alibi_cli.evaluation.statistics import (
     FEW_DOCUMENTS,
@@ -187,16 +187,13 @@ def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
     tensors = {f"{key}|{name}": getattr(scored, name) for key, scored in record.items() for name in FIELDS}
     metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in record.items()})}
     try:
-        temporary = nll_path(path).with_name(nll_path(path).name + ".tmp")
-        save_file(tensors, temporary, metadata=metadata)
-        fsync(temporary)
-        temporary.replace(nll_path(path))
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        fsync(temporary)
-        nll_path(path).chmod(temporary.stat().st_mode & 0o777)  # safetensors makes files that only their owner can read
-        temporary.replace(path)
-        fsync(path.parent)
+        with new_file(nll_path(path)) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        with new_file(path) as temporary:
+            temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            nll_path(path).chmod(
+                temporary.stat().st_mode & 0o777
+            )  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:
         raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
 

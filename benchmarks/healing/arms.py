@@ -7,6 +7,7 @@ PRETRAINING_TOKENS = 20_480_000  # 5000 steps of 8 x 512, see presets/*/training
 CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
 METHODS = ("look-back", "distil", "distil+norms")
 BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
+LONG = 30  # %: how much of the distance to the control is left; of what served best at 10 %, one seed
 SEEDS = (0, 1)
 # What suits each model, from a few trials on one seed. Hidden states must not be taught where they hold absolute positions: a GPT-2 that
 # was healed with them was worse beyond its trained length. The Llama starts farther away, and needs many steps.
@@ -51,6 +52,8 @@ def arms() -> list[Arm]:
     for seed in SEEDS:
         for budget in BUDGETS:
             found += [arm for model in MODELS for arm in _trained(model, budget, seed)]
+    for model in MODELS:
+        found += [_balanced(model, LONG, SEEDS[0]), _control(model, LONG, SEEDS[0])]
     return found
 
 
@@ -71,9 +74,7 @@ def _without_training(model: str) -> list[Arm]:
 
 def _trained(model: str, budget: int, seed: int) -> list[Arm]:
     """From calibrated slopes and Press's, with teacher and without, with slopes that train, a balanced loss, and the unconverted model."""
-    tokens = PRETRAINING_TOKENS * budget // 100
-    train = ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed))
-    heal = (*train, *RECIPES[model])
+    tokens, heal = PRETRAINING_TOKENS * budget // 100, (*_train(budget, seed), *RECIPES[model])
     found = []
     for start, source in (("calibrated", f"{model}-distil+norms"), ("press", f"{model}-press")):
         for how, options in (("teacher", TEACHERS[model]), ("text", ())):
@@ -84,9 +85,23 @@ def _trained(model: str, budget: int, seed: int) -> list[Arm]:
         options = (*TEACHERS[model], "--train-slopes")
         found.append(Arm(name, model, (*heal, *options), f"{model}-distil+norms", tokens=tokens, seed=seed))
     if budget == BUDGETS[-1]:
-        name = f"{model}-calibrated-half-teacher-{budget}pct-seed{seed}"
-        options = (*train, *BALANCED[model], *TEACHERS[model])
-        found.append(Arm(name, model, options, f"{model}-distil+norms", tokens=tokens, seed=seed))
+        found.append(_balanced(model, budget, seed))
+    return [*found, _control(model, budget, seed)]
+
+
+def _balanced(model: str, budget: int, seed: int) -> Arm:
+    name = f"{model}-calibrated-half-teacher-{budget}pct-seed{seed}"
+    command = (*_train(budget, seed), *BALANCED[model], *TEACHERS[model])
+    tokens = PRETRAINING_TOKENS * budget // 100
+    return Arm(name, model, command, f"{model}-distil+norms", tokens=tokens, seed=seed)
+
+
+def _control(model: str, budget: int, seed: int) -> Arm:
     name = f"{model}-control-{budget}pct-seed{seed}"
-    found.append(Arm(name, model, (*train, *CONTROL), f"{model}-original", tokens=tokens, seed=seed))
-    return found
+    tokens = PRETRAINING_TOKENS * budget // 100
+    return Arm(name, model, (*_train(budget, seed), *CONTROL), f"{model}-original", tokens=tokens, seed=seed)
+
+
+def _train(budget: int, seed: int) -> tuple[str, ...]:
+    tokens = PRETRAINING_TOKENS * budget // 100
+    return ("train", "{start}", "-o", "{output}", "--tokens", str(tokens), "--seed", str(seed))

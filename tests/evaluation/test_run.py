@@ -1,5 +1,6 @@
 """alibi eval from end to end: rows, arms, contrasts, files, resuming."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alibi_cli import AlibiError
+from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.checkpoint.plan import make_plan
 from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
@@ -289,6 +291,33 @@ def test_bad_arguments_are_one_clear_message(
     monkeypatch.chdir(tmp_path)
     result = alibi_inside("eval", checkpoints["gpt2-alibi"], *arguments, code=2)
     assert result.stdout == "" and "Traceback" not in result.stderr and result.stderr.strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", [[], ["--task", "passkey", "--samples", "1"]])
+def test_two_runs_at_once_on_one_output(
+    task: list[str], checkpoints: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", checkpoints["llama-alibi"], "--lengths", "512", "--output", "r.json", *task]
+    with exclusive(Path("r.json")):
+        result = alibi_inside(*command, code=1)
+        assert result.stderr.startswith("Error: Another run is writing r.json.") and not Path("r.json").exists()
+    if task:  # the lock is gone
+        alibi_inside(*command)
+        assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(
+    checkpoints: dict[str, str], text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("alibi_cli.evaluation.results.save_file", full)
+    with pytest.raises(AlibiError, match="No space left"):
+        evaluate(Request([checkpoints["gpt2-alibi"]], (8,), text, output=tmp_path / "r.json"))
     assert list(tmp_path.iterdir()) == []
 
 

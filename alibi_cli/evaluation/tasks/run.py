@@ -17,6 +17,7 @@ import torch
 
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
+from alibi_cli.checkpoint.partial import new_file
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import ModelInfo, describe, device_type, load_model, load_tokenizer
 from alibi_cli.evaluation.processes import ALONE, Processes
@@ -262,10 +263,9 @@ def save(path: Path, results: dict[str, Any]) -> None:
         AlibiError: the file cannot be written.
     """
     try:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(
-            json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            temporary.write_text(
+                json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+            )
     except OSError as error:
         raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
