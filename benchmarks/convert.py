@@ -5,9 +5,9 @@ its own, and count by the least of several runs. The time of ours and of the pee
 more beyond the import of a model class, which every program that touches a model pays. `cp` leaves its bytes in memory; `alibi convert`
 flushes them, so both forms of `cp` are rivals. Memory is the peak of the process (VmHWM, mapped files included), on Linux alone.
 
-Where the machine is a virtual one, most of a copy's time may go into memory that its host has taken back since it was last used: tenfold
-differences, by how long ago that was. So the folder is copied and removed before every arm, and `cp` starts, in a process like the
-others, after a model class was imported, as ours does.
+In a virtual machine a copy may take several times as long when the host has taken back the memory that it writes to, which happens
+within seconds. So the folder is copied and removed before every arm, and `cp` starts, in a process like the others, after a model
+class was imported, as ours does.
 
 python -m benchmarks.convert FILE.svg draws the memory for 0.5, 2 and 8 GB.
 """

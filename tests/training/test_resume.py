@@ -43,11 +43,12 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Path) -> None:
-    """Dropout and accumulated gradients too: random states and half-filled steps must be right."""
+    """Dropout and accumulated gradients too: random states and half-filled steps must be right. Every run is a process of its own."""
     source = tiny_converted(tmp_path, "gpt2", resid_pdrop=0.1)
-    heal(source, tmp_path / "whole", text, steps=120, batch_size=2, save_every=40)
-    more = ["--steps", "120", "--batch-size", "2", "--save-every", "40"]
-    process = subprocess.Popen(command(source, tmp_path / "killed", text, *more), stderr=subprocess.PIPE)
+    options = ["--steps", "120", "--batch-size", "2", "--save-every", "40", "--json"]
+    whole, killed = (command(source, tmp_path / name, text, *options) for name in ("whole", "killed"))
+    subprocess.run(whole, check=True, capture_output=True)
+    process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     work = tmp_path / "killed.training"
     deadline = time.monotonic() + 120
     while not list(work.glob(f"checkpoint-*/{COMPLETE}")) and time.monotonic() < deadline:
@@ -57,9 +58,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Pa
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
     (work / "checkpoint-90").mkdir()  # a state whose writing was cut short
     (work / "checkpoint-90" / COMPLETE).write_text('{"step"')
-    report = heal(source, tmp_path / "killed", text, steps=120, batch_size=2, save_every=40, resume=True)
-    assert report.resumed_at in ([40], [80]) and not work.exists()
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    report = json.loads(subprocess.run([*killed, "--resume"], check=True, capture_output=True).stdout)
+    assert report["resumed_at"] in ([40], [80]) and not work.exists()
+    assert same_weights(tmp_path / "whole", tmp_path / "killed"), report["losses"][-1]
 
 
 @pytest.mark.parametrize(("family", "slopes"), [("llama", False), ("llama", True), ("qwen3_moe", False)])
