@@ -24,6 +24,7 @@ from transformers.masking_utils import (
 )
 
 from alibi_cli.attention.benchmark import peak_of_allocations
+from alibi_cli.attention.in_models import registered
 from alibi_cli.attention.registry import attention_names, build_attention, config_of
 from alibi_cli.slopes import get_slopes
 from benchmarks.claims import Claim
@@ -116,7 +117,7 @@ def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[
 
 def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
     """Query, key and value of every layer of a converted demonstration checkpoint on 512 tokens of text, and look-back slopes."""
-    from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from alibi_cli import apply_alibi
     from alibi_cli.calibration.heads import observe_heads
@@ -140,11 +141,8 @@ def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
         caught.append((query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)))
         return runtime.alibi_attention(module, query, key, value, *rest, **options)
 
-    AttentionInterface.register(runtime.ATTENTION_NAME, catch)
-    try:
+    with registered(catch):
         model(input_ids=ids)
-    finally:
-        AttentionInterface.register(runtime.ATTENTION_NAME, runtime.alibi_attention)
     yield from zip(caught, slopes, strict=True)
 
 

@@ -71,7 +71,7 @@ def measure(short: bool, sizes: tuple[float, ...] = (), repeats: int = 0) -> Ite
             for beyond, where in (("start", ""), ("model class", ", beyond a model class")):
                 taken = max(seconds[ours] - seconds[beyond], 1e-3)
                 for rival in ("cp -r", "cp -r, flushed"):
-                    copying = seconds[rival] - seconds["model class"]
+                    copying = max(seconds[rival] - seconds["model class"], 1e-3)
                     yield Claim(claim=name + where, against=rival, unit="s", ours=taken, rival=copying, bar=bar)
             loading = seconds["peer"] - seconds["start"]
             ours_beyond = seconds[ours] - seconds["start"]

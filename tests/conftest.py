@@ -1,14 +1,16 @@
 """Shared fixtures. Nothing here touches the network or the user's caches."""
 
+import atexit
 import gc
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # help without colours, whatever the terminal
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="alibi-hf-")  # of this process alone
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="alibi-hf-")  # of this process alone, whatever the user's
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker for every core
 
@@ -18,6 +20,7 @@ import torch
 from tests.fuzzing import ran
 from tests.models import save_tiny
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 REPOSITORY = Path(__file__).parent.parent
 
 

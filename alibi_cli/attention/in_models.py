@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Compact, alibi_attention
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Compact, alibi_attention, alibi_distances
 
 
 @contextmanager
@@ -57,11 +57,26 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
             told.add(reason)
             explain(reason)
 
-    AttentionInterface.register(ATTENTION_NAME, attend)
+    with registered(attend):
+        yield
+
+
+@contextmanager
+def registered(attend: Callable[..., Any]) -> Iterator[None]:
+    """While it lasts, converted models attend with `attend`, and get their mask from this package.
+
+    A checkpoint's own code registers its copies of both functions under the same name. The two belong together: to the one of another
+    copy, a mask that is never made whole is like any other, and it makes it whole.
+    """
+    interfaces = AttentionInterface, AttentionMaskInterface
+    before = [interface()[ATTENTION_NAME] for interface in interfaces]
+    for interface, function in zip(interfaces, (attend, alibi_distances), strict=True):
+        interface.register(ATTENTION_NAME, function)
     try:
         yield
     finally:
-        AttentionInterface.register(ATTENTION_NAME, alibi_attention)
+        for interface, function in zip(interfaces, before, strict=True):
+            interface.register(ATTENTION_NAME, function)
 
 
 def _obstacle(query: torch.Tensor, options: dict[str, Any]) -> str | None:

@@ -103,7 +103,7 @@ class Writing:
     """Files that are being written, several at a time; each is hashed and flushed beside that.
 
     The digests are of what the files hold, read back from the page cache, not of what was meant to be written. Leaving the block with an
-    error ends what is being written at its next piece.
+    error ends what is being written at its next piece. `on_bytes` is called from other threads, one at a time.
     """
 
     def __init__(self, on_bytes: Callable[[int], None] = lambda n: None, files_at_a_time: int = FILES_AT_A_TIME):

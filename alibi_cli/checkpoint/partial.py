@@ -125,7 +125,7 @@ def _prefix(output: Path) -> str:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name, which becomes `path` when the block ends, on the disk by then; if it fails, nothing is left."""
+    """Yields a temporary name, which becomes `path` when the block ends, on the disk by then, and vanishes if that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

@@ -156,6 +156,8 @@ def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo
             weight_map, shards = None, [folder / single]
         else:
             continue
+        if len({shard.name for shard in shards}) < len(shards):  # a converted checkpoint has them all in one folder
+            raise AlibiError(f"{single}.index.json names two files of one name, in different folders.")
         index = (lambda shard: read_header(shard).tensors) if suffix == ".safetensors" else index_of
         tensors: dict[str, tuple[Path, TensorInfo]] = {}
         for shard in shards:

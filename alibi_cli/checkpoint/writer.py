@@ -40,7 +40,8 @@ def write(
         link: give shards that stay as they are another name instead of copying them.
         check: reload and compare logits before the folder gets its name.
         command: recorded in the model card.
-        on_bytes, on_stage: progress, in bytes written and names of stages. warn: told what is odd, before anything is written.
+        on_bytes, on_stage: progress, in bytes written (from other threads, one at a time) and names of stages.
+        warn: told what is odd, before anything is written.
 
     Raises:
         AlibiError: the output exists, another run is writing it, the disk is too small, a file cannot be read or written, the source

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
+from alibi_cli.attention.in_models import registered
 from alibi_cli.calibration.divergence import Divergence
 from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.learnable import Learnable
@@ -30,7 +31,7 @@ from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text, load_text, open_text
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention
+from alibi_cli.runtime.alibi_attention import alibi_attention
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.apply import apply_alibi
 from alibi_cli.training.loss import hidden_loss, token_losses
@@ -140,11 +141,8 @@ def _fading(how: str | None, frequencies: torch.Tensor) -> Iterator[dict[str, fl
         weights = scores.masked_fill(distance < 0, -math.inf).softmax(-1)
         return (weights @ value).transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register(ATTENTION_NAME, attend)
-    try:
+    with registered(attend):
         yield fade
-    finally:
-        AttentionInterface.register(ATTENTION_NAME, alibi_attention)
 
 
 def _turned(vectors: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
+from alibi_cli.attention.in_models import registered
 from alibi_cli.calibration import distil as distillation
 from alibi_cli.calibration.distil import distil
 from alibi_cli.calibration.divergence import Divergence
@@ -34,7 +35,7 @@ from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text, load_text, open_text
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention
+from alibi_cli.runtime.alibi_attention import alibi_attention
 from alibi_cli.slopes import get_slopes
 
 LENGTH = 512
@@ -116,11 +117,8 @@ def _queries(transform: Transform | None) -> Iterator[None]:
         changed = query if parameter is None or transform is None else transform(query, parameter)
         return alibi_attention(module, changed, key, value, mask, **options)
 
-    AttentionInterface.register(ATTENTION_NAME, attend)
-    try:
+    with registered(attend):
         yield
-    finally:
-        AttentionInterface.register(ATTENTION_NAME, alibi_attention)
 
 
 def _rotate(query: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.tasks.run import Request, run_task
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
+from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_here, alibi_inside
 from tests.models import save_tiny
 
@@ -38,6 +40,24 @@ def test_logits_and_cached_generation_agree(name: str, tmp_path: Path) -> None:
     assert len(calls) >= 2 * model.config.num_hidden_layers
     before = len(calls)
     assert torch.equal(model(tokens).logits, expected) and len(calls) == before  # put back
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "auto"])
+@torch.no_grad()
+def test_a_checkpoint_gets_back_its_own_attention_and_its_own_mask(backend: str, tmp_path: Path) -> None:
+    """Its code registers both under one name. The attention of one copy beside the mask of another makes a bias of length x length."""
+    from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+
+    convert(save_tiny("llama", tmp_path / "llama"), tmp_path / "out", check=False)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    tokens = torch.randint(0, 200, (1, 33))
+    functions = [interface()[ATTENTION_NAME] for interface in (AttentionInterface, AttentionMaskInterface)]
+    assert {function.__module__.split(".")[0] for function in functions} == {"transformers_modules"}
+    expected = model(tokens).logits
+    with attention_of_models(build_attention({"name": backend})):
+        assert (model(tokens).logits - expected).abs().max() < 1e-3
+    assert functions == [interface()[ATTENTION_NAME] for interface in (AttentionInterface, AttentionMaskInterface)]
+    assert torch.equal(model(tokens).logits, expected)
 
 
 @torch.no_grad()

@@ -307,3 +307,20 @@ def test_falcon_with_its_own_kind_of_alibi_is_refused(tmp_path: Path) -> None:
     source = save_tiny("falcon", tmp_path / "source", alibi=True)
     with pytest.raises(AlibiError, match="ALiBi already"):
         convert(source, tmp_path / "out")
+
+
+def test_two_shards_of_one_name_are_refused(tmp_path: Path) -> None:
+    """They are in different folders; a converted checkpoint would hold one of them under the name of both."""
+    tensors = load_file(save_tiny("gpt2", tmp_path / "source") / "model.safetensors")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    placed = {name: f"{'ab'[index % 2]}/w.safetensors" for index, name in enumerate(tensors)}
+    for file in set(placed.values()):
+        (tmp_path / "source" / file).parent.mkdir()
+        save_file({name: tensors[name] for name in tensors if placed[name] == file}, tmp_path / "source" / file)
+    index = tmp_path / "source" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    with pytest.raises(AlibiError, match="two files of one name"):
+        open_source(str(tmp_path / "source"))
+    (tmp_path / "source" / "b" / "w.safetensors").rename(tmp_path / "source" / "b" / "v.safetensors")
+    index.write_text(index.read_text().replace("b/w", "b/v"))
+    assert set(open_source(str(tmp_path / "source")).tensors) == set(tensors)

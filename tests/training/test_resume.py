@@ -43,7 +43,8 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Path) -> None:
-    """Dropout and accumulated gradients too: random states and half-filled steps must be right. Every run is a process of its own."""
+    """Dropout and accumulated gradients too: random states and half-filled steps must be right. Every run is a process of its own,
+    as users' are: nothing that this one has loaded or registered can play a part."""
     source = tiny_converted(tmp_path, "gpt2", resid_pdrop=0.1)
     options = ["--steps", "120", "--batch-size", "2", "--save-every", "40", "--json"]
     whole, killed = (command(source, tmp_path / name, text, *options) for name in ("whole", "killed"))
