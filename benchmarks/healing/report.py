@@ -188,7 +188,13 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
             left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label) if points else None
         left.set(xscale="log", xlabel="length (tokens)", ylabel="NLL (nats per token)", title=MODELS[model])
         left.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
-        for start in ("calibrated-teacher", "calibrated-text", "press-teacher", "press-text"):
+        for start in (
+            "calibrated-teacher",
+            "calibrated-half-teacher",
+            "calibrated-text",
+            "press-teacher",
+            "press-text",
+        ):
             shares: dict[int, list[float]] = {}
             for name, record in ladder.records.items():
                 if name.startswith(f"{model}-{start}-") and (share := ladder.recovered(name)) is not None:
