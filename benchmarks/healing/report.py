@@ -8,6 +8,7 @@ The recovered share of an arm is R = (NLL_surgery - NLL_arm) / (NLL_surgery - NL
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from alibi_cli.evaluation.statistics import RESAMPLES, SEED, interval
-from benchmarks.healing.arms import LENGTHS, METHODS, MODELS, PRETRAINING_TOKENS, ROPE_REMEDIES, SEEDS, TRAINED_LENGTH
+from benchmarks.healing.arms import (
+    BUDGETS,
+    LENGTHS,
+    LONG,
+    METHODS,
+    MODELS,
+    PRETRAINING_TOKENS,
+    ROPE_REMEDIES,
+    SEEDS,
+    TRAINED_LENGTH,
+)
 from benchmarks.healing.run import record_of
 
 BEGIN, END = "<!-- healing: begin (make heal-report) -->", "<!-- healing: end -->"
@@ -176,7 +187,7 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2 * len(ladders)), layout="constrained")
+    figure = Figure(figsize=(14, 4.2 * len(ladders)), layout="constrained")
     FigureCanvasSVG(figure)
     for (left, right), ladder in zip(figure.subplots(len(ladders), 2, squeeze=False), ladders.values(), strict=True):
         model = ladder.model
@@ -187,7 +198,7 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
             label = name.removeprefix(f"{model}-") + (" (crop)" if kind == "crop" else "")
             left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label) if points else None
         left.set(xscale="log", xlabel="length (tokens)", ylabel="NLL (nats per token)", title=MODELS[model])
-        left.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+        _ticks(left, LENGTHS)
         for start in (
             "calibrated-teacher",
             "calibrated-half-teacher",
@@ -204,15 +215,23 @@ def draw(ladders: dict[str, Ladder], path: Path) -> None:
             )
             right.plot(*zip(*averages, strict=True), marker="o", label=start) if averages else None
         right.set(
+            xscale="log",
             xlabel="% of the pre-training tokens",
             ylabel="recovered share R (%)",
             title=f"mean of up to {len(SEEDS)} seeds",
         )
         for axes in (left, right):
             axes.grid(alpha=0.25)
-            axes.legend(fontsize="x-small")
+            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        _ticks(right, sorted((*BUDGETS, LONG)))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _ticks(axes: Any, places: Sequence[int]) -> None:
+    """Of a logarithmic axis, these alone."""
+    axes.set_xticks(places, [str(place) for place in places])
+    axes.minorticks_off()
 
 
 if __name__ == "__main__":
