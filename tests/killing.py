@@ -40,8 +40,8 @@ class Meter:
         """A call that lets the kernel copy up to so many bytes."""
 
         def copied(*args: int) -> int:
-            left = args[place] if self.at_byte is None else self.at_byte - self.bytes
-            if 0 <= left < args[place]:
+            left = args[place] if self.at_byte is None else max(0, self.at_byte - self.bytes)
+            if left < args[place]:  # several threads may have come past that byte at once
                 copy(*args[:place], left, *args[place + 1 :])
                 self.kill()
             n = copy(*args)
@@ -58,8 +58,8 @@ class Counted:
         self.file, self.meter = file, meter
 
     def write(self, content: Any) -> int:
-        left = len(content) if self.meter.at_byte is None else self.meter.at_byte - self.meter.bytes
-        if 0 <= left < len(content):
+        left = len(content) if self.meter.at_byte is None else max(0, self.meter.at_byte - self.meter.bytes)
+        if left < len(content):
             self.file.write(content[:left])
             self.file.flush()
             self.meter.kill()

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from alibi_cli.checkpoint.audit import audit
 from tests.checkpoint.helpers import snapshot
 from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
 from tests.fuzzing import cases, ran
+from tests.models import tiny_model
 
 ONE_PROCESS = """
 import sys
@@ -56,6 +58,14 @@ def test_killed_at_two_hundred_moments(tiny_gpt2: Path, workplace: Path) -> None
     ran["kills of alibi convert"] += found["kills"]
     assert found["failures"] == []
     assert found["kills"] >= 200 and min(found["absent"], found["old"], found["new"]) >= 10
+
+
+def test_killed_while_several_files_are_written(workplace: Path) -> None:
+    tiny_model("llama", torch.float32).save_pretrained(workplace / "source", max_shard_size="60kB")
+    assert len(list((workplace / "source").glob("*.safetensors"))) > 2
+    found = killed(workplace / "source", workplace, 15)
+    ran["kills of alibi convert, several files"] += found["kills"]
+    assert found["failures"] == [] and found["kills"] >= 30
 
 
 def test_the_killer_finds_out_who_writes_under_the_final_name(tiny_gpt2: Path, workplace: Path) -> None:
