@@ -191,9 +191,8 @@ def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
             save_file(tensors, temporary, metadata=metadata)
         with new_file(path) as temporary:
             temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            nll_path(path).chmod(
-                temporary.stat().st_mode & 0o777
-            )  # safetensors makes files that only their owner can read
+            # safetensors makes files that only their owner can read
+            nll_path(path).chmod(temporary.stat().st_mode & 0o777)
     except (OSError, SafetensorError) as error:
         raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
 

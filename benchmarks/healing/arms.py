@@ -7,7 +7,7 @@ PRETRAINING_TOKENS = 20_480_000  # 5000 steps of 8 x 512, see presets/*/training
 CALIBRATION_TOKENS = PRETRAINING_TOKENS // 100
 METHODS = ("look-back", "distil", "distil+norms")
 BUDGETS = (5, 1, 10)  # % of the pre-training tokens; in the order in which they are run
-LONG = 30  # %: of what served best at 10 %, one seed, with the control to which the GPT-2 comes near
+LONG = 30  # %: of what served best at 10 %, one seed, with the control of the GPT-2
 SEEDS = (0, 1)
 # What suits each model, from a few trials on one seed. Hidden states must not be taught where they hold absolute positions: a GPT-2 that
 # was healed with them was worse beyond its trained length. The Llama starts farther away, and needs many steps.
