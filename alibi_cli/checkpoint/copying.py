@@ -1,4 +1,4 @@
-"""Bytes from file to file: moved by the kernel where it can, hashed and flushed by other threads while they are still in memory."""
+"""Bytes from file to file: moved by the kernel where it can, hashed, compared and flushed by others while still in memory."""
 
 import contextlib
 import hashlib
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from alibi_cli.checkpoint.partial import fsync
 from alibi_cli.errors import AlibiError, explained
 
-PIECE_BYTES = 32 << 20  # handed to the kernel at a time; progress and hashing follow piece by piece
-FILES_AT_A_TIME = min(4, os.cpu_count() or 1)  # one copy keeps a processor busy; a disk that must seek loses by many
+PIECE_BYTES = 4 << 20  # handed to the kernel at a time; progress and hashing follow piece by piece
+FILES_AT_A_TIME = 4  # while one waits for the disk, another is hashed; a disk that must seek loses by many
 BUFFER_BYTES = 256 << 10  # read at a time: what is looked at is then still in the processor's cache
 
 
@@ -87,16 +87,12 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> s
         AlibiError: it cannot be read.
     """
     digest = hashlib.sha256()
-    with explained(f"Cannot read {path}"), path.open("rb", buffering=0) as file:
-        _read_on(file, digest, on_bytes)
-    return digest.hexdigest()
-
-
-def _read_on(file: Any, digest: Any, on_bytes: Callable[[int], None] = lambda n: None) -> None:
     buffer = memoryview(bytearray(BUFFER_BYTES))
-    while n := file.readinto(buffer):
-        digest.update(buffer[:n])
-        on_bytes(n)
+    with explained(f"Cannot read {path}"), path.open("rb", buffering=0) as file:
+        while n := file.readinto(buffer):
+            digest.update(buffer[:n])
+            on_bytes(n)
+    return digest.hexdigest()
 
 
 class Writing:
@@ -121,58 +117,91 @@ class Writing:
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
         for followed in self._files.values():
-            followed.file.close()
+            followed.close()
 
-    def start(self, target: Path, write: Callable[[Callable[[int], None]], None]) -> None:
-        """Begins a file, in another thread: `write` makes it and calls its argument with the bytes of each piece."""
-        self._writes[target] = self._writing.submit(self._write, target, write)
+    def start(
+        self,
+        target: Path,
+        write: Callable[[Callable[[int], None]], None],
+        let_go: bool = False,
+        same_as: Path | None = None,
+    ) -> None:
+        """Begins a file, in another thread: `write` makes it and calls its argument with the bytes of each piece.
+
+        let_go: nobody is going to read it soon. same_as: a file whose bytes it must have.
+        """
+        self._writes[target] = self._writing.submit(self._write, target, write, let_go, same_as)
 
     def digests(self) -> dict[str, str]:
         """{name: sha256} of all files, which are written and on the disk by then.
 
         Raises:
-            OSError, AlibiError: one of them could not be written, read back or flushed.
+            OSError, AlibiError: one of them could not be written, read back or flushed, or is not what it must be.
         """
         for written in as_completed(self._writes.values()):
             written.result()
         for followed in self._files.values():
             followed.flushed.result()
-        return {path.name: followed.digest.result() for path, followed in sorted(self._files.items())}
+        return {path.name: followed.digest for path, followed in sorted(self._files.items())}
 
-    def _write(self, target: Path, write: Callable[[Callable[[int], None]], None]) -> None:
+    def _write(
+        self, target: Path, write: Callable[[Callable[[int], None]], None], let_go: bool, same_as: Path | None
+    ) -> None:
+        reading: Future[None] | None = None
+
         def arrived(n_bytes: int) -> None:
+            nonlocal reading
             if self._stopped.is_set():
                 raise CancelledError
             with self._counting:
                 self._on_bytes(n_bytes)
             if target not in self._files:
-                self._files[target] = _Followed(target)
-            self._hashing.submit(self._files[target].read_on)
+                self._files[target] = _Followed(target, let_go, same_as)
+            if reading is not None:
+                reading.result()  # at most one piece is not read yet while the next is written
+            reading = self._hashing.submit(self._files[target].read_on)
 
         write(arrived)
         arrived(0)  # of a file without a single piece
-        self._files[target].digest = self._hashing.submit(self._files[target].finish)
+        assert reading is not None
+        reading.result()
         self._files[target].flushed = self._flushing.submit(fsync, target)
 
 
 class _Followed:
-    """A file that is being written, and the hash of its bytes so far. One thread at a time reads on."""
+    """A file that is being written, and the hash of its bytes so far.
 
-    digest: Future[str]
+    let_go: of what was read. A copy that stays in the page cache takes as much memory as the weights. Where there is less, it drives their
+    source out; in a virtual machine the memory must first be got from the host, which takes longer than all else.
+    """
+
     flushed: Future[None]
 
-    def __init__(self, path: Path) -> None:
-        self.file, self._hash, self._lock = path.open("rb", buffering=0), hashlib.sha256(), Lock()
+    def __init__(self, path: Path, let_go: bool, same_as: Path | None) -> None:
+        self._file, self._hash = path.open("rb", buffering=0), hashlib.sha256()
+        self._same_as, self._other = same_as, None if same_as is None else same_as.open("rb", buffering=0)
+        self._let_go = let_go and hasattr(os, "posix_fadvise")
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
     def read_on(self) -> None:
-        if self._lock.acquire(blocking=False):  # whoever has it reads on to the end; `finish` sees to the rest
-            try:
-                _read_on(self.file, self._hash)
-            finally:
-                self._lock.release()
+        """
+        Raises:
+            AlibiError: the file has other bytes than it must have.
+        """
+        content, expected = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
+        while n := self._file.readinto(content):
+            self._hash.update(memoryview(content)[:n])
+            # What is beyond n has been compared before.
+            if self._other is not None and (self._other.readinto(memoryview(expected)[:n]) != n or content != expected):
+                name = Path(self._file.name).name
+                raise AlibiError(f"Verification failed: {name} is not what {self._same_as} holds.")
+        if self._let_go:  # what is not on the disk yet is sent there, and let go the next time
+            os.posix_fadvise(self._file.fileno(), 0, self._file.tell(), os.POSIX_FADV_DONTNEED)
 
-    def finish(self) -> str:
-        with self._lock:
-            _read_on(self.file, self._hash)
-            self.file.close()
-            return str(self._hash.hexdigest())
+    def close(self) -> None:
+        self._file.close()
+        if self._other is not None:
+            self._other.close()

@@ -1,8 +1,9 @@
 """Is a source what it seems to be, and does it stay that while it is read?"""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,11 +48,22 @@ def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
     return found
 
 
-def check_unchanged(source: "Source") -> None:
+@contextmanager
+def unchanged(source: "Source") -> Iterator[None]:
     """
     Raises:
-        AlibiError: a file of the source is not the one that was there when the source was opened.
+        AlibiError: after the block, a file of the source is not the one that was there when the source was opened. If the block fails,
+            that is the reason.
     """
+    try:
+        yield
+    except Exception:
+        _check_unchanged(source)
+        raise
+    _check_unchanged(source)
+
+
+def _check_unchanged(source: "Source") -> None:
     for path, before in source.stamps.items():
         if not path.is_file() or stamps([path])[path] != before:
             raise AlibiError(
@@ -97,9 +109,7 @@ def _all_finite(file: RawIOBase, begin: int, info: TensorInfo, buffer: np.ndarra
     kind, ones = NOT_A_NUMBER[info.dtype]
     file.seek(begin)
     waiting = info.n_bytes
-    while waiting and (
-        n := file.readinto(buffer[:waiting].data)
-    ):  # a file that became shorter: `check_unchanged` says so
+    while waiting and (n := file.readinto(buffer[:waiting].data)):  # a file that became shorter: `unchanged` says so
         bits = buffer[: n - n % np.dtype(kind).itemsize].view(kind)
         bits &= ones  # in place: nothing leaves the processor's cache
         if bits.size and bits.max() == ones:

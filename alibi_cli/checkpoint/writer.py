@@ -12,7 +12,7 @@ from typing import Any
 
 from alibi_cli.checkpoint.card import model_card
 from alibi_cli.checkpoint.copying import FILES_AT_A_TIME, Writing, copy_file, link_file, sha256_of
-from alibi_cli.checkpoint.integrity import check_unchanged, non_finite
+from alibi_cli.checkpoint.integrity import non_finite, unchanged
 from alibi_cli.checkpoint.partial import MARKER, check_output, partial_folder
 from alibi_cli.checkpoint.pickled import rewrite_pickled
 from alibi_cli.checkpoint.plan import Plan
@@ -56,9 +56,9 @@ def write(
     odd = non_finite(plan.source, plan.copied)
     for name in odd:
         warn(f"Tensor {name!r} of {plan.source.name} holds NaN or Inf.")
-    with partial_folder(plan.output, replace=force) as folder:
+    with partial_folder(plan.output, replace=force) as folder, unchanged(plan.source):
         on_stage("Writing")
-        digests = _write_weights(plan, folder, link, on_bytes)
+        digests = _write_weights(plan, folder, link, check, on_bytes)
         _write_files(plan, folder, shlex.join(command or ["alibi", "convert", plan.source.name]), on_bytes)
         verified = None
         if check:
@@ -96,12 +96,13 @@ def write(
                 "files": _digests_of_files(folder, digests),
             },
         )
-        check_unchanged(plan.source)
     return report
 
 
-def _write_weights(plan: Plan, folder: Path, link: bool, on_bytes: Callable[[int], None]) -> dict[str, str]:
-    """Writes the shards and their index; returns {file: sha256}."""
+def _write_weights(
+    plan: Plan, folder: Path, link: bool, check: bool, on_bytes: Callable[[int], None]
+) -> dict[str, str]:
+    """Writes the shards and their index; returns {file: sha256}. Those that stay as they are are compared with their sources on the way."""
     placed: dict[str, str] = {}
     replaced, added = plan.learned_tensors()
     untouched = set(plan.untouched)
@@ -121,7 +122,8 @@ def _write_weights(plan: Plan, folder: Path, link: bool, on_bytes: Callable[[int
             else:
                 contents = {name: tensor.content for name, tensor in changed.items()}
                 write = partial(rewrite_file, shard, target, kept, replaced=contents, added=added)
-            writing.start(target, write)
+            copied = shard in untouched and not link
+            writing.start(target, write, let_go=copied, same_as=shard if copied and check else None)
             placed.update(dict.fromkeys([*kept, *added], name))
             added = {}  # the first shard takes them
         digests = writing.digests()
@@ -169,11 +171,7 @@ def _verify(plan: Plan, folder: Path) -> Verification:
     from alibi_cli.checkpoint.verify import verify
 
     with explained("The checkpoint that was written cannot be loaded"):
-        try:
-            return verify(plan, folder)
-        except AlibiError:
-            check_unchanged(plan.source)  # which would be the reason
-            raise
+        return verify(plan, folder)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Wires the commands. Nothing here or in the command modules imports torch before a command needs it."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -61,6 +62,9 @@ def _options(
 
 def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
+    gc.set_threshold(
+        10_000
+    )  # importing transformers makes objects that stay; looking through them all takes a third as long again
     interrupted = False
 
     def interrupt(signal_number: int, frame: object) -> None:

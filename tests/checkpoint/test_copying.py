@@ -1,8 +1,10 @@
 """How bytes get into a converted checkpoint, and what is made of them on the way."""
 
+import ctypes
 import errno
 import hashlib
 import json
+import mmap
 import os
 import time
 from functools import partial
@@ -92,20 +94,57 @@ def test_a_file_without_bytes_has_a_digest(tmp_path: Path) -> None:
         assert writing.digests() == {"empty": hashlib.sha256(b"").hexdigest()}
 
 
-def test_the_digest_is_of_what_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that copies wrongly, as some did: digests of the source would say that all is well."""
+@pytest.mark.parametrize("piece", [0, 1, 2])
+def test_a_copy_that_is_not_what_it_was_made_of(piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that copies wrongly, as some did: unverified, the digest is at least of what is in the file."""
     source, output = save_tiny("llama", tmp_path / "source"), tmp_path / "out"
+    original = snapshot(source)["model.safetensors"]
+    monkeypatch.setattr(copying, "PIECE_BYTES", (source / "model.safetensors").stat().st_size // 3 + 1)
+    calls = []
 
     def wrong(reader: int, writer: int, n_bytes: int, begin: int) -> int:
         content = bytearray(os.pread(reader, n_bytes, begin))
-        content[-1] ^= 1
+        content[-1] ^= len(calls) % 3 == piece
+        calls.append(begin)
         return os.write(writer, content)
 
     monkeypatch.setattr(os, "copy_file_range", wrong)
+    with pytest.raises(AlibiError, match=r"Verification failed: model\.safetensors is not what"):
+        convert(source, output)
+    assert len(calls) <= piece + 2 and [path.name for path in tmp_path.iterdir()] == ["source"]
+    calls.clear()
     convert(source, output, check=False)
-    facts = json.loads((output / "alibi.json").read_text())
-    assert facts["sha256"]["model.safetensors"] == snapshot(output)["model.safetensors"]
-    assert facts["sha256"]["model.safetensors"] != snapshot(source)["model.safetensors"]
+    digest = json.loads((output / "alibi.json").read_text())["sha256"]["model.safetensors"]
+    assert len(calls) >= 3 and digest == snapshot(output)["model.safetensors"] != original
+
+
+def test_copies_do_not_stay_in_memory(tmp_path: Path) -> None:
+    """Nor does it harm what they are made of, which is read again."""
+
+    def in_memory(path: Path) -> float:
+        """The part of a file that is in the page cache."""
+        pages = -(-path.stat().st_size // mmap.PAGESIZE)
+        found = (ctypes.c_ubyte * pages)()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+            address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(mapped)))
+            assert ctypes.CDLL(None, use_errno=True).mincore(address, ctypes.c_size_t(path.stat().st_size), found) == 0
+            del address
+        return sum(page & 1 for page in found) / pages
+
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(64 << 20))
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    for name, let_go in (("kept", False), ("let go", True)):
+        with Writing() as writing:
+            writing.start(tmp_path / name, partial(copy_file, source, tmp_path / name), let_go=let_go)
+            writing.digests()
+    if in_memory(source) < 0.5:
+        pytest.skip("memory is short here")
+    assert in_memory(tmp_path / "kept") == 1 and in_memory(source) > 0.9
+    if in_memory(tmp_path / "let go") == 1:
+        pytest.skip("this file system is in memory")
+    assert in_memory(tmp_path / "let go") < 0.5
 
 
 def test_linked_shards_are_the_same_file_and_others_are_not(tmp_path: Path) -> None:
@@ -142,8 +181,8 @@ def test_a_file_that_cannot_be_read_back_or_flushed_fails_the_run(
     def broken(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    for what in ("fsync", "_read_on"):
-        monkeypatch.setattr(copying, what, broken)
+    for where, what in ((copying, "fsync"), (copying._Followed, "read_on")):
+        monkeypatch.setattr(where, what, broken)
         with pytest.raises(AlibiError, match="Input/output error"):
             convert(source, tmp_path / "out", check=False)
         monkeypatch.undo()
