@@ -64,7 +64,7 @@ def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
     gc.set_threshold(
         10_000
-    )  # importing transformers makes objects that stay; looking through them all takes a third as long again
+    )  # libraries make objects that stay; looking through them again and again takes a third of their import
     interrupted = False
 
     def interrupt(signal_number: int, frame: object) -> None:
