@@ -8,6 +8,7 @@ from pathlib import Path
 
 RUNTIME_FILES = (
     "alibi_attention.py",
+    "alibi_reach.py",
     "alibi_surgery.py",
     "alibi_policies.py",
     "alibi_rewrite.py",

@@ -8,7 +8,7 @@ only. All entries are negative, so that no mask of zeros and ones can pass for d
 A distance depends on i - j alone, so nothing of size Q x K is made: with the queries in reverse order the bias is a Hankel matrix,
 entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers, and the fused kernel reads it through its strides, a block of
 queries at a time. A block is given the keys from the first to the last that it sees; if some in between are hidden, as at the edges of
-windows and of packed documents, its bias is a copy. Keys too far away to matter are left out, by a bound that is read from the data.
+windows and of packed documents, its bias is a copy. Keys too far away to matter are left out (alibi_reach.py).
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
@@ -21,6 +21,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+from .alibi_reach import reaches
 
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v1"
@@ -219,19 +221,21 @@ def _in_blocks(query, key, value, line, spans, options):
     queries, keys = query.shape[2], key.shape[2]
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
-    reaches, outputs = _reaches(query, key, value, line, *options), []
-    query = query.flip(2)  # row r is query i = Q - 1 - r, at position K - 1 - r
-    for first, reach, parts in zip(range(0, queries, BLOCK), reaches, spans, strict=True):
-        rows, of_batch = query[:, :, first : first + BLOCK], []
-        low, high = keys - first - rows.shape[2], keys - first  # the positions of the block
+    far, far_alone = reaches(query, key, value, line, BLOCK, *options)
+    outputs = []
+    for block, (first, parts) in enumerate(zip(range(0, queries, BLOCK), spans, strict=True)):
+        low, high = max(keys - queries, keys - first - BLOCK), keys - first  # the positions of the block
+        # Row r is query i = Q - 1 - r, at position K - 1 - r.
+        rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
         for batch, begin, end, seen, own in parts:
-            near = [  # what is left out is compared with what a query gives itself
+            gaps = isinstance(seen, torch.Tensor)
+            reach = (far if begin <= low and not gaps else far_alone)[block]
+            near = [  # what is left out is compared with what a query gives its tile, or itself, if it sees them
                 (max(begin, (low - d) // STEP * STEP), min(end, -(-(high + d) // STEP) * STEP)) if own else (begin, end)
                 for d in reach
             ]
             of_heads = []
             for (start, stop), some in _runs(near):  # neighbouring heads with equal spans
-                gaps = isinstance(seen, torch.Tensor)
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
                 bias = bias.unfold(-1, stop - start, 1)[None]  # (1, heads of the run, rows, keys), a view
                 if gaps:
@@ -241,8 +245,8 @@ def _in_blocks(query, key, value, line, spans, options):
                 near_keys = key[batch, some, start:stop], value[batch, some, start:stop]
                 of_heads.append(_attend(rows[batch, some], *near_keys, bias, *options)[0])
             of_batch.append(torch.cat(of_heads, dim=2))
-        outputs.append(torch.cat(of_batch))
-    return torch.cat(outputs, dim=1).flip(1)
+        outputs.append(torch.cat(of_batch).flip(1))
+    return torch.cat(outputs[::-1], dim=1)
 
 
 def _runs(values):
@@ -250,38 +254,6 @@ def _runs(values):
     for value, run in groupby(range(len(values)), values.__getitem__):
         first, *rest = run
         yield value, slice(first, first + len(rest) + 1)
-
-
-@torch.no_grad()
-def _reaches(query, key, value, line, scaling, dropout, softcap, s_aux, *rest):
-    """[blocks][H]: for each block of reversed queries the distance per head beyond which no key changes the result but by rounding.
-
-    Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most
-    b - q.(k_i - c) with q scaled, b being the lesser of |q| max |k - c| and, over dimensions, the sum of max q (k - c). Once m d exceeds
-    that by ln(2^24 n max |v| / |v_i|), all such keys together are less than the rounding of the query's own share p_i v_i: n is the sum of
-    e^(-m d) over d = 0, 1, … on both sides, or K if that is less. A soft cap brings scores closer together, never farther apart.
-    """
-    (heads, queries), keys = query.shape[1:3], key.shape[2]
-    blocks, learning = -(-queries // BLOCK), query.requires_grad or key.requires_grad or value.requires_grad
-    every = blocks == 1 or learning or s_aux is not None or not query.numel()
-    if every or line.shape[1] != heads or line.device.type != "cpu":
-        return [[keys] * heads] * blocks
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, centred, size = query.to(exact) * scaling, key.to(exact), value.abs().amax(-1).to(exact)  # size (B, H, K)
-    centred = centred - centred.mean(2, keepdim=True)
-    sphere = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True)
-    box = query.clamp_min(0) @ centred.amax(2)[..., None] + query.clamp_max(0) @ centred.amin(2)[..., None]
-    own = torch.linalg.vecdot(query, centred[:, :, keys - queries :])
-    bound = torch.minimum(sphere, box[..., 0]) - own  # (B, H, Q)
-    bound = bound + (size.amax(-1, keepdim=True) / size[:, :, keys - queries :]).log()
-    past = line[0, :, 0, :keys].to(exact)  # bias at the distances K - 1 … 0, which never decreases
-    n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)
-    bound = bound + (n * 2 / torch.finfo(exact).eps).log()[:, None] + 1  # 1: the bound is rounded, too
-    bound = bound.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(0).flip(-1)  # (H, Q) in reverse
-    bound = pad(bound, (0, blocks * BLOCK - queries), value=-torch.inf)
-    bound = bound.unflatten(-1, (blocks, BLOCK)).amax(-1)
-    return (keys - 1 - torch.searchsorted(past.contiguous(), -bound)).T.tolist()
 
 
 def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, keeps_weights):

@@ -78,11 +78,11 @@ def test_soft_caps_and_sinks_in_blocks_equal_the_whole() -> None:
 def test_memory_is_linear_in_the_length_and_the_flash_kernel_runs() -> None:
     peaks = []
     with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it refused the view
-        for length in (1024, 2048, 4096):
+        for length in (1024, 4096, 8192):
             q, k, v = qkv(length, heads=3, width=16)
             run = lambda q=q, k=k, v=v, n=length: alibi_attention(layer(STEEP), q, k, v, alibi_distances(1, n, n))[0]  # noqa: E731
             peaks.append(peak_of_allocations(run))
-    assert peaks[2] - peaks[1] <= 2.2 * (peaks[1] - peaks[0]) and peaks[2] < 3 * 4096 * 4096 * 4 / 20
+    assert peaks[1] <= 6 * peaks[0] and peaks[2] <= 8 * peaks[0] and peaks[1] < 3 * 4096 * 4096 * 4 / 40
 
 
 def test_what_touches_the_distances_gets_all_of_them() -> None:
