@@ -62,9 +62,8 @@ def _options(
 
 def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
-    gc.set_threshold(
-        10_000
-    )  # libraries make objects that stay; looking through them again and again takes a third of their import
+    # While libraries load, Python would look through all objects they have made, which stay, again and again.
+    gc.set_threshold(10_000)
     interrupted = False
 
     def interrupt(signal_number: int, frame: object) -> None:
