@@ -73,14 +73,13 @@ def _normal(
 
 
 def _least(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds of each arm: the least of `repeats`, after one call that does not count."""
+    """Seconds of each arm: the least of `repeats`, and of one call more, which warms up."""
     best = dict.fromkeys(arms, float("inf"))
-    for repeat in range(repeats + 1):
+    for _ in range(repeats + 1):
         for name, call in arms.items():
             started = _now()
             call()
-            if repeat:
-                best[name] = min(best[name], _now() - started)
+            best[name] = min(best[name], _now() - started)
     return best
 
 

@@ -221,21 +221,19 @@ def _in_blocks(query, key, value, line, spans, options):
     queries, keys = query.shape[2], key.shape[2]
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
-    far, far_alone = reaches(query, key, value, line, BLOCK, *options)
-    outputs = []
-    for block, (first, parts) in enumerate(zip(range(0, queries, BLOCK), spans, strict=True)):
+    far, outputs = reaches(query, key, value, line, BLOCK, *options), []
+    for first, reach, parts in zip(range(0, queries, BLOCK), far, spans, strict=True):
         low, high = max(keys - queries, keys - first - BLOCK), keys - first  # the positions of the block
         # Row r is query i = Q - 1 - r, at position K - 1 - r.
         rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
         for batch, begin, end, seen, own in parts:
-            gaps = isinstance(seen, torch.Tensor)
-            reach = (far if begin <= low and not gaps else far_alone)[block]
-            near = [  # what is left out is compared with what a query gives its tile, or itself, if it sees them
+            near = [  # what is left out is compared with what a query gives itself
                 (max(begin, (low - d) // STEP * STEP), min(end, -(-(high + d) // STEP) * STEP)) if own else (begin, end)
                 for d in reach
             ]
             of_heads = []
             for (start, stop), some in _runs(near):  # neighbouring heads with equal spans
+                gaps = isinstance(seen, torch.Tensor)
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
                 bias = bias.unfold(-1, stop - start, 1)[None]  # (1, heads of the run, rows, keys), a view
                 if gaps:
