@@ -42,14 +42,16 @@ def measure(
     short: bool, bars: dict[int, float] = BARS, error_lengths: tuple[int, ...] = ERROR_LENGTHS
 ) -> Iterator[Claim]:
     lengths = [length for length in bars if not short or length <= 8192]
-    repeats = 3 if short else 5
+    work = (
+        16384 if short else 65536
+    )  # tokens: short inputs are repeated more often, because noise is a larger part of them
     with torch.no_grad():
         for length in lengths:
-            yield from _times(_normal(length, dtype=DTYPE), length, bars[length], repeats)
+            yield from _times(_normal(length, dtype=DTYPE), length, bars[length], max(2, work // length))
         for name in ("demo-gpt2", "demo-llama"):
             layers = list(_layers_of(name))
             for length in lengths if not short else lengths[-1:]:
-                yield from _times_of_model(name, layers, length, bars[length], repeats)
+                yield from _times_of_model(name, layers, length, bars[length], max(2, work // length))
         yield from _masked(MATERIALISED_AT if MATERIALISED_AT in lengths else lengths[-1])
         yield from _memory([length for length in lengths if length <= 8192])
         yield from _errors([length for length in error_lengths if not short or length != 4096])
@@ -73,9 +75,9 @@ def _normal(
 
 
 def _least(arms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds of each arm: the least of `repeats`, and of one call more, which warms up."""
+    """Seconds of each arm: the least of `repeats`."""
     best = dict.fromkeys(arms, float("inf"))
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for name, call in arms.items():
             started = _now()
             call()
@@ -100,7 +102,7 @@ def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[
     if length == MATERIALISED_AT:
         materialised = build_attention({"name": "sdpa"})
         arms["materialised"] = lambda: materialised(*tensors, slopes)
-    found = _least(arms, repeats if length <= 8192 else 1)
+    found = _least(arms, repeats)
     where = f"attention, {length} tokens, normal"
     yield Claim(claim=where, against="causal, no bias", unit="s", ours=found["ours"], rival=found["plain"], bar=bar)
     if "materialised" in found:
@@ -159,7 +161,7 @@ def _times_of_model(
             "Press slopes": lambda: ours(query, key, value, press),  # noqa: B023
             "look-back slopes": lambda: ours(query, key, value, look_back),  # noqa: B023
         }
-        for arm, seconds in _least(arms, repeats if length <= 8192 else 1).items():
+        for arm, seconds in _least(arms, repeats).items():
             totals[arm] += seconds
     for arm in ("Press slopes", "look-back slopes"):
         yield Claim(
@@ -195,7 +197,7 @@ def _masked(length: int) -> Iterator[Claim]:
 
     for name, mask in masks.items():
         arms = {"ours": lambda: attend(mask, False), "materialised": lambda: attend(mask, True)}  # noqa: B023
-        found = _least(arms, 1)
+        found = _least(arms, 2)
         yield Claim(
             claim=f"attention, {length} tokens, two rows, {name}",
             against="materialised bias",
