@@ -1,7 +1,8 @@
 """Attention with ALiBi against plain causal attention without any bias, which is what the unconverted model pays.
 
-Time is the least of several repeats in which the arms take turns; what each call has to prepare (distances, bias, bound) is timed with it.
-On a CPU it is the CPU time of all threads, waiting for each other included, which other processes do not disturb.
+Time is the least of several repeats in which the arms take turns, spread over minutes, because a virtual machine has slow ones; what each
+call has to prepare (distances, bias, bound) is timed with it. On a CPU it is the CPU time of all threads, waiting for each other included,
+which other processes disturb little.
 Inputs are standard normal, 12 heads of 64, and the queries and keys of the demonstration checkpoints, repeated to the length; their slopes
 are Press's, and those that a look at the original's attention suggests (m = ln(1 + 1 / mean distance), layer by layer). `auto` chooses the
 backend: another on a GPU, in bfloat16. Batches with padding, packed documents and windows are compared with the materialised bias that
@@ -10,6 +11,8 @@ they would otherwise need.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +36,7 @@ HEADS, WIDTH = 12, 64
 BARS = {2048: 1.15, 4096: 1.0, 8192: 0.6, 16384: 0.4, 32768: 0.25}  # of plain attention's time
 AGAINST_MATERIALISED = 0.2  # five times faster
 MATERIALISED_AT = 4096
+ROUNDS = 4  # of all cases
 ERROR_LENGTHS = (512, 4096, 70_000)  # the last beyond 2^16
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -42,16 +46,18 @@ def measure(
     short: bool, bars: dict[int, float] = BARS, error_lengths: tuple[int, ...] = ERROR_LENGTHS
 ) -> Iterator[Claim]:
     lengths = [length for length in bars if not short or length <= 8192]
-    work = (
-        16384 if short else 65536
-    )  # tokens: short inputs are repeated more often, because noise is a larger part of them
     with torch.no_grad():
-        for length in lengths:
-            yield from _times(_normal(length, dtype=DTYPE), length, bars[length], max(2, work // length))
+        cases = [
+            _Case("normal", length, [(_normal(length, dtype=DTYPE), {"": get_slopes(HEADS)})]) for length in lengths
+        ]
         for name in ("demo-gpt2", "demo-llama"):
             layers = list(_layers_of(name))
-            for length in lengths if not short else lengths[-1:]:
-                yield from _times_of_model(name, layers, length, bars[length], max(2, work // length))
+            cases += [_Case(name, length, layers) for length in (lengths if not short else lengths[-1:])]
+        for _ in range(1 if short else ROUNDS):
+            for case in cases:
+                case.run(repeats=max(1, 16384 // case.length))
+        for case in cases:
+            yield from case.claims(bars[case.length])
         yield from _masked(MATERIALISED_AT if MATERIALISED_AT in lengths else lengths[-1])
         yield from _memory([length for length in lengths if length <= 8192])
         yield from _errors([length for length in error_lengths if not short or length != 4096])
@@ -96,28 +102,49 @@ def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
     return scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
-def _times(tensors: Tensors, length: int, bar: float, repeats: int) -> Iterator[Claim]:
-    slopes, ours = get_slopes(HEADS), build_attention({"name": "auto"})
-    arms: dict[str, Callable[[], Any]] = {"plain": lambda: _plain(*tensors), "ours": lambda: ours(*tensors, slopes)}
-    if length == MATERIALISED_AT:
-        materialised = build_attention({"name": "sdpa"})
-        arms["materialised"] = lambda: materialised(*tensors, slopes)
-    found = _least(arms, repeats)
-    where = f"attention, {length} tokens, normal"
-    yield Claim(claim=where, against="causal, no bias", unit="s", ours=found["ours"], rival=found["plain"], bar=bar)
-    if "materialised" in found:
-        yield Claim(
-            claim=where,
-            against="materialised bias",
-            unit="s",
-            ours=found["ours"],
-            rival=found["materialised"],
-            bar=AGAINST_MATERIALISED,
-        )
+@dataclass
+class _Case:
+    """The attention of all layers of a model at one length.
+
+    layers: query, key and value, which are repeated to the length, and {arm: slopes}. least: {arm: seconds} of each layer.
+    """
+
+    name: str
+    length: int
+    layers: list[tuple[Tensors, dict[str, list[float]]]]
+    least: list[dict[str, float]] = field(default_factory=list)
+
+    def run(self, repeats: int) -> None:
+        ours, found = build_attention({"name": "auto"}), []
+        for tensors, slopes in self.layers:
+            tiled = [tensor.repeat(1, 1, self.length // tensor.shape[2], 1).to(DEVICE, DTYPE) for tensor in tensors]
+            arms: dict[str, Callable[[], Any]] = {"plain": partial(_plain, *tiled)}
+            arms |= {arm: partial(ours, *tiled, values) for arm, values in slopes.items()}
+            if self.name == "normal" and self.length == MATERIALISED_AT:
+                arms["materialised"] = partial(build_attention({"name": "sdpa"}), *tiled, slopes[""])
+            found.append(_least(arms, repeats))
+        before = self.least or found
+        self.least = [{arm: min(x[arm], y[arm]) for arm in x} for x, y in zip(before, found, strict=True)]
+
+    def claims(self, bar: float) -> Iterator[Claim]:
+        total = {arm: sum(layer[arm] for layer in self.least) for arm in self.least[0]}
+        plain, materialised = total.pop("plain"), total.pop("materialised", None)
+        for arm, seconds in total.items():
+            where = f"attention, {self.length} tokens, {self.name}" + (f", {arm}" if arm else "")
+            yield Claim(claim=where, against="causal, no bias", unit="s", ours=seconds, rival=plain, bar=bar)
+            if materialised is not None:
+                yield Claim(
+                    claim=where,
+                    against="materialised bias",
+                    unit="s",
+                    ours=seconds,
+                    rival=materialised,
+                    bar=AGAINST_MATERIALISED,
+                )
 
 
-def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
-    """Query, key and value of every layer of a converted demonstration checkpoint on 512 tokens of text, and look-back slopes."""
+def _layers_of(name: str) -> Iterator[tuple[Tensors, dict[str, list[float]]]]:
+    """Query, key and value of every layer of a converted demonstration checkpoint on 512 tokens of text, Press's and look-back slopes."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from alibi_cli import apply_alibi
@@ -144,34 +171,8 @@ def _layers_of(name: str) -> Iterator[tuple[Tensors, list[float]]]:
 
     with registered(catch):
         model(input_ids=ids)
-    yield from zip(caught, slopes, strict=True)
-
-
-def _times_of_model(
-    name: str, layers: list[tuple[Tensors, list[float]]], length: int, bar: float, repeats: int
-) -> Iterator[Claim]:
-    """All layers of a model, one after the other."""
-    ours = build_attention({"name": "auto"})
-    totals = dict.fromkeys(("plain", "Press slopes", "look-back slopes"), 0.0)
-    for tensors, look_back in layers:
-        query, key, value = (tensor.repeat(1, 1, length // tensor.shape[2], 1).to(DEVICE, DTYPE) for tensor in tensors)
-        press = get_slopes(query.shape[1])
-        arms: dict[str, Callable[[], Any]] = {
-            "plain": lambda: _plain(query, key, value),  # noqa: B023
-            "Press slopes": lambda: ours(query, key, value, press),  # noqa: B023
-            "look-back slopes": lambda: ours(query, key, value, look_back),  # noqa: B023
-        }
-        for arm, seconds in _least(arms, repeats).items():
-            totals[arm] += seconds
-    for arm in ("Press slopes", "look-back slopes"):
-        yield Claim(
-            claim=f"attention, {length} tokens, {name}, {arm}",
-            against="causal, no bias",
-            unit="s",
-            ours=totals[arm],
-            rival=totals["plain"],
-            bar=bar,
-        )
+    for tensors, look_back in zip(caught, slopes, strict=True):
+        yield tensors, {"Press slopes": get_slopes(len(look_back)), "look-back slopes": look_back}
 
 
 def _masked(length: int) -> Iterator[Claim]:
