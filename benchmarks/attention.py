@@ -117,11 +117,11 @@ class _Case:
     def run(self, repeats: int) -> None:
         ours, found = build_attention({"name": "auto"}), []
         for tensors, slopes in self.layers:
-            tiled = [tensor.repeat(1, 1, self.length // tensor.shape[2], 1).to(DEVICE, DTYPE) for tensor in tensors]
-            arms: dict[str, Callable[[], Any]] = {"plain": partial(_plain, *tiled)}
-            arms |= {arm: partial(ours, *tiled, values) for arm, values in slopes.items()}
+            query, key, value = (t.repeat(1, 1, self.length // t.shape[2], 1).to(DEVICE, DTYPE) for t in tensors)
+            arms: dict[str, Callable[[], Any]] = {"plain": partial(_plain, query, key, value)}
+            arms |= {arm: partial(ours, query, key, value, values) for arm, values in slopes.items()}
             if self.name == "normal" and self.length == MATERIALISED_AT:
-                arms["materialised"] = partial(build_attention({"name": "sdpa"}), *tiled, slopes[""])
+                arms["materialised"] = partial(build_attention({"name": "sdpa"}), query, key, value, slopes[""])
             found.append(_least(arms, repeats))
         before = self.least or found
         self.least = [{arm: min(x[arm], y[arm]) for arm in x} for x, y in zip(before, found, strict=True)]
