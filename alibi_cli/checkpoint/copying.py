@@ -165,7 +165,7 @@ class Writing:
         arrived(0)  # of a file without a single piece
         assert reading is not None
         reading.result()
-        self._files[target].flushed = self._flushing.submit(fsync, target)
+        self._files[target].flushed = self._flushing.submit(self._files[target].flush)
 
 
 class _Followed:
@@ -178,9 +178,12 @@ class _Followed:
     flushed: Future[None]
 
     def __init__(self, path: Path, let_go: bool, same_as: Path | None) -> None:
-        self._file, self._hash = path.open("rb", buffering=0), hashlib.sha256()
-        self._same_as, self._other = same_as, None if same_as is None else same_as.open("rb", buffering=0)
-        self._let_go = let_go and hasattr(os, "posix_fadvise")
+        self._path, self._same_as, self._let_go = path, same_as, let_go and hasattr(os, "posix_fadvise")
+        self._hash, self._content, self._expected = hashlib.sha256(), bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
+        self._file, self._other = path.open("rb", buffering=0), None
+        if same_as is not None:
+            with explained(f"Cannot read {same_as}"):
+                self._other = same_as.open("rb")
 
     @property
     def digest(self) -> str:
@@ -189,16 +192,23 @@ class _Followed:
     def read_on(self) -> None:
         """
         Raises:
-            AlibiError: the file has other bytes than it must have.
+            AlibiError: the file has other bytes than it must have, or these cannot be read.
         """
-        content, expected = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
-        while n := self._file.readinto(content):
-            self._hash.update(memoryview(content)[:n])
-            # What is beyond n has been compared before.
-            if self._other is not None and (self._other.readinto(memoryview(expected)[:n]) != n or content != expected):
-                name = Path(self._file.name).name
-                raise AlibiError(f"Verification failed: {name} is not what {self._same_as} holds.")
-        if self._let_go:  # what is not on the disk yet is sent there, and let go the next time
+        while n := self._file.readinto(self._content):
+            self._hash.update(memoryview(self._content)[:n])
+            if self._other is not None:
+                with explained(f"Cannot read {self._same_as}"):
+                    m = self._other.readinto(memoryview(self._expected)[:n])
+                if m != n or self._content != self._expected:  # what is beyond n has been compared before
+                    raise AlibiError(f"Verification failed: {self._path.name} is not what {self._same_as} holds.")
+        self._forget()  # what is not on the disk yet is sent there, and let go the next time
+
+    def flush(self) -> None:
+        fsync(self._path)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._let_go:
             os.posix_fadvise(self._file.fileno(), 0, self._file.tell(), os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Large checkpoints are verified without loading them: the bytes of every copied tensor, and what some of the layers compute.
+"""Large checkpoints are verified without loading them: the bytes of the tensors that were kept, and what some of the layers compute.
 
 Weights stay on the disk (transformers' device_map="disk") and pass through memory one module at a time; those of the
 other layers are left alone.
@@ -22,7 +22,7 @@ LAYERS = 3  # of each stack: the first, the middle, the last
 
 
 def check_copied(plan: Plan, folder: Path) -> None:
-    """Compares every tensor of the files that were rewritten with its source, byte by byte. (The others were when they were written.)
+    """Compares every tensor that a rewritten file kept with its source, byte by byte. Files that were copied whole were compared then.
 
     Raises:
         AlibiError: one of them differs, or is not where the index of `folder` says.

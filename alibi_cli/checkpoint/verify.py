@@ -30,7 +30,7 @@ HINT = "Nothing was written under the final name. Please report this with the mo
 def verify(plan: Plan, folder: Path) -> Verification:
     """Reloads `folder` through the files it carries, as a stranger would, and compares what it computes with the surgery in memory.
 
-    Small models are compared whole, in float32 and by their logits; large ones by the bytes of every copied tensor and the hidden states of
+    Small models are compared whole, in float32 and by their logits; large ones by the bytes of rewritten files and the hidden states of
     some layers, in their own type. One model is in memory at a time. The sample is longer than 64 tokens where the source's own limit is
     small, so that a limit that survived the conversion shows.
 

@@ -102,7 +102,7 @@ def write(
 def _write_weights(
     plan: Plan, folder: Path, link: bool, check: bool, on_bytes: Callable[[int], None]
 ) -> dict[str, str]:
-    """Writes the shards and their index; returns {file: sha256}. Those that stay as they are are compared with their sources on the way."""
+    """Writes the shards and their index; returns {file: sha256}. check: compare those that are copied with their sources on the way."""
     placed: dict[str, str] = {}
     replaced, added = plan.learned_tensors()
     untouched = set(plan.untouched)

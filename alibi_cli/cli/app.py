@@ -62,7 +62,7 @@ def _options(
 
 def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
-    # While libraries load, Python would look through all objects they have made, which stay, again and again.
+    # While libraries load, Python would look again and again through what they have made, which stays.
     gc.set_threshold(10_000)
     interrupted = False
 

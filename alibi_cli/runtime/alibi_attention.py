@@ -221,8 +221,8 @@ def _in_blocks(query, key, value, line, spans, options):
     queries, keys = query.shape[2], key.shape[2]
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
-    far, outputs = reaches(query, key, value, line, BLOCK, *options), []
-    for first, reach, parts in zip(range(0, queries, BLOCK), far, spans, strict=True):
+    reach_of_blocks, outputs = reaches(query, key, value, line, BLOCK, *options), []
+    for first, reach, parts in zip(range(0, queries, BLOCK), reach_of_blocks, spans, strict=True):
         low, high = max(keys - queries, keys - first - BLOCK), keys - first  # the positions of the block
         # Row r is query i = Q - 1 - r, at position K - 1 - r.
         rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []

@@ -2,9 +2,9 @@
 
 Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most b - q.(k_i - c)
 with q scaled, b being the lesser of |q| max |k - c| and, over dimensions, the sum of max q (k - c). Once m d exceeds that by
-ln(2^24 n max |v| / |v_i|), all such keys together are less than the rounding of the query's own share p_i v_i: n is the sum of
-e^(-m d) over d = 0, 1, … on both sides, or K if that is less. A soft cap brings scores closer together, never farther apart. c is the mean
-key. See docs/decisions/011-bias-as-a-view.md.
+ln(2 n max |v| / (epsilon |v_i|)), what all such keys give together has a norm below the rounding of the query's own share p_i v_i: n is
+the sum of e^(-m d) over d = 0, 1, … on both sides, or K if that is less; epsilon is that of float32, also for 16 bits. A soft cap brings
+scores closer together, never farther apart. c is the mean key. See docs/decisions/011-bias-as-a-view.md.
 
 Shapes: B batch, H heads, Q queries, which are the last Q of K positions, D head width.
 """
@@ -16,6 +16,7 @@ CACHED = 1 << 18  # numbers that are worked on at a time, and stay in the proces
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)  # which would round products to 16 bits
 def reaches(query, key, value, line, block, scaling, dropout, softcap, s_aux, *rest):
     """[blocks][H]: distances beyond which no key changes the result but by rounding, where queries see themselves; K if that is not known.
 
@@ -45,13 +46,14 @@ def _bound(query, key, value, past, scaling):
     query, centred, size = query.to(exact) * scaling, key.to(exact), value.to(exact).norm(dim=-1).log()
     centred = centred - centred.mean(2, keepdim=True)
     sphere = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True)
-    box = sum((sign * query).clamp_min_(0) @ _largest(sign * centred)[..., None] for sign in (1, -1))
-    own = torch.linalg.vecdot(query, centred[:, :, keys - queries :])
+    # Sums of products, because a setting may let matrix products round their factors.
+    box = sum(((sign * query).clamp_min_(0) * _largest(sign * centred)[:, :, None]).sum(-1) for sign in (1, -1))
+    own = (query * centred[:, :, keys - queries :]).sum(-1)
     epsilon = torch.finfo(exact).eps
     rounding = 4 * width * epsilon * sphere  # of the products
     n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)
     margin = (n * 2 / epsilon).log()[:, None] + size.amax(-1, keepdim=True) - size[:, :, keys - queries :]
-    return torch.minimum(sphere, box[..., 0]) - own + rounding + margin
+    return torch.minimum(sphere, box) - own + rounding + margin
 
 
 def _largest(vectors):

@@ -1,12 +1,15 @@
 """Keys are left out only where a bound from the data proves that they do not matter: ordinary and adversarial inputs."""
 
+import inspect
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from alibi_cli.runtime import alibi_attention as runtime
-from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
+from alibi_cli.runtime import alibi_reach
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_bias
 
 LENGTH, HEADS, WIDTH = 1500, 6, 16
 SLOPES = [0.5, 0.5, 0.0, 0.05, 16.0, 0.2]
@@ -25,9 +28,9 @@ def needle(generator):
 
 
 def heavy_values(generator):
-    """Far values so large that a weight of e^-44 shows."""
+    """Far values so large that a weight of e^-33 shows."""
     q, k, v = ordinary(generator)
-    v[:, :, :200] *= 1e20
+    v[:, :, :200] *= 1e15
     return q, k, v
 
 
@@ -94,6 +97,78 @@ def test_soft_caps_scales_and_low_precision() -> None:
         distances = Compact.of(600, LENGTH, True, "cpu")
         difference = attend(*low, distances).double() - attend(*low, distances.entries()).double()
         assert difference.abs().max() <= 2**-6  # two roundings of an output of size 2 .. 4
+
+
+def tuned(generator, kind: str):
+    """(query, key, value, slopes): scores of some size, and slopes with which the bound ends among the keys."""
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (150, 331, 331))
+    size = 10 ** float(torch.empty(()).uniform_(-1, 2, generator=generator))
+    if kind == "ordinary":
+        q, k, score = size * q, size * k, 8**0.5 * size**2
+    else:  # all along one direction, or along the diagonals of the box
+        along = torch.randn(2, 3, 1, 8, generator=generator)
+        along = along / along.norm(dim=-1, keepdim=True) if kind == "needle" else along.sign() / 8**0.5
+        q, k, score = size * along.expand_as(q), size * along * k[..., :1], 4 * size**2
+        k[:, :, 3] = 4 * size * along[:, :, 0]
+    v = v * 10 ** (3 * torch.randn(2, 3, 331, 1, generator=generator))
+    return q, k, v, [score / 100, score / 50, score / 20]
+
+
+def weight_left_out(q, k, v, slopes):
+    """ln of what is left out of a query's sum, in units of the rounding of its own share: at most nought. Every query is a block."""
+    queries, keys = q.shape[2], k.shape[2]
+    line = alibi_bias(Compact.of(queries, keys, False, "cpu").line, slopes, q.dtype)
+    reach = torch.tensor(alibi_reach.reaches(q, k, v, line, 1, 1.0, 0.0, None, None)).flip(0).T  # (H, Q)
+    place = torch.arange(keys - queries, keys)
+    distance = (place[:, None] - torch.arange(keys)).abs()
+    scores = q.double() @ k.double().mT - distance * torch.tensor(slopes).double()[:, None, None]
+    own = scores.gather(3, place[:, None].expand(*scores.shape[:3], 1))
+    size = v.double().norm(dim=-1).log()
+    more = scores - own + size[:, :, None] - size[:, :, -queries:, None]
+    left_out = distance > reach[..., None]
+    return more.masked_fill(~left_out, -torch.inf).logsumexp(-1).max().item() - math.log(2**-24)
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "needle", "diagonal"])
+def test_what_is_left_out_is_less_than_rounding(kind: str) -> None:
+    generator, found = torch.Generator().manual_seed(7), []
+    for _ in range(20):
+        q, k, v, slopes = tuned(generator, kind)
+        found.append(weight_left_out(q, k, v, slopes))
+        found.append(weight_left_out(q, k + 1000 * torch.randn(2, 3, 1, 8, generator=generator), v, slopes))
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(weight_left_out(q, k, v, slopes))
+    assert max(found) <= 0 and sum(math.isfinite(each) for each in found) >= 30  # else nothing was left out
+
+
+TOO_LITTLE = {
+    "half the sphere and the box": lambda source: source.replace("torch.minimum(sphere, box)", "torch.minimum(sphere, box) / 2"),
+    "nothing for the own key": lambda source: source.replace(" - own", ""),
+    "half the values": lambda source: source.replace("value.to(exact).norm(dim=-1).log()", "value.to(exact).norm(dim=-1).log() / 2"),
+    "one side of the box": lambda source: source.replace("(1, -1))", "(1,))"),
+    "no margin": lambda source: source.replace("(n * 2 / epsilon).log()[:, None] + ", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TOO_LITTLE)
+def test_a_bound_that_is_too_little_is_noticed(what: str, monkeypatch) -> None:
+    source = inspect.getsource(alibi_reach)
+    wrong = TOO_LITTLE[what](source)
+    assert wrong != source
+    changed: dict = {}
+    exec(compile(wrong, "wrong", "exec"), changed)
+    monkeypatch.setattr(alibi_reach, "reaches", changed["reaches"])
+    generator = torch.Generator().manual_seed(7)
+    excesses = [
+        weight_left_out(*tuned(generator, kind)) for kind in ("ordinary", "needle", "diagonal") for _ in range(20)
+    ]
+    assert max(excesses) > 0
+
+
+def test_the_largest_of_each_dimension() -> None:
+    for keys in (5, 32, 64, 331):
+        vectors = torch.randn(2, 3, keys, 4, generator=torch.Generator().manual_seed(keys))
+        assert torch.equal(alibi_reach._largest(vectors), vectors.amax(2))
 
 
 def keys_read(monkeypatch, inputs, **options):

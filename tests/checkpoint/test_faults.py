@@ -25,6 +25,7 @@ from alibi_cli.checkpoint.source import open_source
 from alibi_cli.checkpoint.writer import write
 from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_here
+from tests.models import save_tiny
 
 
 @contextlib.contextmanager
@@ -214,6 +215,30 @@ def test_read_errors_at_many_places(tiny_gpt2: Path, tmp_path: Path, monkeypatch
             convert(tiny_gpt2, tmp_path / "out", check=False)
         monkeypatch.undo()
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_read_errors_in_a_file_that_stays_as_it_is(nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened to look for NaN, to be copied, and to be compared with its copy."""
+    plan = make_plan(open_source(str(save_tiny("llama", tmp_path / "source"))), tmp_path / "out")
+    real, opened = Path.open, 0
+
+    def opening(self: Path, mode: str = "r", *args, **options):
+        nonlocal opened
+        file = real(self, mode, *args, **options)
+        if self == tmp_path / "source" / "model.safetensors":
+            opened += 1
+            return Failing(file, 0) if opened == nth + 1 else file
+        return file
+
+    monkeypatch.setattr(Path, "open", opening)
+    for kernel in ("copy_file_range", "sendfile"):
+        monkeypatch.setattr(os, kernel, broken)
+    with pytest.raises(AlibiError, match=r"Cannot read .*source/model\.safetensors: Input/output error"):
+        write(plan)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert write(plan).verified
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
