@@ -141,6 +141,15 @@ def test_what_is_left_out_is_less_than_rounding(kind: str) -> None:
     assert max(found) <= 0 and sum(math.isfinite(each) for each in found) >= 30  # else nothing was left out
 
 
+def test_autocast_does_not_round_the_bound() -> None:
+    """A slope so small beside the scores that one distance more is far less than the rounding of a score to 16 bits."""
+    q, k, v = torch.full((1, 1, 400, 64), 18.25), torch.zeros(1, 1, 2048, 64), torch.ones(1, 1, 2048, 1)
+    k[:, :, :64] = 1.0
+    slopes = [(q[0, 0, 0] @ k[0, 0, 0]).item() / distance for distance in range(1715, 1745)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert max(weight_left_out(q * x, k, v, [slope * x]) for x in (1.0, 4.3, 16.7) for slope in slopes) <= 0
+
+
 TOO_LITTLE = {
     "half the sphere and the box": lambda source: source.replace("torch.minimum(sphere, box)", "torch.minimum(sphere, box) / 2"),
     "nothing for the own key": lambda source: source.replace(" - own", ""),
