@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
-from alibi_cli.runtime.alibi_surgery import origin
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
 if TYPE_CHECKING:
@@ -21,21 +21,22 @@ REFUSED = {
 CONVERTED = "alibi_"  # prefix of a converted model_type
 
 
-def family_policies() -> dict[str, list[tuple[str, str, str]]]:
-    """{family: [(module class, what its policy does, file:line)]}, families in alphabetical order."""
+def family_policies(name: str = DEFAULT_POLICY) -> dict[str, list[tuple[str, str, str]]]:
+    """{family: [(module class, what its policy does, file:line)]} of a named policy, families in alphabetical order."""
     table: dict[str, list[tuple[str, str, str]]] = {}
-    for key, policy in policy_registry.items():
+    for key, policy in policy_registry.named(name).items():
         path = key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}"
         module, _, name = path.rpartition(".")
         table.setdefault(_family_of_module(module), []).append((name, policy.__name__, origin(policy)))
     return dict(sorted(table.items()))
 
 
-def verified_against(family: str) -> str:
+def verified_against(family: str, policy: str = DEFAULT_POLICY) -> str:
     """What the tests of this package compare a family with; nothing is known of a plug-in's."""
     path = f"transformers.models.{family}."
-    keys = [key for key in policy_registry if isinstance(key, str) and key.startswith(path)]
-    built_in = any(policy_registry.registered_by[key].startswith("alibi_cli.runtime.") for key in keys)
+    registry = policy_registry.named(policy)
+    keys = [key for key in registry if isinstance(key, str) and key.startswith(path)]
+    built_in = any(registry.registered_by[key].startswith("alibi_cli.runtime.") for key in keys)
     return "float64 reference" if built_in else "–"
 
 
@@ -70,9 +71,44 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
     return int(length)
 
 
-def mechanism(family: str) -> str:
-    """How the family's positions are removed: the name of the policy that is not the attention's."""
-    return ", ".join(name for _, name, _ in family_policies()[family] if name != take_bias.__name__)
+def policy_names() -> list[str]:
+    """The policies that somebody has registered functions for, the default one first."""
+    return [name for name, registry in policy_registry.policies.items() if registry]
+
+
+def mechanism(family: str, policy: str = DEFAULT_POLICY) -> str:
+    """How the family's positions are removed, or kept: the names of the functions that are not the attention's alone."""
+    names = [name for _, name, _ in family_policies(policy)[family] if name != take_bias.__name__]
+    return ", ".join(names) or "positions kept"
+
+
+def check_policy(config: "PreTrainedConfig", policy: str, where: str) -> None:
+    """
+    Raises:
+        AlibiError: there is no such policy, or it does not know the family.
+    """
+    if policy not in policy_names():
+        close = difflib.get_close_matches(policy, policy_names(), n=1)
+        raise AlibiError(
+            f"There is no policy {policy!r}; there are {', '.join(policy_names())}.",
+            f"Did you mean {close[0]}?" if close else None,
+            EXIT_USAGE,
+        )
+    family = family_of(config.model_type)
+    if family in family_policies(policy):
+        return
+    replaced = mechanism(family) if family in family_policies() else ""
+    if policy == "add" and "own_bias" in replaced:
+        reason = f"{where} has ALiBi already, so there is nothing to add; policy replace changes its slopes"
+    elif policy == "add" and replaced:
+        reason = (
+            f"Policy add needs a rotation, which has no end; the position embeddings of {where} end at {trained_length(config)} tokens. "
+            "Use policy replace"
+        )
+    else:
+        known = [name for name in policy_names() if family in family_policies(name)]
+        reason = f"Policy {policy} does not know the family {family}, which {', '.join(known)} does"
+    raise AlibiError(f"{reason}.", exit_code=EXIT_USAGE)
 
 
 def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
@@ -94,11 +130,11 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
         )
     if reason := REFUSED.get(model_type):
         raise AlibiError(f"Model type {model_type!r} is not converted: {reason}.", exit_code=EXIT_USAGE)
-    known = family_policies()
+    known = {family for name in policy_names() for family in family_policies(name)}
     if family_of(model_type) not in known or model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(family_of(model_type), known, n=1, cutoff=0)
         raise AlibiError(
-            f"Model type {model_type!r} is not supported. Supported: {', '.join(known)}. The closest is {close[0]}.",
+            f"Model type {model_type!r} is not supported. Supported: {', '.join(sorted(known))}. The closest is {close[0]}.",
             exit_code=EXIT_USAGE,
         )
     check_plausible(raw, where)

@@ -2,9 +2,11 @@
 
     python scripts/train_demo.py gpt2  --output presets/demo-gpt2
     python scripts/train_demo.py llama --output presets/demo-llama
+    python scripts/train_demo.py other-llama --steps 2000 --batch-size 16 --seed 777 --output build/other-llama
 
-Byte-level models with a context of 512: a GPT-2 (learned position table) and a Llama (rotary positions, grouped-query
-attention), each under 4 MB in float32. Only the training documents are read; the held-out ones are scored at the end and the figure
+Byte-level models with a context of 512: a GPT-2 (learned position embeddings) and a Llama (rotary positions, grouped-query
+attention), each under 4 MB in float32. The other Llama is not in the repository: it has another shape, a context of 256 and another order
+of its text, and shows whether a recipe that was found on the first one holds on a model that had no part in finding it. Only the training documents are read; the held-out ones are scored at the end and the figure
 is written to training_log.json beside the weights, with the seed, the versions and the loss curve.
 """
 
@@ -30,11 +32,11 @@ from transformers import (
 
 from alibi_cli.evaluation.python_docs import documents
 
-CONTEXT = 512
+CONTEXT = {"gpt2": 512, "llama": 512, "other-llama": 256}
 END_OF_TEXT = "<|endoftext|>"
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(context: int) -> PreTrainedTokenizerFast:
     """One token per byte (ids 0-255 in byte-alphabet order) and an end-of-text token (id 256)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
@@ -44,24 +46,28 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
-        model_max_length=CONTEXT,
+        model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
 
 
 def build(family: str, eos: int) -> torch.nn.Module:
+    context = CONTEXT[family]
     shared = dict(vocab_size=eos + 1, bos_token_id=eos, eos_token_id=eos, pad_token_id=eos)
     if family == "gpt2":
         drop = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-        return GPT2LMHeadModel(GPT2Config(n_positions=CONTEXT, n_embd=128, n_layer=4, n_head=8, **drop, **shared))
+        return GPT2LMHeadModel(GPT2Config(n_positions=context, n_embd=128, n_layer=4, n_head=8, **drop, **shared))
+    shape = dict(
+        hidden_size=128, intermediate_size=352, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=4
+    )
+    if family == "other-llama":
+        shape = dict(
+            hidden_size=144, intermediate_size=400, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6
+        )
     return LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=5,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=CONTEXT,
+            **shape,
+            max_position_embeddings=context,
             tie_word_embeddings=True,
             **shared,
         )
@@ -77,25 +83,28 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, held_out: bool) -> torch.Te
 
 
 class RandomWindows(torch.utils.data.Dataset):
-    """`size` windows of CONTEXT tokens at random offsets of the stream; the offsets are drawn once from the seed."""
+    """`size` windows of `context` tokens at random offsets of the stream; the offsets are drawn once from the seed."""
 
-    def __init__(self, stream: torch.Tensor, size: int, seed: int):
+    def __init__(self, stream: torch.Tensor, context: int, size: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
-        self.stream, self.offsets = stream, torch.randint(0, len(stream) - CONTEXT, (size,), generator=generator)
+        self.stream, self.context = stream, context
+        self.offsets = torch.randint(0, len(stream) - context, (size,), generator=generator)
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        window = self.stream[self.offsets[index] : self.offsets[index] + CONTEXT].long()
+        window = self.stream[self.offsets[index] : self.offsets[index] + self.context].long()
         return {"input_ids": window, "labels": window}
 
 
 @torch.no_grad()
-def held_out_bits_per_byte(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> tuple[float, int]:
-    """Non-overlapping windows of CONTEXT tokens, every byte scored once except the first of a window; one token is one byte."""
+def held_out_bits_per_byte(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, context: int
+) -> tuple[float, int]:
+    """Non-overlapping windows of `context` tokens, every byte scored once except the first of a window; one token is one byte."""
     stream = token_stream(tokenizer, held_out=True)
-    windows = stream[: len(stream) // CONTEXT * CONTEXT].view(-1, CONTEXT).long()
+    windows = stream[: len(stream) // context * context].view(-1, context).long()
     total, count = 0.0, 0
     for batch in windows.split(16):
         logits = model(batch).logits[:, :-1].flatten(0, 1)
@@ -106,7 +115,7 @@ def held_out_bits_per_byte(model: torch.nn.Module, tokenizer: PreTrainedTokenize
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=["gpt2", "llama"])
+    parser.add_argument("family", choices=list(CONTEXT))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -118,7 +127,8 @@ def main() -> None:
     args = parser.parse_args()
 
     transformers.set_seed(args.seed)
-    tokenizer = byte_tokenizer()
+    context = CONTEXT[args.family]
+    tokenizer = byte_tokenizer(context)
     model = build(args.family, tokenizer.eos_token_id)
     parameters = sum(p.numel() for p in model.parameters())
     stream = token_stream(tokenizer, held_out=False)
@@ -143,15 +153,15 @@ def main() -> None:
         use_cpu=True,
         disable_tqdm=True,
     )
-    data = RandomWindows(stream, args.steps * args.batch_size, args.seed)
+    data = RandomWindows(stream, context, args.steps * args.batch_size, args.seed)
     trainer = Trainer(model=model, args=training, train_dataset=data)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
     seconds = time.monotonic() - started
 
     model.eval()
-    bits, scored = held_out_bits_per_byte(model, tokenizer)
-    print(f"held-out bits per byte at {CONTEXT} tokens: {bits:.4f} over {scored:,} bytes", flush=True)
+    bits, scored = held_out_bits_per_byte(model, tokenizer, context)
+    print(f"held-out bits per byte at {context} tokens: {bits:.4f} over {scored:,} bytes", flush=True)
     model.config.use_cache = True  # the trainer turned it off
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
@@ -160,9 +170,9 @@ def main() -> None:
         f" --learning-rate {args.learning_rate} --seed {args.seed}",
         "seed": args.seed,
         "parameters": parameters,
-        "training_tokens": args.steps * args.batch_size * CONTEXT,
+        "training_tokens": args.steps * args.batch_size * context,
         "distinct_training_bytes": len(stream),
-        "held_out_bits_per_byte_at_512": bits,
+        f"held_out_bits_per_byte_at_{context}": bits,
         "held_out_bytes_scored": scored,
         "seconds": round(seconds),
         "versions": {

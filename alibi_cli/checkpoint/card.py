@@ -5,6 +5,7 @@ from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
 from alibi_cli.checkpoint.plan import Plan
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
 # Taken out when the model is trained further.
@@ -35,6 +36,19 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     )
     if plan.added:
         weights = f"One constant vector stands where positions were added. {weights}"
+    bias = "−m·max(0, |i−j| − o)" if plan.offsets is not None else "−m·|i−j|"
+    if plan.sinks:
+        bias += f", except those of the first {plan.sinks} tokens of a document"
+    if plan.policy == DEFAULT_POLICY:
+        change = f"""with its positional encoding replaced by attention with linear biases
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""
+    elif plan.policy == "add":
+        change = f"""with linear biases
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)) added to its attention: scores get {bias} per head.
+**Its own positional encoding is still there**, unchanged: this is not textbook ALiBi."""
+    else:
+        change = f"""with the policy `{plan.policy}` of a plug-in, and linear biases
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)) in its attention: scores get {bias} per head."""
     return str(
         ModelCard(
             f"""---
@@ -43,8 +57,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 
 # {name} with ALiBi positions
 
-`{name}`{at}, with its positional encoding replaced by attention with linear biases
-([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get −m·|i−j| per head instead of position embeddings.
+`{name}`{at}, {change}
 {weights} {UNTRAINED}Measure it with `alibi eval` before you use it.
 
 ```python
@@ -60,7 +73,9 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 | | |
 |---|---|
 | family | {plan.family} |
+| policy | {plan.policy} |
 | slopes | {plan.slopes_scheme} |
+| attention sinks | {plan.sinks} |
 | trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |

@@ -15,11 +15,13 @@ SAFETENSORS = {dtype: name for name, dtype in DTYPES.items() if name.isupper()}
 
 @dataclass(frozen=True)
 class Learned:
-    """added: position vectors; changed: normalisation weights; both {the converted model's name: tensor}, without numbers (on the meta
+    """slopes, offsets, sinks: see `apply_alibi`. added: position vectors; changed: normalisation weights; both {the converted model's name: tensor}, without numbers (on the meta
     device) in a plan that is only looked at. record: how they came about, for alibi.json."""
 
     scheme: str
     slopes: Slopes
+    offsets: Slopes | None = None
+    sinks: int = 0
     added: dict[str, torch.Tensor] = field(default_factory=dict)
     changed: dict[str, torch.Tensor] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,8 @@ class MetaSurgery:
     """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
     because they are tied to others or made anew."""
 
-    def __init__(self, cls: Any, config: Any, promised: int, slopes: Slopes, position_vector: bool):
+    def __init__(self, cls: Any, config: Any, promised: int, policy: str, slopes: Slopes, **settings: Any):
+        """settings: sinks, offsets and position_vector of `apply_alibi`."""
         with torch.device("meta"):
             try:
                 model = cls(copy.deepcopy(config))
@@ -48,12 +49,13 @@ class MetaSurgery:
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self.prefix, self.state = model.base_model_prefix, model.state_dict()
-        known = policy_registry.loaded()
+        registry = policy_registry.named(policy)
+        known = registry.loaded()
         matched = {cls for module in model.modules() for cls in known if isinstance(module, cls)}
         defined = {cls.__module__ for cls in (type(model), *matched)}
-        self.sources = defined.union(*(policy_registry.sources(cls) for cls in matched))
+        self.sources = defined.union(*(registry.sources(cls) for cls in matched))
         try:
-            apply_alibi(model, promised, slopes=slopes, position_vector=position_vector)
+            apply_alibi(model, promised, slopes=slopes, policy=policy, **settings)
         except ValueError as error:
             raise AlibiError(str(error)) from None
         self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -15,11 +15,13 @@ from alibi_cli.checkpoint.meta import MetaSurgery, check_tensors
 from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import config_of, family_of, mechanism, model_class, trained_length
+from alibi_cli.families import check_policy, config_of, family_of, mechanism, model_class, trained_length
 from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
+from alibi_cli.surgery.apply import alibi_settings, rotation_reads_length
 
 RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
 # Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.
@@ -30,6 +32,7 @@ LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_at
 class Plan:
     """Everything that `convert` is going to do, before any weight is read.
 
+    policy, slopes, offsets, sinks: see `apply_alibi`. position_vector: a constant vector stands where a table was. mechanism: in words.
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
     which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
@@ -40,9 +43,13 @@ class Plan:
     source: Source
     output: Path
     family: str
+    policy: str
     mechanism: str
     slopes_scheme: str
     slopes: Slopes
+    offsets: Slopes | None
+    sinks: int
+    position_vector: bool
     max_sequence_length: int
     trained_length: int
     config: dict[str, Any]
@@ -87,6 +94,17 @@ class Plan:
         )
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `apply_alibi` but the model and the length."""
+        return {
+            "policy": self.policy,
+            "slopes": self.slopes,
+            "offsets": self.offsets,
+            "sinks": self.sinks,
+            "position_vector": self.position_vector,
+        }
+
+    @property
     def kept_by_shard(self) -> dict[Path, list[str]]:
         """{weight file of the source: its tensors that stay}, of the files of which any stays. The first takes those that are added."""
         kept: dict[Path, list[str]] = {shard: [] for shard in self.source.shards}
@@ -121,9 +139,12 @@ class Plan:
             "base_model_type": self.family,
             "model_type": self.config["model_type"],
             "policy": self.family,
+            "policy_name": self.policy,
             "mechanism": self.mechanism,
             "slopes_scheme": self.slopes_scheme,
             "slopes": self.slopes,
+            "offsets": self.offsets,
+            "sinks": self.sinks,
             "trained_length": self.trained_length,
             "max_sequence_length": self.max_sequence_length,
             "tensors": {
@@ -153,18 +174,23 @@ def make_plan(
     slopes: str | Learned = "press",
     max_bias: float | None = None,
     max_sequence_length: int | None = None,
+    policy: str = DEFAULT_POLICY,
+    sinks: int | None = None,
 ) -> Plan:
     """Plans a conversion.
 
     Args:
+        policy: "replace", "add", or a plug-in's; see `apply_alibi`.
+        sinks: how many first tokens of every document get no bias; what calibration chose, or 0, if not given.
         slopes: "press", the path of a JSON file with one list of slopes, or one list per layer, or what calibration learned.
         max_bias: the exponent of the gentlest slope, instead of Press's 8.
         max_sequence_length: what the config promises; four times the trained length if not given.
 
     Raises:
-        AlibiError: unsupported family, slopes that do not fit, or weights that do not fit the config.
+        AlibiError: unsupported family or policy, slopes that do not fit, or weights that do not fit the config.
     """
     config = config_of(source.config, source.name)
+    check_policy(config, policy, source.name)
     cls = model_class(config)
     trained = trained_length(config) or 0
     promised = max_sequence_length or 4 * trained
@@ -175,18 +201,21 @@ def make_plan(
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
     learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)
+    if sinks is None:
+        sinks = learned.sinks if learned is not None else 0
+    settings = {"sinks": sinks, "offsets": None if learned is None else learned.offsets}
+    settings["position_vector"] = learned is not None and bool(learned.added)
 
-    meta = MetaSurgery(cls, config, promised, values, position_vector=learned is not None and bool(learned.added))
+    meta = MetaSurgery(cls, config, promised, policy, values, **settings)
     check_tensors(source, meta)
     names = {name: meta.name_of(name)[0] for name in source.tensors}
     dropped = [name for name in names if names[name] in meta.dropped]
     changed = {name: names[name] for name in names if learned is not None and names[name] in learned.changed}
     architecture = f"Alibi{cls.__name__}"
-    new_config = _converted_config(source.config, config, architecture, values, promised)
+    keys = alibi_settings(policy, values, **settings)
+    new_config = _converted_config(source.config, config, architecture, keys, promised)
     if meta.rotary_scaling not in (None, 1.0):
         new_config["alibi_rotary_scaling"] = meta.rotary_scaling
-    if learned is not None and learned.added:
-        new_config["alibi_position_vector"] = True
     edited = _edited_tokenizer_config(source, trained, promised)
     carried = [
         path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED}
@@ -196,9 +225,11 @@ def make_plan(
         source=source,
         output=output,
         family=config.model_type,
-        mechanism=mechanism(family_of(config.model_type)),
+        policy=policy,
+        mechanism=mechanism(family_of(config.model_type), policy),
         slopes_scheme=scheme,
         slopes=values,
+        **settings,
         max_sequence_length=promised,
         trained_length=trained,
         config=new_config,
@@ -234,21 +265,22 @@ def _slopes(slopes: str | Learned, max_bias: float | None, heads: int, layers: i
 
 
 def _converted_config(
-    raw: dict[str, Any], config: Any, architecture: str, slopes: Slopes, promised: int
+    raw: dict[str, Any], config: Any, architecture: str, keys: dict[str, Any], promised: int
 ) -> dict[str, Any]:
     """The source's config.json with the fewest changes: everything that conversion does not concern stays as it was written."""
     length_key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
     if hasattr(config, "max_seq_len"):  # MPT
         length_key = "max_seq_len"
     kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
+    replaces = keys.get("alibi_policy", DEFAULT_POLICY) == DEFAULT_POLICY
     return {
         **kept,
         "architectures": [architecture],
         "auto_map": auto_map_for(config.model_type),
         "model_type": f"alibi_{config.model_type}",
-        "alibi_slopes": slopes,
+        **keys,
         "alibi_max_sequence_length": promised,
-        length_key: promised,
+        **({length_key: promised} if replaces or not rotation_reads_length(config) else {}),
     }
 
 

@@ -31,6 +31,7 @@ class Verification(BaseModel):
 class ConvertReport(BaseModel):
     """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
     were not calibrated. trained_length: tokens that the source's positions were made for.
+    policy: the family, as version 0.1.0 had it; policy_name: "replace", "add" or a plug-in's. offsets, sinks: see `apply_alibi`.
     non_finite: kept tensors that hold a NaN or an Inf."""
 
     output: str
@@ -40,9 +41,12 @@ class ConvertReport(BaseModel):
     base_model_type: str
     model_type: str
     policy: str
+    policy_name: str
     mechanism: str
     slopes_scheme: str
     slopes: list[Any]
+    offsets: list[Any] | None
+    sinks: int
     trained_length: int
     max_sequence_length: int
     tensors: Tensors

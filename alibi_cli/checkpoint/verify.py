@@ -66,7 +66,9 @@ def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
     del source
     gc.collect()
     reloaded = reload(folder, plan.architecture, load_layers)
-    if reloaded.config.alibi_slopes != plan.slopes:  # those of the other layers too
+    config = reloaded.config
+    written = config.alibi_slopes, config.alibi_offsets, config.alibi_sinks or 0
+    if written != (plan.slopes, plan.offsets, plan.sinks):  # those of the other layers too
         raise AlibiError("Verification failed: config.json does not hold the slopes of the plan.", HINT)
     found, _ = outputs_of_layers(reloaded, 1, length)
     return Verification(
@@ -87,7 +89,7 @@ def _surgery_in_memory(plan: Plan, load: Load = _load_whole) -> PreTrainedModel:
     config = config_of(plan.source.config, plan.source.name)
     model = load(model_class(config), plan.source.folder, config=config)
     changed, added = plan.learned_tensors()
-    apply_alibi(model, plan.max_sequence_length, slopes=plan.slopes, position_vector=bool(added))
+    apply_alibi(model, plan.max_sequence_length, **plan.settings)
     for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
         module = model.get_submodule(name.rpartition(".")[0])
         if hasattr(module, "_hf_hook"):  # it comes from the disk whenever it is used; it is to stay in memory

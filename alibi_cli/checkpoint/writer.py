@@ -72,9 +72,12 @@ def write(
             base_model_type=plan.family,
             model_type=plan.config["model_type"],
             policy=plan.family,
+            policy_name=plan.policy,
             mechanism=plan.mechanism,
             slopes_scheme=plan.slopes_scheme,
             slopes=plan.slopes,
+            offsets=plan.offsets,
+            sinks=plan.sinks,
             trained_length=plan.trained_length,
             max_sequence_length=plan.max_sequence_length,
             tensors=Tensors(

@@ -113,8 +113,10 @@ def plan(
     context: typer.Context,
     model: options.Model,
     output_folder: options.Output = None,
+    policy: options.Policy = "replace",
     slopes: options.SlopesFrom = "press",
-    calibrate: options.Calibrate = "distil",
+    sinks: options.Sinks = None,
+    calibrate: options.Calibrate = None,
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
@@ -127,39 +129,47 @@ def plan(
 
     load_plugins(plugin)
     given: dict[str, Any] = dict(
-        slopes=slopes, calibrate=calibrate, max_bias=max_bias, max_sequence_length=max_sequence_length
+        policy=policy,
+        slopes=slopes,
+        sinks=sinks,
+        calibrate=calibrate,
+        max_bias=max_bias,
+        max_sequence_length=max_sequence_length,
     )
     print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, True), json)
 
 
 @app.command()
 def policies(plugin: options.Plugin = None, json: options.Json = False) -> None:
-    """The registered policies: which module classes of which families are rewritten, how, and where that is written."""
+    """The registered policies: which families have which, which module classes each rewrites, how, and where that is written."""
     from alibi_cli.cli.quiet import quiet_libraries
 
     quiet_libraries()
     load_plugins(plugin)
-    from alibi_cli.families import family_policies, verified_against
+    from alibi_cli.families import family_policies, policy_names, verified_against
 
     found = [
         {
             "family": family,
+            "policy_name": name,
             "module": module,
             "policy": policy,
             "origin": origin,
-            "verified_against": verified_against(family),
+            "verified_against": verified_against(family, name),
         }
-        for family, rows in family_policies().items()
+        for name in policy_names()
+        for family, rows in family_policies(name).items()
         for module, policy, origin in rows
     ]
+    found.sort(key=lambda row: row["family"])
     if json:
         by_family: dict[str, list[dict[str, str]]] = {}
         for row in found:
             by_family.setdefault(row["family"], []).append({key: row[key] for key in row if key != "family"})
         output.print_json(by_family)
         return
-    columns = ["family", "module class", "policy", "origin", "verified against"]
-    rows = [[*list(row.values())[:3], _in_package(row["origin"]), row["verified_against"]] for row in found]
+    columns = ["family", "policy", "module class", "function", "origin", "verified against"]
+    rows = [[*list(row.values())[:4], _in_package(row["origin"]), row["verified_against"]] for row in found]
     output.print_table(None, columns, rows)
 
 

@@ -41,6 +41,22 @@ TrustRemoteCode = Annotated[
         rich_help_panel="Dangerous options",
     ),
 ]
+Policy = Annotated[
+    str,
+    typer.Option(
+        metavar="replace|add|NAME",
+        help="replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a rotation that stays. "
+        "NAME: a plug-in's policy.",
+    ),
+]
+Sinks = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration chooses.",
+        show_default=False,
+    ),
+]
 SlopesFrom = Annotated[
     str,
     typer.Option(
@@ -50,10 +66,12 @@ SlopesFrom = Annotated[
     ),
 ]
 Calibrate = Annotated[
-    Literal["look-back", "distil", "distil+norms"],
+    Literal["reach", "look-back", "distil", "distil+norms"] | None,
     typer.Option(
-        help="How --slopes calibrated finds them: from how far each head looks back, without training; by distilling slopes (and one "
-        "vector in place of a position table); or these and the normalisation weights."
+        help="How --slopes calibrated finds slopes. reach: the gentlest that hide what lies beyond the trained length, in one forward pass, "
+        "for --policy add. look-back: from how far each head looks back, for --policy replace. distil: by imitating the original's "
+        "predictions. distil+norms: normalisation weights too. Default: reach for add, distil for replace.",
+        show_default=False,
     ),
 ]
 CalibrationText = Annotated[

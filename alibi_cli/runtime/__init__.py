@@ -7,7 +7,9 @@ loaded by transformers' `trust_remote_code`, out of a checkpoint folder. See doc
 from pathlib import Path
 
 RUNTIME_FILES = (
+    "alibi_distances.py",
     "alibi_attention.py",
+    "alibi_sinks.py",
     "alibi_reach.py",
     "alibi_surgery.py",
     "alibi_policies.py",

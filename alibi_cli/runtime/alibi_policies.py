@@ -1,6 +1,7 @@
-"""The built-in policies: how each model family gives up its positions, and which modules take the bias.
+"""The built-in policies: how each model family gives up its positions or keeps them, and which modules take the bias.
 
-There are few mechanisms and many families. A family is one line at the bottom of this file; a mechanism is a function above it.
+`replace` is textbook ALiBi: the family's positions go, the bias comes. `add` keeps a rotation, or T5's relative bias, and adds the bias to
+its scores. There are few mechanisms and many families. A family is one line at the bottom of this file; a mechanism is a function above it.
 """
 
 import struct
@@ -8,10 +9,12 @@ import types
 
 import torch
 
-from .alibi_attention import HIDDEN, alibi_attention, alibi_bias, alibi_distances
+from .alibi_attention import alibi_attention, alibi_bias
+from .alibi_distances import HIDDEN, alibi_distances, distance_of
 from .alibi_surgery import PolicyRegistry
 
-policy_registry = PolicyRegistry()
+policy_registry = PolicyRegistry()  # "replace"
+add = policy_registry.named("add")
 
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
@@ -65,6 +68,24 @@ class NoTable:
         return torch.zeros(())
 
 
+class SineTable(NoTable):
+    """Sines and cosines of a rotation, row by row, computed when they are asked for: the stock table ends at a length."""
+
+    device = None
+
+    def __init__(self, width):
+        self.width = width
+
+    def rows(self, count, device):
+        """(count, width), as transformers' create_sinusoidal_positions computes them"""
+        frequency = 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64, device=device) / self.width))
+        angle = torch.arange(count, dtype=torch.int64, device=device).float()[:, None] * frequency.float()
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def __getitem__(self, index):
+        return self.rows(int(index.max()) + 1, index.device)[index]
+
+
 class NoSineTable(NoTable):
     """The same where a row holds the sines and cosines of a rotation: the rotation by nought."""
 
@@ -83,14 +104,21 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
     between_stacks = getattr(module, "is_decoder", False) and not getattr(module, "is_causal", True)
     if getattr(module, "is_cross_attention", between_stacks):
         return None
-    slopes = module.config.alibi_slopes
-    if isinstance(slopes[0], (list, tuple)):
-        layer = getattr(module, "layer_idx", None)
-        slopes = slopes[module_index if layer is None else layer]
-    if getattr(module, "num_heads", len(slopes)) != len(slopes):
-        raise ValueError(f"A {type(module).__name__} has {module.num_heads} heads; there are {len(slopes)} slopes.")
-    module.alibi_slopes = [float(slope) for slope in slopes]
+    for name in ("alibi_slopes", "alibi_offsets"):
+        values = getattr(module.config, name, None)
+        if values is not None:
+            setattr(module, name, _of_layer(values, module, module_index))
     return module
+
+
+def _of_layer(values, module, module_index):
+    """The list of a module's layer, of one list for all layers or one per layer."""
+    if isinstance(values[0], (list, tuple)):
+        layer = getattr(module, "layer_idx", None)
+        values = values[module_index if layer is None else layer]
+    if getattr(module, "num_heads", len(values)) != len(values):
+        raise ValueError(f"A {type(module).__name__} has {module.num_heads} heads; there are {len(values)} slopes.")
+    return [float(value) for value in values]
 
 
 def take_bias_in_attn(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -107,7 +135,7 @@ def _attn(self, query, key, value, attention_mask=None, **kwargs):
     """(B, H, Q, D) queries and (B, H, K, D) keys and values -> (B, H, Q, D), None"""
     window = getattr(self.config, "window_size", None)
     if window is not None and self.attention_type == "local":
-        attention_mask = attention_mask.masked_fill(attention_mask < -window, HIDDEN)  # -1 - distance: from `window` on
+        attention_mask = attention_mask.masked_fill(distance_of(attention_mask) < -window, HIDDEN)  # -1 - distance
     scaling = 1 / self.scale_attn if hasattr(self, "scale_attn") else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
     output, weights = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
@@ -127,13 +155,16 @@ def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_l
 
 def _distances_to_bias(module, args, kwargs):
     states = args[0] if args else kwargs["hidden_states"]
-    kwargs["attention_mask"] = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype)
+    offsets = getattr(module, "alibi_offsets", None)
+    kwargs["attention_mask"] = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype, offsets)
     return args, kwargs
 
 
 def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """BLOOM and MPT have ALiBi already, with Press et al.'s slopes: each head's bias is multiplied by the ratio of the config's slope to
     that. Masks, cache and attention stay the family's own."""
+    if getattr(module.config, "alibi_sinks", None):
+        raise ValueError("This model computes ALiBi itself, which knows no attention sinks: their number must be 0.")
     take_bias(module, module_index, max_sequence_length)
     if not getattr(module, "alibi_own_bias", False):
         module.alibi_own_bias = True
@@ -193,9 +224,9 @@ def take_bias_in_openai_gpt(module: torch.nn.Module, module_index: int, max_sequ
 
 def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
     """q, v (B, H, Q, D), k (B, H, D, K), additive padding mask (B, 1, 1, K) -> [(B, H, Q, D)]"""
-    distances = alibi_distances(1, q.shape[-2], v.shape[-2], device=q.device)
-    if attention_mask is not None:
-        distances = torch.where(attention_mask < 0, HIDDEN, distances)
+    token = None if attention_mask is None else attention_mask.expand(len(q), -1, -1, -1)[:, 0, 0] == 0  # (B, K)
+    length = v.shape[-2]
+    distances = alibi_distances(len(q), length, length, attention_mask=token, device=q.device, config=self.config)
     scaling = None if self.scale else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
     output, weights = alibi_attention(self, q, k.transpose(-1, -2), v, distances, scaling=scaling, dropout=dropout)
@@ -208,6 +239,13 @@ def drop_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_
     attention.has_relative_attention_bias = False
     attention._modules.pop("relative_attention_bias", None)
     take_bias(attention, module_index, max_sequence_length)
+    return module
+
+
+def keep_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """T5: the self-attention of a layer takes the bias beside its learned bias per bucket of distances."""
+    module.SelfAttention.alibi_keeps_relative_bias = True
+    take_bias(module.SelfAttention, module_index, max_sequence_length)
     return module
 
 
@@ -304,13 +342,32 @@ def _sines_at_any_position(self, position_ids):
     return row.expand(-1, 1 << 30, -1)
 
 
+def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """The rotation of the same modules goes on beyond their buffer, and they take the bias as well."""
+    table = module._buffers.pop("embed_positions", None)
+    if table is not None:
+        module.embed_positions = SineTable(table.shape[-1])
+    if hasattr(module, "_get_embed_positions"):
+        module._get_embed_positions = types.MethodType(_all_sines, module)
+    return take_bias_in_attn(module, module_index, max_sequence_length)
+
+
+def _all_sines(self, position_ids):
+    """(B, positions so far, width)"""
+    rows = self.embed_positions.rows(int(position_ids.max()) + 1, position_ids.device)
+    return rows.expand(len(position_ids), -1, -1)
+
+
 def register_family(
     family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention", bias=take_bias
 ):
-    """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias."""
+    """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias.
+    A rotation, which has no end, may stay."""
     path = f"transformers.models.{family}.modeling_{family}."
     policy_registry.register(path + prefix + attention)(bias)
     policy_registry.register(*(path + prefix + name for name in positions.split()))(policy)
+    if policy in (drop_rotation, drop_half_rotation):
+        add.register(path + prefix + attention)(bias)
 
 
 # Rotary positions.
@@ -346,6 +403,9 @@ register_family("falcon", "Falcon", bias=take_bias_as_mask)
 policy_registry.register("transformers.models.gptj.modeling_gptj.GPTJAttention")(drop_sine_buffer)
 policy_registry.register("transformers.models.codegen.modeling_codegen.CodeGenModel")(share_config)
 policy_registry.register("transformers.models.codegen.modeling_codegen.CodeGenAttention")(drop_sine_buffer)
+add.register("transformers.models.gptj.modeling_gptj.GPTJAttention")(keep_sine_buffer)
+add.register("transformers.models.codegen.modeling_codegen.CodeGenModel")(share_config)
+add.register("transformers.models.codegen.modeling_codegen.CodeGenAttention")(keep_sine_buffer)
 
 # A table of positions that is added, learned or sinusoidal.
 register_family("biogpt", "BioGpt", "Model", drop_position_table)
@@ -371,6 +431,7 @@ register_family("esm", "Esm", "RotaryEmbedding", drop_rotation, "SelfAttention")
 register_family("bart", "Bart", "Encoder Decoder", drop_position_table)
 register_family("marian", "Marian", "Encoder Decoder", drop_position_table)
 policy_registry.register("transformers.models.t5.modeling_t5.T5LayerSelfAttention")(drop_relative_bias)
+add.register("transformers.models.t5.modeling_t5.T5LayerSelfAttention")(keep_relative_bias)
 
 # ALiBi already: only the slopes change.
 register_family("bloom", "Bloom", "Model", share_config_of_own_bias, bias=rescale_own_bias)

@@ -3,7 +3,9 @@
 Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own key i. Whatever c is, s_j - s_i is at most b - q.(k_i - c)
 with q scaled, b being the lesser of |q| max |k - c| and, over dimensions, the sum of max q (k - c). Once m d exceeds that by
 ln(2 n max |v| / (epsilon |v_i|)), what all such keys give together has a norm below the rounding of the query's own share p_i v_i: n is
-the sum of e^(-m d) over d = 0, 1, … on both sides, or K if that is less; epsilon is that of float32, also for 16 bits. A soft cap brings
+the sum of e^(-m d) over all d on both sides, or K if that is less; epsilon is that of float32, also for 16 bits. With an offset, m d stands
+for m max(0, d - offset), and n bounds what lies beyond as well. Sinks have no bias and are never left out; they only add to the sum that
+a query's weights are divided by. A soft cap brings
 scores closer together, never farther apart. c is the mean key. See docs/decisions/011-bias-as-a-view.md.
 
 Shapes: B batch, H heads, Q queries, which are the last Q of K positions, D head width.
@@ -24,7 +26,7 @@ def reaches(query, key, value, line, block, scaling, dropout, softcap, s_aux, *r
     counted from the last query back.
     """
     (heads, queries), (keys, width) = query.shape[1:3], key.shape[2:]
-    wants_gradient = query.requires_grad or key.requires_grad or value.requires_grad
+    wants_gradient = any(tensor.requires_grad for tensor in (query, key, value, line))
     every = queries <= block or not query.numel() or wants_gradient or s_aux is not None
     if every or line.shape[1] != heads or line.device.type != "cpu":
         return [[keys] * heads] * -(-queries // block)
@@ -51,7 +53,7 @@ def _bound(query, key, value, past, scaling):
     own = (query * centred[:, :, keys - queries :]).sum(-1)
     epsilon = torch.finfo(exact).eps
     rounding = 4 * width * epsilon * sphere  # of the products
-    n = (2 / -torch.expm1(past[:, -2])).clamp_max(keys)  # (H,)
+    n = (2 * past.exp().sum(-1)).clamp_max(keys)  # (H,)
     margin = (n * 2 / epsilon).log()[:, None] + size.amax(-1, keepdim=True) - size[:, :, keys - queries :]
     return torch.minimum(sphere, box) - own + rounding + margin
 

@@ -4,20 +4,19 @@ import functools
 
 from .alibi_attention import ATTENTION_NAME
 from .alibi_policies import NoPosition, NoRotation, NoTable, policy_registry
-from .alibi_surgery import replace_modules
+from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
 
 def rewrite(model):
-    """Applies the policies to a model whose config holds the slopes.
+    """Applies the policy that a model's config names to the model; the config holds the slopes as well.
 
     Raises:
         ValueError: the config's slopes do not fit, or the surgery did not reach both the attention and the positions.
     """
-    check_slopes(model.config.alibi_slopes, model.config)
+    check_slopes(model.config.alibi_slopes, model.config, getattr(model.config, "alibi_offsets", None))
     length = model.config.alibi_max_sequence_length
-    bound = {
-        cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policy_registry.loaded().items()
-    }
+    name = policy_of(model.config)
+    bound = {cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policies(name).items()}
     changed = replace_modules(model, bound, visit_root=True)
     if getattr(model.config, "alibi_position_vector", None):
         for module in model.modules():
@@ -40,7 +39,7 @@ def rewrite(model):
         for module in model.modules()
         for stand_in in (module, *vars(module).values())
     )
-    if biased.issuperset(changed) and not without:
+    if name == DEFAULT_POLICY and biased.issuperset(changed) and not without:
         raise ValueError(
             f"ALiBi surgery is incomplete: no policy knows where {type(model).__name__} keeps its positions."
         )
@@ -69,22 +68,46 @@ def _refuse_other_attention(module, args):
         )
 
 
-def check_reach(model):
-    """Raises ValueError if no policy is registered for any module of the model."""
-    known = tuple(policy_registry.loaded())
+def policy_of(config):
+    """The name of a converted config's policy; checkpoints of 0.1.0 name none."""
+    return getattr(config, "alibi_policy", None) or DEFAULT_POLICY
+
+
+def policies(name):
+    """{module class: function} of a named policy.
+
+    Raises:
+        ValueError: nobody has registered a policy of that name.
+    """
+    if name not in policy_registry.policies:
+        raise ValueError(f"There is no policy {name!r}; there are {', '.join(policy_registry.policies)}.")
+    return policy_registry.named(name).loaded()
+
+
+def check_reach(model, policy):
+    """Raises ValueError if the named policy has no function for any module of the model."""
+    known = tuple(policies(policy))
     if not any(isinstance(module, known) for module in model.modules()):
-        raise ValueError(f"ALiBi surgery changed nothing: no policy knows the modules of {type(model).__name__}.")
+        raise ValueError(
+            f"ALiBi surgery changed nothing: policy {policy!r} does not know the modules of {type(model).__name__}."
+        )
 
 
-def check_slopes(slopes, config):
-    """Raises ValueError unless `slopes` are finite, not negative, and one per query head: once, or once per layer."""
-    heads, layers = config.num_attention_heads, config.num_hidden_layers
+def check_slopes(slopes, config, offsets=None):
+    """Raises ValueError unless `slopes`, and `offsets` if there are any, are finite, not negative, and one per query head: once, or once
+    per layer."""
     if not slopes:
         raise ValueError(
             "config.alibi_slopes is missing: it holds one slope per attention head, or one list per layer."
         )
-    per_layer = slopes if isinstance(slopes[0], (list, tuple)) else [slopes] * layers
+    for name, values in (("alibi_slopes", slopes), ("alibi_offsets", offsets)):
+        if values is not None:
+            _check_per_head(name, values, config.num_attention_heads, config.num_hidden_layers)
+
+
+def _check_per_head(name, values, heads, layers):
+    per_layer = values if isinstance(values[0], (list, tuple)) else [values] * layers
     if len(per_layer) != layers or any(len(layer) != heads for layer in per_layer):
-        raise ValueError(f"config.alibi_slopes must hold {heads} slopes, or {layers} lists of {heads}, one per layer.")
-    if not all(0 <= slope < float("inf") for layer in per_layer for slope in layer):
-        raise ValueError("config.alibi_slopes must be finite and not negative.")
+        raise ValueError(f"config.{name} must hold {heads} slopes, or {layers} lists of {heads}, one per layer.")
+    if not all(0 <= value < float("inf") for layer in per_layer for value in layer):
+        raise ValueError(f"config.{name} must be finite and not negative.")

@@ -11,6 +11,7 @@ import typing
 
 import torch
 
+DEFAULT_POLICY = "replace"
 LONGEST_CHAIN = 100  # replacements of one module's replacement, and so on
 
 
@@ -19,11 +20,20 @@ class PolicyRegistry(dict):
 
     A policy returns a replacement module, the module itself if it changed it in place, or None if it left it alone. A class may be
     given as its dotted path, so that a family's modelling code is imported only when a model of that family is.
+
+    A registry holds the functions of one named policy, and leads to those of the others: `registry.named("add").register(…)`.
     """
 
-    def __init__(self):
+    def __init__(self, policies=None):
         super().__init__()
         self.registered_by = {}  # name of the Python module that registered a key
+        self.policies = {DEFAULT_POLICY: self} if policies is None else policies
+
+    def named(self, policy):
+        """The registry of a named policy; a new one if there is none of that name."""
+        if policy not in self.policies:
+            self.policies[policy] = PolicyRegistry(self.policies)
+        return self.policies[policy]
 
     def register(self, *module_classes):
         """Decorator: registers one function for one or more module classes. All of them, or none if any is refused.

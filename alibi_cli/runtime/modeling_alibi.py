@@ -21,7 +21,11 @@ from .alibi_rewrite import attention_of, rewrite
 class AlibiConfigMixin:
     """What conversion adds to a family's configuration.
 
+    alibi_policy: "replace", which is meant where it is missing: the bias stands instead of the family's positions; "add": beside them; or
+    the name of a plug-in's.
     alibi_slopes: one slope per query head, or one such list per layer; each is the m of the bias -m * |i - j|.
+    alibi_offsets: of the same shape; with an offset o the bias is -m * max(0, |i - j| - o). Missing: 0.
+    alibi_sinks: how many first tokens of every document get no bias. Missing: 0.
     alibi_rotary_scaling: the factor by which the family's rotation multiplied queries and keys, which they keep.
     alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where the table's rows were.
     alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
@@ -72,7 +76,10 @@ def config_class_for(base):
     name = f"Alibi{base.__name__}"
     if name not in globals():
         annotations = {
+            "alibi_policy": str | None,
             "alibi_slopes": list | None,
+            "alibi_offsets": list | None,
+            "alibi_sinks": int | None,
             "alibi_max_sequence_length": int | None,
             "alibi_rotary_scaling": float | None,
             "alibi_position_vector": bool | None,

@@ -1,9 +1,12 @@
 """ALiBi surgery on a model in memory."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, rewrite
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
     AlibiModelMixin,
@@ -22,9 +25,12 @@ def apply_alibi(
     optimizers: Optimizers = None,
     *,
     slopes: Slopes | None = None,
+    policy: str = DEFAULT_POLICY,
+    sinks: int = 0,
+    offsets: Slopes | None = None,
     position_vector: bool = False,
 ) -> None:
-    """Replaces the positional encoding of `model` with ALiBi, in place.
+    """Gives `model` ALiBi, in place: instead of its positional encoding, or beside it.
 
     The model may be a transformers model with or without a head, or any module that contains some. A model of a stock
     transformers class becomes its converted class (GPT2LMHeadModel -> AlibiGPT2LMHeadModel), so that `save_pretrained` writes a checkpoint
@@ -34,39 +40,72 @@ def apply_alibi(
         max_sequence_length: what the config promises; no table is sized by it.
         optimizers: an optimizer made before the surgery; parameters that the surgery removed are taken out of it.
         slopes: one per query head, or one such list per layer; Press et al.'s if not given.
+        policy: "replace" removes the positional encoding; "add" keeps a rotation, or T5's relative bias, and adds the bias to its scores.
+            Or the name of a plug-in's policy.
+        sinks: how many first tokens of every document get no bias.
+        offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
+            policy "replace", which is textbook ALiBi.
         position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
 
     Raises:
-        ValueError: max_sequence_length is not positive, the slopes do not fit, or nothing in the model could be changed.
+        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, or nothing in the
+            model could be changed.
         NotImplementedError: more than one optimizer; nothing is changed.
         RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
     """
     if isinstance(max_sequence_length, bool) or not isinstance(max_sequence_length, int) or max_sequence_length < 1:
         raise ValueError(f"max_sequence_length must be a positive integer, not {max_sequence_length!r}.")
+    if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
+        raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
+    if offsets is not None and policy == DEFAULT_POLICY:
+        raise ValueError(f"Offsets are not for the policy {policy!r}, which is textbook ALiBi.")
     optimizer = the_one(optimizers)
     roots = _outermost_models(model)
     if not roots:
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
     chosen = [slopes if slopes is not None else get_slopes(root.config.num_attention_heads) for root in roots]
     for root, values in zip(roots, chosen, strict=True):  # refuse before anything is changed
-        check_reach(root)
-        check_slopes(values, root.config)
+        check_reach(root, policy)
+        check_slopes(values, root.config, offsets)
     before = list(model.parameters())
     for root, values in zip(roots, chosen, strict=True):
         for config in configs_of(root):
             if not isinstance(config, AlibiConfigMixin):
                 config.__class__ = config_class_for(type(config))
-            config.alibi_slopes = values
+            for key, value in alibi_settings(policy, values, sinks, offsets, position_vector).items():
+                setattr(config, key, value)
             config.alibi_max_sequence_length = max_sequence_length
-            if position_vector:
-                config.alibi_position_vector = True
-            config.max_position_embeddings = max_sequence_length
+            if policy == DEFAULT_POLICY or not rotation_reads_length(config):
+                config.max_position_embeddings = max_sequence_length
             if hasattr(config, "max_seq_len"):  # MPT, which sizes its own bias by it
                 config.max_seq_len = max_sequence_length
         rewrite(root)
         _become_converted(root)
         root.set_attn_implementation(attention_of(root))
     update_params_in_optimizer(before, model.parameters(), optimizer)
+
+
+def alibi_settings(
+    policy: str, slopes: Slopes, sinks: int, offsets: Slopes | None, position_vector: bool
+) -> dict[str, Any]:
+    """What a conversion adds to a config. What has its default is left out, so that plain conversions are as version 0.1.0 wrote them."""
+    settings: dict[str, Any] = {"alibi_slopes": slopes}
+    if policy != DEFAULT_POLICY:
+        settings["alibi_policy"] = policy
+    if sinks:
+        settings["alibi_sinks"] = sinks
+    if offsets is not None:
+        settings["alibi_offsets"] = offsets
+    if position_vector:
+        settings["alibi_position_vector"] = True
+    return settings
+
+
+def rotation_reads_length(config: Any) -> bool:
+    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type", "default") not in ("default", "linear", "llama3") for kind in kinds)
 
 
 def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:

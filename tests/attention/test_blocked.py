@@ -125,7 +125,7 @@ def test_anything_but_one_unbroken_sequence_is_materialised() -> None:
 
 
 def test_models_give_the_same_logits_gradients_and_text_as_with_a_materialised_bias(monkeypatch) -> None:
-    import alibi_cli.runtime.alibi_attention as runtime
+    import alibi_cli.runtime.alibi_distances as runtime
 
     of = Compact.of
     for family in ("llama", "gpt_neo", "falcon", "gemma2", "gpt_oss", "bert", "openai-gpt"):
@@ -133,7 +133,7 @@ def test_models_give_the_same_logits_gradients_and_text_as_with_a_materialised_b
         apply_alibi(model, max_sequence_length=64)
         tokens, found = torch.randint(5, 50, (2, 20), generator=torch.Generator().manual_seed(1)), []
         for dense in (False, True):
-            made = (lambda *args: of(*args).entries()) if dense else of
+            made = (lambda *args, **options: of(*args, **options).entries()) if dense else of
             monkeypatch.setattr(Compact, "of", staticmethod(made))
             monkeypatch.setattr(runtime, "BLOCK", 7)
             model.zero_grad()

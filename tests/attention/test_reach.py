@@ -9,7 +9,8 @@ import torch
 
 from alibi_cli.runtime import alibi_attention as runtime
 from alibi_cli.runtime import alibi_reach
-from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_bias
+from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_bias
+from alibi_cli.runtime.alibi_distances import BLOCK, Compact
 
 LENGTH, HEADS, WIDTH = 1500, 6, 16
 SLOPES = [0.5, 0.5, 0.0, 0.05, 16.0, 0.2]
@@ -190,7 +191,7 @@ def keys_read(monkeypatch, inputs, **options):
             runtime, "_attend", lambda *a: (read.append(a[0][..., 0].numel() * a[1].shape[2]), attend_(*a))[1]
         )
         attend(q, k, v, Compact.of(LENGTH, LENGTH, True, "cpu"), **options)
-    return sum(read) / (HEADS * LENGTH * (LENGTH + runtime.BLOCK) / 2)
+    return sum(read) / (HEADS * LENGTH * (LENGTH + BLOCK) / 2)
 
 
 def test_keys_are_left_out_where_they_can_be_and_only_there(monkeypatch) -> None:

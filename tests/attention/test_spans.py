@@ -17,6 +17,7 @@ from transformers.masking_utils import (
 )
 
 import alibi_cli.runtime.alibi_attention as runtime
+import alibi_cli.runtime.alibi_distances as alibi_distances_module
 from alibi_cli import apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.runtime.alibi_attention import HIDDEN, Compact, alibi_attention, alibi_distances
@@ -28,7 +29,7 @@ LAYER = SimpleNamespace(alibi_slopes=[5.0, 0.2, 0.01], training=False)
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "BLOCK", 7)
+        patch.setattr(alibi_distances_module, "BLOCK", 7)
         patch.setattr(runtime, "STEP", 4)
         yield
 
@@ -100,13 +101,13 @@ def test_every_mask_gives_what_the_materialised_bias_gives(mask, requires_grad: 
 
 @pytest.mark.parametrize("wrong", ["first key", "last key", "rows", "mask", "own"])
 def test_a_wrong_span_is_noticed(wrong: str, monkeypatch) -> None:
-    correct = runtime._spans
+    correct = alibi_distances_module._spans
 
     def spans(*arguments):
         found, batch = correct(*arguments)
         return [[change(*part) for part in parts] for parts in found], batch
 
-    def change(rows, begin, end, seen, own):
+    def change(rows, begin, end, seen, own, sinks):
         if wrong == "first key" and end - begin > 1 and not isinstance(seen, torch.Tensor):
             begin += 1
         if wrong == "last key" and end - begin > 1 and not isinstance(seen, torch.Tensor):
@@ -115,7 +116,7 @@ def test_a_wrong_span_is_noticed(wrong: str, monkeypatch) -> None:
             rows = slice(0, 1) if rows == slice(1, 2) else rows
         if wrong == "mask" and isinstance(seen, torch.Tensor):
             seen = True
-        return rows, begin, end, seen, own or (wrong == "own" and end - begin == 30)
+        return rows, begin, end, seen, own or (wrong == "own" and end - begin == 30), sinks
 
     padding = torch.ones(2, 30, dtype=torch.bool)
     padding[1, :10] = False
@@ -125,7 +126,7 @@ def test_a_wrong_span_is_noticed(wrong: str, monkeypatch) -> None:
     if wrong == "own":  # queries that only see keys beyond the reach of what would be their own
         mask["mask_function"] = lambda b, h, i, j: (j < 5) | (j == 29)
     assert difference(mask) <= 1e-12
-    monkeypatch.setattr(runtime, "_spans", spans)
+    monkeypatch.setattr(alibi_distances_module, "_spans", spans)
     assert difference(mask) > 1e-6
 
 
@@ -133,14 +134,14 @@ def test_rows_that_see_the_same_keys_share_a_view_and_windows_keep_only_their_ed
     padding = torch.ones(4, 28, dtype=torch.bool)
     padding[2:, 21:] = False
     spans = alibi_distances(4, 28, 28, attention_mask=padding).spans
-    assert spans[1:] == [[(slice(0, 4), 0, end, True, True)] for end in (21, 14, 7)]
-    assert spans[0] == [(slice(0, 2), 0, 28, True, True), (slice(2, 4), 0, 21, True, False)]
+    assert spans[1:] == [[(slice(0, 4), 0, end, True, True, 0)] for end in (21, 14, 7)]
+    assert spans[0] == [(slice(0, 2), 0, 28, True, True, 0), (slice(2, 4), 0, 21, True, False, 0)]
     window = alibi_distances(4, 28, 28, mask_function=sliding_window_causal_mask_function(5)).spans
     assert [part[1:3] for (part,) in window] == [(17, 28), (10, 21), (3, 14), (0, 7)]
 
 
 def test_memory_is_linear_in_the_length(monkeypatch) -> None:
-    monkeypatch.setattr(runtime, "BLOCK", 64)
+    monkeypatch.setattr(alibi_distances_module, "BLOCK", 64)
     padding = lambda n: torch.arange(n)[None] >= torch.tensor([[0], [n // 3]])  # noqa: E731
     for name in ("padding", "window"):
         peaks = []
@@ -167,7 +168,7 @@ def test_models_with_padding_and_windows(family: str, monkeypatch) -> None:
     found = []
     for materialised in (False, True):
         if materialised:
-            monkeypatch.setattr(runtime, "BLOCK", 64)
+            monkeypatch.setattr(alibi_distances_module, "BLOCK", 64)
         logits = model(tokens, attention_mask=padding).logits[padding.bool()]
         model.zero_grad()
         logits.square().mean().backward()

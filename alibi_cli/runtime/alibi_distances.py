@@ -1,0 +1,193 @@
+"""Where every query and key stands: the mask function of ALiBi attention.
+
+Whatever the cache, the padding or the packing, it returns -1 - |i - j| for query i and key j, HIDDEN where a key may not be seen. The
+first tokens of each document can be attention sinks, whose keys get no bias: their entries are lower by -SINK. All entries are negative,
+so that no mask of zeros and ones can pass for distances.
+
+A distance depends on i - j alone, so nothing of size Q x K is made where that can be avoided: see `Compact`.
+
+Shapes: B batch, Q queries, K keys.
+"""
+
+from functools import cache
+from itertools import groupby
+
+import torch
+from torch.nn.functional import pad
+from torch.utils._pytree import tree_map_only
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+HIDDEN = torch.iinfo(torch.int32).min
+SINK = -(1 << 30)  # what lies below it is a sink, or hidden
+BLOCK = 256  # queries per call of the kernel: few enough to skip the hidden half, enough to keep the kernel busy
+
+
+class Compact(torch.Tensor):
+    """(B or 1, 1, Q, K): distances of queries that are the last Q of K positions, held as a line and, block by block, what is seen.
+
+    line: (1, 1, 1, Q + K - 1) int32, -1 - |d| for the differences d = i - j from K - 1 down to 1 - Q.
+    causal: True if all keys up to the query are seen, False if all keys are, None if it depends on the query.
+    block: queries of a block, BLOCK when this was made.
+    spans: for each block, the last first, a list of (rows of the batch, first key, last key + 1, seen, own, sinks).
+    seen: True, the keys up to the query; False, all; or (1, 1, block, keys) booleans. own: whether each query sees itself.
+    sinks: how many of the keys, from the first on, get no bias; booleans (keys,) where `seen` holds booleans.
+    Attention reads these. Whatever else is done to this tensor (slicing, arithmetic, moving) is done to all Q x K entries.
+    """
+
+    @staticmethod
+    def of(queries, keys, causal, device, spans=None, batch=1, entries=None, sinks=0):
+        """Without spans: one sequence without gaps. entries() -> all Q x K of them, should anyone ask. sinks: the first so many keys."""
+        difference = torch.arange(keys - 1, -queries, -1, dtype=torch.int32, device=device)
+        self = difference.new_zeros(()).expand(batch, 1, queries, keys).as_subclass(Compact)
+        self.line = line = (-1 - difference.abs())[None, None, None]
+        self.causal, self.spans, self.block, self.entries = causal, spans, BLOCK, entries and cache(entries)
+        if spans is None:
+            ends = [keys - first if causal else keys for first in range(0, queries, BLOCK)]
+            self.spans = [[(slice(None), 0, end, causal, True, min(sinks, end))] for end in ends]
+            whole = pad(line[..., :keys], (0, queries - 1), value=HIDDEN) if causal else line
+            free = torch.arange(keys, device=device) < sinks if sinks else None
+            self.entries = cache(lambda: _with_sinks(whole.squeeze(2).unfold(-1, keys, 1).flip(-2), free))
+        return self
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _OF_SHAPE:
+            return super().__torch_function__(function, types, args, kwargs)
+        args, kwargs = tree_map_only(cls, lambda compact: compact.entries(), (args, kwargs))
+        return function(*args, **kwargs)
+
+
+# What may be asked about a tensor without reading its entries.
+_OF_SHAPE = {getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad")}
+_OF_SHAPE |= {torch.Tensor.size, torch.Tensor.dim}
+
+
+def alibi_distances(
+    batch_size,
+    q_length,
+    kv_length,
+    q_offset=0,
+    kv_offset=0,
+    mask_function=causal_mask_function,
+    attention_mask=None,
+    device="cpu",
+    use_vmap=False,
+    config=None,
+    **kwargs,
+):
+    """(B or 1, 1, Q, K) int32: -1 - |i - j| for query i and key j, HIDDEN where the mask hides the key, lower by -SINK for sinks.
+
+    Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Compact` where it can be.
+    config.alibi_sinks: how many first tokens of every document are sinks.
+    """
+    sinks = getattr(config, "alibi_sinks", None) or 0
+    causal = mask_function is causal_mask_function
+    whole = causal or mask_function is bidirectional_mask_function  # one document
+
+    def seen(first, last):
+        """(B or 1, 1, last - first, K) booleans"""
+        seen = sdpa_mask(
+            batch_size=batch_size,
+            q_length=last - first,
+            kv_length=kv_length,
+            q_offset=q_offset + first,
+            kv_offset=kv_offset,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            device=device,
+            use_vmap=use_vmap,
+            allow_is_causal_skip=False,
+            allow_is_bidirectional_skip=False,
+        )
+        return seen[:1] if seen.stride(0) == 0 else seen  # one mask, expanded over the batch: keep the one
+
+    def entries():
+        query = torch.arange(q_length, device=device) + q_offset
+        key = torch.arange(kv_length, device=device) + kv_offset
+        distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
+        distances = torch.where(seen(0, q_length), -1 - distance, HIDDEN).to(torch.int32)
+        return _with_sinks(distances, free[:, None, None] if sinks else None)
+
+    # Static caches, which are longer than what they hold, give a tensor as q_offset.
+    last = isinstance(q_offset, int) and q_offset + q_length == kv_offset + kv_length and q_length <= kv_length
+    eager = torch.compiler.is_compiling() or torch.jit.is_tracing() or not last
+    if (
+        not eager
+        and whole
+        and (attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all()))
+    ):
+        return Compact.of(q_length, kv_length, causal, device, sinks=max(0, sinks - kv_offset))
+    free = None
+    if sinks:
+        same = None if whole or use_vmap else mask_function
+        free = first_tokens(sinks, batch_size, kv_length, kv_offset, same, attention_mask, device)  # (B or 1, K)
+    if eager or q_length <= BLOCK:
+        return entries()
+    spans, batch = _spans(seen, q_length, kv_length, device, free)
+    return Compact.of(q_length, kv_length, None, device, spans, batch, entries)
+
+
+def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device):
+    """(B or 1, K) booleans: the keys that are among the first `n` tokens of their document; padding is no token.
+
+    A token that may not see the token before it begins a document (packing); mask_function None: there is one document. Keys are at the
+    positions from `offset` on.
+    """
+    place = torch.arange(offset + keys, device=device)
+    token = torch.ones_like(place)[None].bool()
+    if attention_mask is not None:
+        token = attention_mask[:, : offset + keys].to(device=device, dtype=torch.bool)
+        token = pad(token, (0, offset + keys - token.shape[-1]), value=True)  # what a static cache has room for
+    before = token.cumsum(-1) - token.long()  # tokens of the row before each place
+    if mask_function is not None:
+        row = torch.arange(batch, device=device)[:, None]
+        nth = place[offset + 1 :]
+        begins = torch.atleast_2d(~mask_function(row, torch.zeros_like(row), nth, nth - 1))
+        begins = pad(begins, (offset + 1, 0), value=False)
+        before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
+    return (token & (before < n))[:, offset:]
+
+
+def _with_sinks(distances, free):
+    """`distances` with the entries of the keys that are `free` (…, K) lowered; hidden ones stay hidden."""
+    return distances if free is None else torch.where(free & (distances != HIDDEN), distances + SINK, distances)
+
+
+def distance_of(entries):
+    """What `alibi_distances` holds without the mark of the sinks: -1 - |i - j| or HIDDEN."""
+    return torch.where((entries < SINK) & (entries != HIDDEN), entries - SINK, entries)
+
+
+def _spans(seen, queries, keys, device, free=None):
+    """`Compact.spans` and the batch of a mask; seen(first, last) -> (B or 1, 1, last - first, K) booleans; free as `first_tokens`."""
+    spans, key = [], torch.arange(keys, device=device)
+    for first in range(0, queries, BLOCK):
+        last = min(first + BLOCK, queries)
+        place = torch.arange(keys - 1 - first, keys - 1 - last, -1, device=device)[
+            :, None
+        ]  # of each query of the block
+        block = seen(queries - last, queries - first).flip(2)[:, 0]  # (B, block, K)
+        by_any = block.any(1).int()  # (B, K)
+        begin, end = by_any.argmax(1), keys - by_any.flip(1).argmax(1)
+        end = end.where(by_any.any(1), 1)  # padding sees nothing: one hidden key will do
+        between = ((key >= begin[:, None]) & (key < end[:, None]))[:, None]  # (B, 1, K)
+        up_to_query, all_keys = ((block == rule).flatten(1).all(1) for rule in (between & (key <= place), between))
+        own = block.gather(2, place.expand(len(block), -1, 1)).flatten(1).all(1)
+        # Rows of the batch that see the same keys go together; those with gaps alone, since each needs a bias of its own.
+        alone = torch.arange(len(block), device=device).masked_fill(up_to_query | all_keys, -1)
+        sinks = torch.zeros_like(begin) if free is None else (free & between[:, 0]).expand(len(block), -1).sum(1)
+        rows, parts = torch.stack([begin, end, up_to_query, own, sinks, alone], dim=1).tolist(), []
+        for (begin, end, up_to_query, own, sinks, alone), batch in runs(rows):
+            kept = bool(up_to_query) if alone < 0 else block[batch, None, :, begin:end].clone()
+            of_keys = free.expand(len(block), -1)[alone, begin:end] if alone >= 0 and sinks else sinks
+            parts.append((batch if len(rows) > 1 else slice(None), begin, end, kept, bool(own), of_keys))
+        spans.append(parts)
+    return spans, len(rows)
+
+
+def runs(values):
+    """(value, slice) for each run of equal neighbours."""
+    for value, run in groupby(range(len(values)), values.__getitem__):
+        first, *rest = run
+        yield value, slice(first, first + len(rest) + 1)
