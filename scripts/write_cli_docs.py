@@ -18,6 +18,7 @@ COMMANDS = (
     "inspect",
     "inspect slopes",
     "inspect bias",
+    "inspect heads",
     "inspect plan",
     "inspect policies",
     "inspect presets",

@@ -4,6 +4,8 @@ A head whose scores do not depend on content gives a key at distance d a weight 
 distribution with mean distance 1 / (e^m - 1). So the slope of a head with mean distance E is m = ln(1 + 1 / E). But content attracts
 attention as well, and what it attracts would still be attracted under the bias: one factor for the model, then one for each layer, are
 fitted on the same text.
+
+Attention sinks attract most of all, and get no bias in a model with sinks. There, E is the distance without them.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,11 @@ FACTORS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 
 
 def slopes_of_distances(distance: np.ndarray) -> torch.Tensor:
-    """(layers, H) mean distances -> slopes of the same shape, float32."""
+    """(layers, H) mean distances -> slopes of the same shape, float32.
+
+    NaN, the distance of a head that gives no weight to anything but sinks, becomes slope 0: the bias that changes the head least.
+    """
+    distance = np.where(np.isnan(distance), np.inf, distance)
     return torch.from_numpy(np.log1p(1 / np.maximum(distance, 1e-3))).float()
 
 

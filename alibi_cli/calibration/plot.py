@@ -1,5 +1,6 @@
 """Heat maps of heads as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import numpy as np
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
 
-def draw(path: Path, model: str, maps: list[tuple[str, list[list[float]], bool]]) -> None:
-    """Writes one picture with a (layers, heads) map for each (title, values, whether colours are logarithmic).
+def draw(path: Path, title: str, maps: Sequence[tuple[str, Sequence[Sequence[float | None]], bool]]) -> None:
+    """Writes one picture with a (layers, heads) map for each (title, values, whether colours are logarithmic); None is left white.
 
     Raises:
         AlibiError: the file cannot be written, or its ending is not that of a picture.
@@ -17,19 +18,21 @@ def draw(path: Path, model: str, maps: list[tuple[str, list[list[float]], bool]]
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 
-    layers, heads = np.shape(maps[0][1])
-    figure = Figure(
-        figsize=(max(3.2, 0.35 * heads + 1.6) * len(maps), max(2.6, 0.3 * layers + 1.4)), layout="constrained"
-    )
+    layers, heads = len(maps[0][1]), len(maps[0][1][0])
+    size = (max(2.8, 0.22 * heads + 1.4) * len(maps), max(2.6, 0.22 * layers + 1.4))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(model if len(model) <= 60 else f"…{model[-59:]}")
-    for axes, (title, values, logarithmic) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
-        shown = np.asarray(values)
-        norm = (
-            LogNorm(max(shown.min(), 1e-6), max(shown.max(), 2e-6)) if logarithmic else Normalize(0, shown.max() or 1)
-        )
-        image = axes.imshow(np.maximum(shown, 1e-6), norm=norm, cmap="viridis", aspect="auto")
-        axes.set(title=title, xlabel="head", ylabel="layer")
+    room = int(size[0] * 9)  # characters
+    figure.suptitle(title if len(title) <= room else f"…{title[1 - room :]}", fontsize=11)
+    for axes, (name, values, logarithmic) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
+        shown = np.array(values, dtype=float)  # None becomes NaN
+        known = shown[np.isfinite(shown)]
+        highest = known.max(initial=0) or 1.0
+        lowest = known[known > 0].min(initial=highest) if logarithmic else 0  # zero has no logarithm
+        norm: Normalize = LogNorm(lowest, max(highest, 1.01 * lowest)) if logarithmic else Normalize(0, highest)
+        image = axes.imshow(np.maximum(shown, lowest), norm=norm, cmap="viridis", aspect="auto")
+        axes.set_title(name, fontsize=10)
+        axes.set(xlabel="head", ylabel="layer")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.get_major_locator().set_params(integer=True)
         figure.colorbar(image, ax=axes)

@@ -8,8 +8,12 @@ from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.calibration.windows import make_windows
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
+from alibi_cli.evaluation.models import describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import Text
+
+DEFAULT_SINKS = 4  # as many as StreamingLLM keeps
+DEFAULT_LONGEST = 1024  # in eager attention, time and memory of a window grow with its square
+WEIGHTS_PER_BATCH = 1 << 24  # of one layer at a time: 64 MB in float32
 
 
 def head_report(
@@ -19,25 +23,38 @@ def head_report(
     length: int | None = None,
     revision: str | None = None,
     update: Callable[[str, float, float], None] = lambda *_: None,
+    sinks: int = DEFAULT_SINKS,
 ) -> dict[str, Any]:
-    """{"model", "converted", "window", "tokens", "text", "slopes", and the maps of `HeadStatistics`}.
+    """{"model", "converted", "trained_length", "window", "tokens", "text", "slopes", and the maps of `HeadStatistics`}.
 
-    A map is a list per layer of one figure per head; slopes are null for an original.
+    A map is a list per layer of one figure per head; slopes are null for an original. A window has `length` tokens, or the trained length
+    but at most `DEFAULT_LONGEST`.
 
     Raises:
-        AlibiError: no language model, too little text, or attention that does not show its weights.
+        AlibiError: no language model, too little text, a window of nothing but sinks, or attention that does not show its weights.
     """
     info = describe(name, revision)
-    window = length or _trained_length(info)
+    trained = original_length(info)
+    window = length or min(_known(trained, name), DEFAULT_LONGEST)
     if info.hard_limit is not None and window > info.hard_limit:
         raise AlibiError(f"{name} has positions for {info.hard_limit} tokens, not {window}.", exit_code=EXIT_USAGE)
+    if sinks >= window:
+        raise AlibiError(f"{sinks} sinks leave nothing of a window of {window} tokens.", exit_code=EXIT_USAGE)
     windows = make_windows(text, load_tokenizer(info), window, n_tokens, info.masked)
     model = load_model(info)
-    batches = list(windows.input_ids.to(model.device).split(max(1, TOKENS_PER_BATCH // window)))
-    statistics = observe_heads(model, batches, lambda done: update("Looking at the heads", done, len(batches)))
+    weights = model.config.num_attention_heads * window**2
+    size = max(1, min(TOKENS_PER_BATCH // window, WEIGHTS_PER_BATCH // weights))
+    batches = list(windows.input_ids.to(model.device).split(size))
+
+    def on_batch(done: int) -> None:
+        update("Looking at the heads", done, len(batches))
+
+    on_batch(0)
+    statistics = observe_heads(model, batches, on_batch, sinks)
     return {
         "model": name,
         "converted": info.converted,
+        "trained_length": trained,
         "window": window,
         "tokens": windows.n_tokens,
         "text": windows.text,
@@ -46,10 +63,9 @@ def head_report(
     }
 
 
-def _trained_length(info: ModelInfo) -> int:
-    length = original_length(info)
-    if not isinstance(length, int):
+def _known(trained_length: Any, name: str) -> int:
+    if not isinstance(trained_length, int):
         raise AlibiError(
-            f"{info.name} does not say at which length it was trained.", hint="Give --length.", exit_code=EXIT_USAGE
+            f"{name} does not say at which length it was trained.", hint="Give --length.", exit_code=EXIT_USAGE
         )
-    return length
+    return trained_length

@@ -47,10 +47,12 @@ def calibrate(
     held_out: CalibrationWindows,
     method: str = DEFAULT_METHOD,
     update: Update = lambda *_: None,
+    sinks: int = 0,
 ) -> Calibrated:
     """Finds slopes (and what else `method` learns) under which the converted model does what `model` does.
 
-    The two share their weights in memory; `model` is not changed. Windows have the length that the model was trained for.
+    The two share their weights in memory; `model` is not changed. Windows have the length that the model was trained for. The look-back
+    leaves out the first `sinks` tokens of each window.
 
     Raises:
         AlibiError: an encoder-decoder, or attention that does not show its weights.
@@ -68,7 +70,7 @@ def calibrate(
     with _positions_seen(model) as means:
         size = max(1, TOKENS_PER_BATCH // length)
         batches = list(held_out.input_ids.to(model.device).split(size))
-        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)))
+        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)), sinks)
     press = torch.tensor(get_slopes(heads.distance.shape[1])).expand(heads.distance.shape)
     converted = converted_twin(model, layer_lists(press.tolist(), model), length, position_vector=True)
     learnable = Learnable(converted, press, method, length)
@@ -77,7 +79,7 @@ def calibrate(
     with torch.no_grad():
         for name, vector in learnable.added.items():
             vector.copy_(means[name.removesuffix(".vector")])
-        learnable.log_slopes.copy_(slopes_of_distances(heads.distance).log())
+        learnable.log_slopes.copy_(slopes_of_distances(heads.distance_without_sinks).log())
     learnable.place()
     look_back = end = fit_factors(
         learnable, divergence, held_out, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
@@ -112,6 +114,7 @@ def learn(
     masked: bool = False,
     seed: int = 0,
     update: Update = lambda *_: None,
+    sinks: int = 0,
 ) -> Learned:
     """`calibrate` on a text: what a conversion writes down."""
     update("Reading the text", 0, 1)
@@ -119,7 +122,7 @@ def learn(
     everything = make_windows(text, tokenizer, trained_length, n_tokens + held_out_tokens, masked, seed)
     n_held_out = max(1, min(held_out_tokens // trained_length, len(everything.input_ids) // 4))
     held_out, windows = everything.split(n_held_out)
-    found = calibrate(model, windows, held_out, method, update)
+    found = calibrate(model, windows, held_out, method, update, sinks)
     learnable, curve = found.learnable, found.curve
     return Learned(
         scheme=f"calibrated, {method}",

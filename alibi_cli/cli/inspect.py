@@ -8,6 +8,7 @@ import typer
 
 from alibi_cli.cli import heads as heads_of_a_model
 from alibi_cli.cli import options, output
+from alibi_cli.cli.heat_map import HeatMap
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_USAGE, AlibiError
@@ -33,7 +34,10 @@ def slopes(
     max_bias: options.MaxBias = None,
     json: options.Json = False,
 ) -> None:
-    """Slope of every head, and how far it sees: the distance at which the bias has cut a key's weight a hundredfold (-ln 100)."""
+    """Slope of every head, and how far it sees: the distance at which the bias has cut a key's weight a hundredfold (-ln 100).
+
+    Slopes that differ by layer are shown as a heat map. Figures: --json.
+    """
     if model is not None and heads is not None:
         raise AlibiError("Give MODEL or --heads, not both.", exit_code=EXIT_USAGE)
     if max_bias is not None and not 0 < max_bias < math.inf:
@@ -42,14 +46,16 @@ def slopes(
     if json:
         output.print_json(found)
         return
-    layers = found["slopes"] if isinstance(found["slopes"][0], list) else [found["slopes"]]
+    if isinstance(found["slopes"][0], list):
+        output.print_text(f"{len(found['slopes'])} layers of {found['n_heads']} heads, {found['scheme']}")
+        output.print_heat_maps([HeatMap("slope m", found["slopes"], "gentlest", "steepest", True)])
+        output.note("Heads are named layer.head. All figures: --json.")
+        return
     rows = []
-    for layer, values in enumerate(layers):
-        for head, slope in enumerate(values):
-            name = [str(layer)] if len(layers) > 1 else []
-            distance = f"{math.log(FORGOTTEN) / slope:.1f}" if slope else "never"
-            rows.append([*name, str(head), f"{slope:.10g}", f"{math.log2(slope):.4g}" if slope else "–", distance])
-    columns = [*(["layer"] if len(layers) > 1 else []), "head", "slope", "exponent", "distance at -ln 100"]
+    for head, slope in enumerate(found["slopes"]):
+        distance = f"{math.log(FORGOTTEN) / slope:.1f}" if slope else "never"
+        rows.append([str(head), f"{slope:.10g}", f"{math.log2(slope):.4g}" if slope else "–", distance])
+    columns = ["head", "slope", "exponent", "distance at -ln 100"]
     output.print_table(f"{found['n_heads']} heads, {found['scheme']}", columns, rows, numeric=columns)
 
 

@@ -4,19 +4,18 @@ Rich is imported when it is first needed. Of several processes that were launche
 """
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from alibi_cli.cli.heat_map import Canvas, HeatMap, lines
 from alibi_cli.errors import AlibiError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")  # viridis
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
 SILENT = os.environ.get("RANK", "0") != "0"
 
@@ -74,28 +73,13 @@ def print_table(
     console.print(table)
 
 
-def print_heat_map(title: str, values: Sequence[Sequence[float]], figure: str, logarithmic: bool) -> None:
-    """(layers, heads) figures on stdout; a terminal shows them on a background from dark (lowest) to light."""
-    from rich.text import Text
-
-    floor = 1e-6
-    scaled = [[math.log(max(v, floor)) if logarithmic else v for v in row] for row in values]
-    low, high = min(map(min, scaled)), max(map(max, scaled))
-    cells = [[figure.format(value) for value in row] for row in values]
-    width = max(len(cell) for row in cells for cell in row)
+def print_heat_maps(maps: Sequence[HeatMap]) -> None:
+    """Maps and a summary of each on stdout, in whatever the terminal can show; see `heat_map`."""
     console = _console()
-    console.print(Text(title, style="bold"), soft_wrap=True)
-    console.print(
-        Text("layer  " + " ".join(f"{f'h{h}':>{width}}" for h in range(len(cells[0]))), style="dim"), soft_wrap=True
-    )
-    for layer, row in enumerate(cells):
-        line = Text(f"{layer:>5}  ")
-        for cell, place in zip(row, scaled[layer], strict=True):
-            share = (place - low) / (high - low) if high > low else 0.0
-            shade = SHADES[min(len(SHADES) - 1, int(share * len(SHADES)))]
-            line.append(f"{cell:>{width}}", style=f"{'black' if share > 0.5 else 'white'} on {shade}").append(" ")
+    colours = console.color_system in ("256", "truecolor") and not console.no_color
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    for line in lines(maps, Canvas(console.width, colours, unicode)):
         console.print(line, soft_wrap=True)
-    console.print()
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

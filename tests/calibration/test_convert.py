@@ -4,16 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from alibi_cli.calibration import report as heads_report
+from alibi_cli.calibration.report import head_report
 from alibi_cli.calibration.run import calibrate
 from alibi_cli.calibration.windows import make_windows
 from alibi_cli.checkpoint import verify
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
-from alibi_cli.evaluation.text import Text
+from alibi_cli.evaluation.text import Text, load_text
 from alibi_cli.surgery.apply import apply_alibi
 from tests.cli.run import alibi_here
 from tests.models import sample_tokens, save_tiny, tiny_model
@@ -166,16 +169,47 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     assert not output.exists() and not (tmp_path / "out.partial").exists()
 
 
-def test_inspect_heads_of_both_kinds(tmp_path, text):
+@pytest.mark.parametrize("option", ["--plot", "-o"])
+def test_inspect_heads_of_both_kinds(option, tmp_path, text):
     source, output, picture = save_tiny("gpt2", tmp_path / "source"), tmp_path / "out", tmp_path / "heads.png"
     report = converted(source, output, text, "--calibrate", "look-back")
     common = ("--text", text, "--tokens", "480")
     original = json.loads(alibi_here("inspect", "heads", source, *common, "--json").stdout)
-    after = json.loads(alibi_here("inspect", "heads", output, *common, "--json", "-o", picture).stdout)
+    after = json.loads(alibi_here("inspect", "heads", output, *common, "--json", option, picture).stdout)
     assert original["slopes"] is None and after["slopes"] == report["slopes"]
-    assert original["window"] == after["window"] == 24
+    assert original["window"] == after["window"] == original["trained_length"] == 24
     assert original["mean_distance"] != after["mean_distance"]
+    assert original["sinks"] == 4
+    assert original["sink_weight"][0][0] > original["first_token_weight"][0][0]
+    assert original["mean_distance_without_sinks"] != original["mean_distance"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = alibi_here("inspect", "heads", output, *common).stdout
-    assert "slope m" in shown and f"{after['mean_distance'][1][5]:.1f}" in shown
+    distances = [each for layer in after["mean_distance"] for each in layer]
+    assert "slope m" in shown and f"median {np.median(distances):.3g};" in shown
+    assert f"{after['mean_distance'][1][5]:.1f}" not in shown.split("median")[0]  # a picture and no table
+    assert "weight on the sinks" in shown and "distance, no sinks" in shown
     assert alibi_here("inspect", "heads", source, *common, "--length", "25").exit_code == 2
+    assert alibi_here("inspect", "heads", source, *common, "--sinks", "24").exit_code == 2
+
+
+def test_inspect_heads_without_sinks_shows_the_first_token(tmp_path, text):
+    source = save_tiny("llama", tmp_path / "source")
+    command = ("inspect", "heads", source, "--text", text, "--tokens", "96", "--sinks", "0")
+    report = json.loads(alibi_here(*command, "--json").stdout)
+    assert report["mean_distance_without_sinks"] == report["mean_distance"]
+    shown = alibi_here(*command).stdout
+    assert "weight on first token" in shown and "sinks" not in shown
+
+
+def test_windows_of_long_models_are_short_unless_asked_for(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(heads_report, "DEFAULT_LONGEST", 16)
+    source = save_tiny("llama", tmp_path / "source")
+    common = ("inspect", "heads", source, "--text", text, "--tokens", "96")
+    assert "96 tokens of text.txt in windows of 16 (trained length 24)" in alibi_here(*common).stdout
+    assert json.loads(alibi_here(*common, "--length", "24", "--json").stdout)["window"] == 24
+    seen = []
+    head_report(str(source), load_text(files=[text]), 96, update=lambda what, done, of: seen.append((done, of)))
+    assert seen == [(0, 1), (1, 1)]
+    monkeypatch.setattr(heads_report, "WEIGHTS_PER_BATCH", 6 * 16 * 16)  # room for the weights of one window
+    head_report(str(source), load_text(files=[text]), 96, update=lambda what, done, of: seen.append((done, of)))
+    assert seen[2:] == [(done, 6) for done in range(7)]
