@@ -82,10 +82,10 @@ def mechanism(family: str, policy: str = DEFAULT_POLICY) -> str:
     return ", ".join(names) or "positions kept"
 
 
-def check_policy(config: "PreTrainedConfig", policy: str, where: str) -> None:
+def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int = 0) -> None:
     """
     Raises:
-        AlibiError: there is no such policy, or it does not know the family.
+        AlibiError: there is no such policy, or it does not know the family, or the family computes ALiBi itself and cannot have sinks.
     """
     if policy not in policy_names():
         close = difflib.get_close_matches(policy, policy_names(), n=1)
@@ -96,6 +96,8 @@ def check_policy(config: "PreTrainedConfig", policy: str, where: str) -> None:
         )
     family = family_of(config.model_type)
     if family in family_policies(policy):
+        if sinks and "own_bias" in mechanism(family, policy):
+            raise AlibiError(f"{where} computes ALiBi itself, which knows no sinks.", exit_code=EXIT_USAGE)
         return
     replaced = mechanism(family) if family in family_policies() else ""
     if policy == "add" and "own_bias" in replaced:

@@ -43,9 +43,14 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
 
     class Convert(BaseModel):
         model_config = ConfigDict(extra="forbid")
+        policy: str = "replace"
         slopes: str = "press"
-        calibrate: Literal["look-back", "distil", "distil+norms"] = "distil"
-        calibration_tokens: int = 262144
+        sinks: int | None = None
+        offset: int | None = None
+        calibrate: Literal["reach", "look-back", "distil", "distil+norms"] | None = None
+        calibration_tokens: int | None = None
+        calibration_length: int | None = None
+        horizon: int | None = None
         max_bias: float | None = None
         max_sequence_length: int | None = None
         verify: bool = True

@@ -1,23 +1,28 @@
 """Calibration of a checkpoint on disk."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from alibi_cli.calibration.learnable import learned_names
-from alibi_cli.calibration.run import Update, learn
+from alibi_cli.calibration.progress import Update, with_time_left
+from alibi_cli.calibration.run import CalibrationSettings, estimate, learn, state_key
+from alibi_cli.calibration.state import State
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.checkpoint.source import Source
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text
-from alibi_cli.families import config_of, model_class
+from alibi_cli.families import check_policy, config_of, model_class, trained_length
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.apply import apply_alibi
 
 
-def planned(source: Source, method: str) -> Learned:
-    """The names of what `method` is going to write for this checkpoint; slopes and values are not known yet.
+def planned(source: Source, settings: CalibrationSettings) -> Learned:
+    """The names of what a calibration is going to write for this checkpoint; slopes and values are not known yet.
 
     Raises:
         AlibiError: a family that is not converted, or not calibrated.
@@ -27,24 +32,38 @@ def planned(source: Source, method: str) -> Learned:
         raise AlibiError(
             f"A {config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
         )
+    settings.check()
+    check_policy(config, settings.policy, source.name)
+    if (trained := trained_length(config)) is not None:
+        settings.lengths_of(trained)
     press = get_slopes(config.num_attention_heads)
-    with torch.device("meta"):
-        model = model_class(config)(copy.deepcopy(config))
-        apply_alibi(model, 1, slopes=press, position_vector=True)
-    added, changed = learned_names(model, method)
-    meta = dict(model.named_parameters())
+    added: list[str] = []
+    changed: list[str] = []
+    meta: dict[str, torch.nn.Parameter] = {}
+    if settings.policy == DEFAULT_POLICY:
+        with torch.device("meta"):
+            model = model_class(config)(copy.deepcopy(config))
+            apply_alibi(model, 1, slopes=press, position_vector=True)
+        added, changed = learned_names(model, settings.chosen_method)
+        meta = dict(model.named_parameters())
     return Learned(
-        scheme=f"calibrated, {method}",
+        scheme=f"calibrated, {settings.chosen_method}",
         slopes=press,
+        sinks=settings.sinks or 0,
         added={name: meta[name] for name in added},
         changed={name: meta[name] for name in changed},
     )
 
 
 def calibrate_source(
-    source: Source, text: Text, method: str, n_tokens: int, update: Update = lambda *_: None
+    source: Source,
+    text: Text,
+    settings: CalibrationSettings,
+    update: Update = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None,
 ) -> Learned:
-    """Loads the original once and calibrates it.
+    """Loads the original once and calibrates it. say: is told what it is going to take. folder: where an interrupted run is continued.
 
     Raises:
         AlibiError: no language model, no tokenizer, too little text, or a loss that is not finite.
@@ -52,6 +71,17 @@ def calibrate_source(
     info = describe(source.name if source.commit is None else str(source.folder))
     if info.trained_length is None:
         raise AlibiError(f"The config of {source.name} names no length to calibrate at.", exit_code=EXIT_USAGE)
+    config = config_of(source.config, source.name)
+    width = {"bfloat16": 2, "float16": 2}.get(info.stored_dtype, 4)
+    cost = estimate(source.weight_bytes * 4 // width, config, settings, info.trained_length)
+    say(
+        f"Calibrating by {settings.chosen_method}: about {cost['tokens']:,} tokens in {cost['passes']:,} windows of "
+        f"{settings.lengths_of(info.trained_length)[-1]:,}, and {cost['bytes'] / 1e9:.1f} GB of memory."
+    )
+    state = State(folder, state_key(settings, info.digest, text))
+    if folder is not None and folder.is_dir():
+        kept = any(state.load(name) is not None for name in ("distil", "reach"))
+        say(f"{'Continuing' if kept else 'Another calibration left'} {folder}.")
     tokenizer = load_tokenizer(info)
     model = load_model(info)
-    return learn(model, tokenizer, text, info.trained_length, method, n_tokens, masked=info.masked, update=update)
+    return learn(model, tokenizer, text, info.trained_length, settings, info.masked, with_time_left(update, say), state)

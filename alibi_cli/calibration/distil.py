@@ -1,18 +1,17 @@
 """Slopes, and little else, learned from the original's own predictions: every weight that is not listed stays as it is."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.learnable import Learnable
+from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.windows import CalibrationWindows
 from alibi_cli.errors import AlibiError
 
-# Adam's step is a change of about this size. A slope is learned by its logarithm: 0.1 is a tenth of it, whatever its size.
-SLOPES_RATE, TENSORS_RATE = 0.1, 0.01
 WARM_UP = 10
 CHECKS, PATIENCE, GAIN = (
     20,
@@ -33,34 +32,41 @@ class Curve:
 def distil(
     learnable: Learnable,
     divergence: Divergence,
-    windows: CalibrationWindows,
-    held_out: CalibrationWindows,
+    steps: Sequence[Sequence[CalibrationWindows]],
+    chosen_by: Sequence[CalibrationWindows],
     on_step: Callable[[int, int, float], None] = lambda done, of, kl: None,
+    state: State = NOWHERE,
 ) -> Curve:
-    """One pass over `windows` with Adam; keeps the best state on `held_out`, and ends early if that no longer improves.
+    """Adam, once over `steps`, each the windows whose divergences are averaged.
+
+    Keeps the best state on the windows of `chosen_by`, and ends early if that no longer improves. state: where an interrupted run goes on.
 
     Raises:
         AlibiError: a loss that is not finite.
     """
-    size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
-    steps = math.ceil(len(windows.input_ids) / size)
-    tensors = list(learnable.tensors.values())
-    optimizer = torch.optim.Adam(
-        [{"params": [learnable.log_slopes], "lr": SLOPES_RATE}, {"params": tensors, "lr": TENSORS_RATE}],
-        betas=(0.9, 0.99),
-    )
+    optimizer = torch.optim.Adam(learnable.groups(), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer, lambda step: min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / len(steps))) / 2
     )
     for parameter in learnable.parameters():
         parameter.requires_grad_(True)
-    curve = Curve()
-    best_kl, best, since = divergence.mean(held_out), learnable.state(), 0
-    curve.held_out.append((0, best_kl))
-    for step in range(steps):
+    first, seen, since, curve = 0, 0, 0, Curve()
+    kept = state.load("distil")
+    if kept is None:
+        best_kl, best = _mean(divergence, chosen_by), learnable.state()
+        curve.held_out.append((0, best_kl))
+    else:
+        first, seen, since, best_kl, best = (kept[key] for key in ("step", "seen", "since", "best_kl", "best"))
+        curve = Curve(kept["kl"], kept["held_out"])
+        learnable.restore(kept["now"])
+        optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict(kept["schedule"])
+    for step in range(first, len(steps)):
         learnable.place()
-        input_ids, compared = windows.batch(slice(step * size, (step + 1) * size), divergence.device)
-        kl = divergence.backward(input_ids, compared)
+        kl = 0.0
+        for windows in steps[step]:
+            kl += divergence.backward(*windows.batch(slice(None), divergence.device)) / len(steps[step])
+            seen += windows.n_tokens
         if not math.isfinite(kl):
             raise AlibiError(
                 f"Calibration met a loss of {kl} at step {step + 1}.",
@@ -69,12 +75,11 @@ def distil(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        seen = min((step + 1) * size, len(windows.input_ids)) * windows.input_ids.shape[1]
         curve.kl.append((seen, kl))
-        on_step(step + 1, steps, kl)
-        if (step + 1) % math.ceil(steps / CHECKS) == 0 or step + 1 == steps:
+        on_step(step + 1, len(steps), kl)
+        if (step + 1) % math.ceil(len(steps) / CHECKS) == 0 or step + 1 == len(steps):
             learnable.place()
-            now = divergence.mean(held_out)
+            now = _mean(divergence, chosen_by)
             curve.held_out.append((seen, now))
             since = 0 if now < best_kl * (1 - GAIN) else since + 1
             if now < best_kl:
@@ -82,8 +87,26 @@ def distil(
             if since >= PATIENCE:
                 curve.stopped_early = True
                 break
+        if state.is_due():
+            state.save(
+                "distil",
+                {
+                    **{"step": step + 1, "seen": seen, "since": since, "best_kl": best_kl, "best": best},
+                    **{"kl": curve.kl, "held_out": curve.held_out, "now": learnable.state()},
+                    **{"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()},
+                },
+            )
     learnable.restore(best)
     for parameter in learnable.parameters():
         parameter.requires_grad_(False)
     learnable.place()
     return curve
+
+
+def one_by_one(windows: CalibrationWindows) -> list[list[CalibrationWindows]]:
+    """Steps of one batch each."""
+    return [[batch] for batch in windows.batches(TOKENS_PER_BATCH)]
+
+
+def _mean(divergence: Divergence, parts: Sequence[CalibrationWindows]) -> float:
+    return sum(divergence.mean(part) for part in parts) / len(parts)

@@ -11,9 +11,19 @@ TOKENS_PER_BATCH = 2048
 
 
 class Divergence:
-    """Compares two models over one vocabulary. The heads run in chunks: no (L, V) tensor exists, and no gradient reaches the original."""
+    """Compares two models over one vocabulary. The heads run in chunks: no (L, V) tensor exists, and no gradient reaches the original.
 
-    def __init__(self, original: PreTrainedModel, converted: PreTrainedModel, logits_per_chunk: int = LOGITS_PER_CHUNK):
+    context: of longer windows the original is fed its last so many tokens (the truncated teacher); it must see all compared ones.
+    """
+
+    def __init__(
+        self,
+        original: PreTrainedModel,
+        converted: PreTrainedModel,
+        logits_per_chunk: int = LOGITS_PER_CHUNK,
+        context: int | None = None,
+    ):
+        self.context = context
         self.original, self.converted = BodyAndHead(original), BodyAndHead(converted)
         self.device = original.device
         self._seen: dict[
@@ -21,10 +31,15 @@ class Divergence:
         ] = {}  # the original's hidden states of windows that are looked at again and again
         self.chunk = max(1, logits_per_chunk // original.config.get_text_config().vocab_size)
 
+    def _wanted(self, input_ids: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
+        """(n, d) hidden states of the original at the compared tokens"""
+        seen = slice(None if self.context is None else -self.context, None)
+        with torch.no_grad():
+            return self.original.hidden(input_ids[:, seen])[compared[:, seen]]
+
     def backward(self, input_ids: torch.Tensor, compared: torch.Tensor) -> float:
         """The mean KL over the compared tokens of (B, L) windows; adds its gradient to what the converted model learns."""
-        with torch.no_grad():
-            wanted = self.original.hidden(input_ids)[compared]  # (n, d)
+        wanted = self._wanted(input_ids, compared)
         hidden = self.converted.hidden(input_ids)[compared]
         # The head's graph lives for one chunk only: its gradient is collected at the body's output.
         leaf = hidden.detach().requires_grad_()
@@ -42,7 +57,7 @@ class Divergence:
         size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
         batches = [windows.batch(slice(i, i + size), self.device) for i in range(0, len(windows.input_ids), size)]
         if id(windows) not in self._seen:
-            self._seen[id(windows)] = [self.original.hidden(input_ids)[compared] for input_ids, compared in batches]
+            self._seen[id(windows)] = [self._wanted(*batch) for batch in batches]
         total, count = 0.0, 0
         for (input_ids, compared), wanted in zip(batches, self._seen[id(windows)], strict=True):
             hidden = self.converted.hidden(input_ids)[compared]

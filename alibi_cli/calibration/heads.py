@@ -24,6 +24,7 @@ from alibi_cli.runtime.modeling_alibi import AlibiModelMixin
 from alibi_cli.slopes import get_slopes
 
 BLOCK = 1 << 14  # products in a float32 sum
+LEADING = 8  # first tokens that may be sinks
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class HeadStatistics:
 
     distance: mean of E|i - j| in tokens under the attention weights. entropy: of the weights, in nats. first_token: weight on the first
     token of the window. sink_weight: weight on its first `sinks` tokens. distance_without_sinks: E|i - j| over the other keys, NaN for a
-    head that gives them no weight at all; `distance` itself where sinks is 0.
+    head that gives them no weight at all; `distance` itself where sinks is 0. leading: (LEADING,), mean over layers, heads and the second
+    half of the queries of the weight on each of the first tokens.
     """
 
     distance: np.ndarray
@@ -41,6 +43,7 @@ class HeadStatistics:
     sink_weight: np.ndarray
     distance_without_sinks: np.ndarray
     sinks: int
+    leading: np.ndarray
 
     def as_json(self) -> dict[str, Any]:
         """A map is a list per layer of one figure per head; null stands for NaN."""
@@ -79,7 +82,8 @@ def observe_heads(
         raise AlibiError(f"The attention of a {type(model).__name__} does not show its weights.", exit_code=EXIT_USAGE)
     distance, entropy, first_token, sink_weight = np.stack([total.means() for total in totals], axis=1)
     without = distance if sinks == 0 else np.stack([total.distance_without_sinks() for total in totals])
-    return HeadStatistics(distance, entropy, first_token, sink_weight, without, sinks)
+    leading = np.mean([total.leading() for total in totals], axis=0)
+    return HeadStatistics(distance, entropy, first_token, sink_weight, without, sinks, leading)
 
 
 class _Total:
@@ -88,6 +92,7 @@ class _Total:
 
     def __init__(self, sinks: int) -> None:
         self.sinks, self.sums, self.queries = sinks, np.zeros(1), 0
+        self.on_leading, self.late_queries = np.zeros(LEADING), 0
 
     def add(self, weights: torch.Tensor) -> None:
         """(B, H, Q, K) weights, each row of which sums to one."""
@@ -106,10 +111,18 @@ class _Total:
         rows = [looked, entropy, weights[..., 0].sum((0, 2)), on_sinks, looked_without, off_sinks]
         self.sums = self.sums + np.stack([row.cpu().double().numpy() for row in rows])
         self.queries += weights.shape[0] * weights.shape[2]
+        late = weights[:, :, weights.shape[2] // 2 :, :LEADING]
+        on_each = late.mean(1).sum((0, 1)).cpu().double().numpy()
+        self.on_leading[: len(on_each)] += on_each
+        self.late_queries += late.shape[0] * late.shape[2]
 
     def means(self) -> np.ndarray:
         """(4, H)"""
         return self.sums[:4] / self.queries
+
+    def leading(self) -> np.ndarray:
+        """(LEADING,)"""
+        return self.on_leading / self.late_queries
 
     def distance_without_sinks(self) -> np.ndarray:
         """(H,) sum over queries and keys that are no sinks of w_ij |i - j|, divided by the sum of w_ij.

@@ -6,13 +6,18 @@ trained length; a gentler slope cannot be told from none. So neither end underfl
 """
 
 import math
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.twin import attention_modules, norm_weights, own_copies, position_vectors
 
-METHODS = ("look-back", "distil", "distil+norms")
+# The first of each policy is its default. A plug-in's policy has "distil".
+METHODS = {"replace": ("distil", "look-back", "distil+norms"), "add": ("reach", "distil")}
+# Adam's step is a change of about this size. A slope is learned by its logarithm: 0.1 is a tenth of it, whatever its size. An offset is
+# learned as a share of the range.
+SLOPES_RATE, OFFSETS_RATE, TENSORS_RATE = 0.1, 0.01, 0.01
 
 
 def slope_bounds(trained_length: int) -> tuple[float, float]:
@@ -28,15 +33,24 @@ def learned_names(converted: PreTrainedModel, method: str) -> tuple[list[str], l
 class Learnable:
     """The parameters of a converted model that a method learns; all others stay frozen and shared with the original.
 
-    slopes: initial (rows, H), one row for each attention module.
+    slopes: initial (rows, H), one row for each attention module. offsets: the same, in tokens, if heads have offsets.
     """
 
-    def __init__(self, converted: PreTrainedModel, slopes: torch.Tensor, method: str, trained_length: int):
+    def __init__(
+        self,
+        converted: PreTrainedModel,
+        slopes: torch.Tensor,
+        method: str,
+        trained_length: int,
+        offsets: torch.Tensor | None = None,
+    ):
         self.modules = list(attention_modules(converted).values())
         if slopes.shape[0] != len(self.modules):
             raise ValueError(f"{slopes.shape[0]} rows of slopes for {len(self.modules)} attention modules.")
         self.gentlest, self.steepest = slope_bounds(trained_length)
         self.log_slopes = torch.nn.Parameter(slopes.float().clamp(self.gentlest, self.steepest).log())  # (rows, H)
+        self.reach = trained_length
+        self.shares = None if offsets is None else torch.nn.Parameter(offsets.float() / trained_length)  # (rows, H)
         added, changed = learned_names(converted, method)
         self.added, self.changed = own_copies(converted, added), own_copies(converted, changed)
         self.place()
@@ -46,17 +60,40 @@ class Learnable:
         return {**self.added, **self.changed}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [self.log_slopes, *self.tensors.values()]
+        return [self.log_slopes, *([] if self.shares is None else [self.shares]), *self.tensors.values()]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameters with their rates, for an optimizer."""
+        groups = [(self.log_slopes, SLOPES_RATE), *((tensor, TENSORS_RATE) for tensor in self.tensors.values())]
+        if self.shares is not None:
+            groups.append((self.shares, OFFSETS_RATE))
+        return [{"params": [parameter], "lr": rate} for parameter, rate in groups]
 
     def place(self) -> None:
         """Puts the slopes, within their bounds, where attention reads them; they carry the gradient back."""
         with torch.no_grad():
             self.log_slopes.clamp_(math.log(self.gentlest), math.log(self.steepest))
-        for module, row in zip(self.modules, self.log_slopes, strict=True):
-            module.alibi_slopes = row.exp()
+            if self.shares is not None:
+                self.shares.clamp_(0, 1)
+        for index, module in enumerate(self.modules):
+            module.alibi_slopes = self.log_slopes[index].exp()
+            if self.shares is not None:
+                module.alibi_offsets = self.shares[index] * self.reach
 
     def slopes(self) -> list[list[float]]:
         return self.log_slopes.detach().double().exp().tolist()
+
+    def offsets(self) -> list[list[float]] | None:
+        """In tokens."""
+        return None if self.shares is None else (self.shares.detach().double() * self.reach).tolist()
+
+    def settle(self) -> None:
+        """Slopes and offsets become numbers."""
+        offsets = self.offsets()
+        for index, module in enumerate(self.modules):
+            module.alibi_slopes = self.slopes()[index]
+            if offsets is not None:
+                module.alibi_offsets = offsets[index]
 
     def state(self) -> list[torch.Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters()]

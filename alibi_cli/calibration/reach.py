@@ -15,11 +15,12 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
+from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import BodyAndHead
 
-EPSILON = 0.01
+EPSILON = 0.001
 QUERIES = 64  # sampled from each window
 HALVINGS = 24  # of the interval of log-slopes: to less than a thousandth
 STEEPEST = 1.0  # a factor e for every token
@@ -32,8 +33,11 @@ def fit_reach(
     reach: int,
     epsilon: float = EPSILON,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
+    state: State = NOWHERE,
 ) -> list[list[float]]:
-    """Runs (B, T) windows, T > reach, through a converted model whose offsets and sinks are set, and sets its slopes; returns them by layer.
+    """Runs (B, T) windows, T > reach, through a converted model with offsets and sinks, and sets its slopes; returns them by layer.
+
+    state: keeps the slopes of layers that are done; a run that was interrupted does not fit them again.
 
     Raises:
         AlibiError: an attention that is not computed by this package, or windows that end within the range.
@@ -42,6 +46,7 @@ def fit_reach(
         raise AlibiError(f"Windows of {input_ids.shape[1]} tokens do not reach beyond {reach}.", exit_code=EXIT_USAGE)
     modules = list(attention_modules(converted).values())
     gentlest = gentlest_slope(reach, epsilon)
+    known: list[list[float]] = state.load("reach") or []
     fitted: list[list[float]] = []
 
     def watch(
@@ -49,12 +54,16 @@ def fit_reach(
     ) -> None:
         slopes = [gentlest] * query.shape[1]
         causal = getattr(distances, "causal", None)
-        if causal is not None:  # else a window, which ends within the range
+        if len(fitted) < len(known):
+            slopes = known[len(fitted)]
+        elif causal is not None:  # else a window, which ends within the range
             sinks = getattr(module.config, "alibi_sinks", None) or 0
             offsets = getattr(module, "alibi_offsets", None) or [0.0] * query.shape[1]
             slopes = smallest_slopes(query, key, scaling, causal, offsets, sinks, reach, epsilon)
         module.alibi_slopes = slopes
         fitted.append(slopes)
+        if state.is_due() or len(fitted) == len(modules):
+            state.save("reach", fitted)
         on_layer(len(fitted), len(modules))
 
     body = BodyAndHead(converted)

@@ -1,107 +1,103 @@
-"""Calibration of a checkpoint: the original is loaded once, looked at, and imitated."""
+"""A calibration from a text to what a conversion writes down."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.calibration.distil import Curve, distil
-from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
-from alibi_cli.calibration.heads import HeadStatistics, observe_heads
-from alibi_cli.calibration.learnable import METHODS, Learnable
-from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
-from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
-from alibi_cli.calibration.windows import CalibrationWindows, make_windows
+from alibi_cli.calibration.added import calibrate_added, refine_added
+from alibi_cli.calibration.distil import Curve
+from alibi_cli.calibration.learnable import METHODS, slope_bounds
+from alibi_cli.calibration.progress import Update
+from alibi_cli.calibration.reach import EPSILON
+from alibi_cli.calibration.replaced import calibrate
+from alibi_cli.calibration.state import NOWHERE, State
+from alibi_cli.calibration.twin import layer_lists
+from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.text import Text
-from alibi_cli.slopes import get_slopes
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
-Update = Callable[[str, float, float], None]
-DEFAULT_METHOD, DEFAULT_TOKENS = "distil", 1 << 18
-HELD_OUT_TOKENS = 1 << 13  # for early stopping and for the factors of the look-back
+TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
+HELD_OUT_TOKENS = 1 << 13  # to choose by, and as many to report on
+REACH_LENGTH = 1.5  # of the range: how far beyond it reach looks
+LENGTHS = (1, 2, 4)  # of the range, on which an added bias is distilled
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """heads: of the original. start, look_back, end: KL(original || converted) with Press's slopes, the look-back's and at the end, in nats
-    per token of text that nothing was learned from."""
+class CalibrationSettings:
+    """What to calibrate, and how.
 
-    converted: PreTrainedModel
-    learnable: Learnable
-    heads: HeadStatistics
-    start: float
-    look_back: float
-    end: float
-    curve: Curve | None
-    seconds: float
-
-
-def calibrate(
-    model: PreTrainedModel,
-    windows: CalibrationWindows,
-    held_out: CalibrationWindows,
-    method: str = DEFAULT_METHOD,
-    update: Update = lambda *_: None,
-    sinks: int = 0,
-) -> Calibrated:
-    """Finds slopes (and what else `method` learns) under which the converted model does what `model` does.
-
-    The two share their weights in memory; `model` is not changed. Windows have the length that the model was trained for. The look-back
-    leaves out the first `sinks` tokens of each window.
-
-    Raises:
-        AlibiError: an encoder-decoder, or attention that does not show its weights.
-        ValueError: no such method.
+    policy, sinks: see `apply_alibi`; sinks None: chosen. method: one of METHODS[policy]; None: the first. n_tokens: tokens to learn from,
+    each read once; None: the method's own number. length: tokens of the longest window that is fed; None: 1.5 ranges for reach, 4 for the
+    distillation of an added bias, the trained length where positions are replaced. horizon: the range, instead of the trained length.
+    offset: tokens up to which an added bias is zero; None: the range.
     """
-    if method not in METHODS:
-        raise ValueError(f"{method!r} is none of {', '.join(METHODS)}.")
-    if model.config.is_encoder_decoder:
-        raise AlibiError(
-            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
-        )
-    started = time.monotonic()
-    model.eval()
-    length = windows.input_ids.shape[1]
-    with _positions_seen(model) as means:
-        size = max(1, TOKENS_PER_BATCH // length)
-        batches = list(held_out.input_ids.to(model.device).split(size))
-        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)), sinks)
-    press = torch.tensor(get_slopes(heads.distance.shape[1])).expand(heads.distance.shape)
-    converted = converted_twin(model, layer_lists(press.tolist(), model), length, position_vector=True)
-    learnable = Learnable(converted, press, method, length)
-    divergence = Divergence(model, converted)
-    start, of_press = divergence.mean(held_out), learnable.state()
-    with torch.no_grad():
-        for name, vector in learnable.added.items():
-            vector.copy_(means[name.removesuffix(".vector")])
-        learnable.log_slopes.copy_(slopes_of_distances(heads.distance_without_sinks).log())
-    learnable.place()
-    look_back = end = fit_factors(
-        learnable, divergence, held_out, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
-    )
-    if look_back > start:  # a BLOOM, whose slopes are Press's
-        learnable.restore(of_press)
-        look_back = end = start
-    curve = None
-    if method != "look-back":
-        shown = Sparkline()
-        curve = distil(
-            learnable,
-            divergence,
-            windows,
-            held_out,
-            lambda done, of, kl: update(f"Distilling, KL {kl:.3f} {shown.add(kl)}", done, of),
-        )
-        end = min(kl for _, kl in curve.held_out)
-    for module, row in zip(learnable.modules, learnable.slopes(), strict=True):
-        module.alibi_slopes = row
-    converted.config.alibi_slopes = layer_lists(learnable.slopes(), model)
-    return Calibrated(converted, learnable, heads, start, look_back, end, curve, time.monotonic() - started)
+
+    policy: str = DEFAULT_POLICY
+    method: str | None = None
+    sinks: int | None = None
+    offset: int | None = None
+    n_tokens: int | None = None
+    length: int | None = None
+    horizon: int | None = None
+    seed: int = 0
+
+    @property
+    def chosen_method(self) -> str:
+        return self.method or methods(self.policy)[0]
+
+    def check(self) -> None:
+        """
+        Raises:
+            AlibiError: settings that do not go together, whatever the model.
+        """
+        known = methods(self.policy)
+        if self.method is not None and self.method not in known:
+            message = f"The policy {self.policy} is not calibrated by {self.method}, but by {' or '.join(known)}."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
+        for name in ("offset", "horizon"):
+            if self.policy == DEFAULT_POLICY and getattr(self, name) is not None:
+                message = f"{name} is for a bias that is added; the policy {self.policy} is textbook ALiBi."
+                raise AlibiError(message, exit_code=EXIT_USAGE)
+
+    def tokens(self) -> int:
+        return TOKENS[self.chosen_method] if self.n_tokens is None else self.n_tokens
+
+    def range_of(self, trained_length: int) -> int:
+        """
+        Raises:
+            AlibiError: a horizon beyond the trained length.
+        """
+        if self.horizon is not None and self.horizon > trained_length:
+            message = f"The horizon of {self.horizon} tokens is beyond the trained length, {trained_length}."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
+        return self.horizon or trained_length
+
+    def lengths_of(self, trained_length: int) -> tuple[int, ...]:
+        """Lengths of the windows that are fed, ascending; beyond the range the longest decides.
+
+        Raises:
+            AlibiError: the longest does not reach beyond the range.
+        """
+        reach = self.range_of(trained_length)
+        if self.policy == DEFAULT_POLICY:
+            return (min(self.length or reach, reach),)
+        if self.chosen_method == "reach":
+            return (self.length or int(REACH_LENGTH * reach),)
+        longest = self.length or LENGTHS[-1] * reach
+        if longest <= reach:
+            message = (
+                f"Windows of {longest} tokens do not reach beyond {reach}, where an added bias has its work to do."
+            )
+            raise AlibiError(message, "Take a longer length or a shorter horizon.", EXIT_USAGE)
+        return tuple(sorted({min(factor * reach, longest) for factor in LENGTHS}))
+
+
+def methods(policy: str) -> tuple[str, ...]:
+    return METHODS.get(policy, ("distil",))
 
 
 def learn(
@@ -109,84 +105,141 @@ def learn(
     tokenizer: Any,
     text: Text,
     trained_length: int,
-    method: str = DEFAULT_METHOD,
-    n_tokens: int = DEFAULT_TOKENS,
+    settings: CalibrationSettings,
     masked: bool = False,
-    seed: int = 0,
     update: Update = lambda *_: None,
-    sinks: int = 0,
+    state: State = NOWHERE,
 ) -> Learned:
-    """`calibrate` on a text: what a conversion writes down."""
+    """Calibrates `model`, which is not changed, on a text.
+
+    Raises:
+        AlibiError: too little text, settings that do not fit, or a loss that is not finite.
+    """
+    settings.check()
+    if model.config.is_encoder_decoder:
+        raise AlibiError(
+            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
+        )
     update("Reading the text", 0, 1)
-    held_out_tokens = min(HELD_OUT_TOKENS, max(n_tokens // 4, trained_length))
-    everything = make_windows(text, tokenizer, trained_length, n_tokens + held_out_tokens, masked, seed)
-    n_held_out = max(1, min(held_out_tokens // trained_length, len(everything.input_ids) // 4))
-    held_out, windows = everything.split(n_held_out)
-    found = calibrate(model, windows, held_out, method, update, sinks)
-    learnable, curve = found.learnable, found.curve
+    if settings.policy == DEFAULT_POLICY:
+        return _learn_replaced(model, tokenizer, text, trained_length, settings, masked, update, state)
+    return _learn_added(model, tokenizer, text, trained_length, settings, masked, update, state)
+
+
+def _learn_replaced(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    text: Text,
+    trained_length: int,
+    settings: CalibrationSettings,
+    masked: bool,
+    update: Update,
+    state: State,
+) -> Learned:
+    (length,), n_tokens = settings.lengths_of(trained_length), settings.tokens()
+    everything = make_windows(
+        text, tokenizer, length, n_tokens + 2 * max(HELD_OUT_TOKENS, length), masked, settings.seed
+    )
+    parts = Parts.of(everything, n_tokens)
+    found = calibrate(model, parts, settings.chosen_method, update, settings.sinks, state)
+    learnable = found.learnable
     return Learned(
-        scheme=f"calibrated, {method}",
+        scheme=f"calibrated, {settings.chosen_method}",
         slopes=layer_lists(learnable.slopes(), model),
+        sinks=found.sinks,
         added={name: tensor.detach().cpu() for name, tensor in learnable.added.items()},
         changed={name: tensor.detach().cpu() for name, tensor in learnable.changed.items()},
         record={
-            "method": method,
-            "text": windows.text,
-            "window": trained_length,
-            "tokens": curve.kl[-1][0] if curve else held_out.n_tokens,
-            "held_out_tokens": held_out.n_tokens,
-            "seed": seed,
-            "seconds": round(found.seconds, 1),
+            **_facts(settings, parts.learned_from.text, found.sinks, found.curve, found.seconds),
+            "window": length,
+            "tokens": found.curve.kl[-1][0] if found.curve else parts.learned_from.n_tokens,
+            "chosen_by_tokens": parts.chosen_by.n_tokens,
+            "reported_on_tokens": parts.reported_on.n_tokens,
             "slope_bounds": [learnable.gentlest, learnable.steepest],
             "kl_nats_per_token": {"press": found.start, "look_back": found.look_back, "end": found.end},
-            "kl_curve": [] if curve is None else curve.kl,
-            "kl_curve_held_out": [] if curve is None else curve.held_out,
-            "stopped_early": curve is not None and curve.stopped_early,
             "heads_of_the_original": found.heads.as_json(),
         },
     )
 
 
-@contextmanager
-def _positions_seen(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """{module that adds positions: the mean (d,) of what it adds}, filled while the original runs."""
-    skeleton = converted_twin(model, get_slopes(model.config.num_attention_heads), 1, position_vector=True)
-    means: dict[str, torch.Tensor] = {}
-    handles = []
-    for name in (vector.removesuffix(".vector") for vector in position_vectors(skeleton)):
-        owner, _, leaf = name.rpartition(".")
-        table = getattr(model.get_submodule(owner), leaf)
-        if isinstance(table, torch.Tensor):  # a buffer of sines
-            means[name] = table.mean(0)
-        else:
-            handles.append(table.register_forward_hook(_keep_mean(means, name)))
-    try:
-        yield means
-    finally:
-        for handle in handles:
-            handle.remove()
+def _learn_added(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    text: Text,
+    trained_length: int,
+    settings: CalibrationSettings,
+    masked: bool,
+    update: Update,
+    state: State,
+) -> Learned:
+    reach, lengths, n_tokens = settings.range_of(trained_length), settings.lengths_of(trained_length), settings.tokens()
+    longest, distils = lengths[-1], settings.chosen_method != "reach"
+    first = min(longest, int(REACH_LENGTH * reach)) if distils else longest
+    # The tokens of a step that lie within the range come out of the same windows.
+    wanted = n_tokens + 2 * max(HELD_OUT_TOKENS, longest) if distils else max(n_tokens, first)
+    everything = make_windows(text, tokenizer, longest, wanted, masked, settings.seed, whole=True)
+    parts = Parts.of(everything, n_tokens) if distils else None
+    learned_from = parts.learned_from if parts else everything
+    n_first = max(1, min(n_tokens, TOKENS["reach"]) // first)
+    windows = learned_from.split(n_first)[0].of_length(first, first)
+    found = calibrate_added(
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, EPSILON, update, state
+    )
+    fed = windows.n_tokens
+    if parts is not None:
+        found = refine_added(model, found, parts, reach, lengths, n_tokens, settings.policy, update, state)
+        fed += found.curve.kl[-1][0] if found.curve and found.curve.kl else 0
+    offsets = None if found.offsets is None else layer_lists(found.offsets, model)
+    return Learned(
+        scheme=f"calibrated, {settings.chosen_method}",
+        slopes=layer_lists(found.slopes, model),
+        offsets=offsets,
+        sinks=found.sinks,
+        record={
+            **_facts(settings, everything.text, found.sinks, found.curve, found.seconds),
+            "range": reach,
+            "lengths": list(lengths),
+            "tokens": fed,
+            "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
+            "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
+            "epsilon": EPSILON,
+            "slope_bounds": list(slope_bounds(reach)),
+            "kl_nats_per_token": found.kl,
+        },
+    )
 
 
-def _keep_mean(means: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
-    def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
-        means[name] = output.detach().flatten(0, -2).mean(0)
+def _facts(
+    settings: CalibrationSettings, text: dict[str, str | int], sinks: int, curve: Curve | None, seconds: float
+) -> dict[str, Any]:
+    return {
+        "method": settings.chosen_method,
+        "policy": settings.policy,
+        "settings": asdict(settings),
+        "text": text,
+        "sinks": sinks,
+        "seed": settings.seed,
+        "seconds": round(seconds, 1),
+        "kl_curve": [] if curve is None else curve.kl,
+        "kl_curve_held_out": [] if curve is None else curve.held_out,
+        "stopped_early": curve is not None and curve.stopped_early,
+    }
 
-    return hook
+
+def estimate(model_bytes: int, config: Any, settings: CalibrationSettings, trained_length: int) -> dict[str, int]:
+    """{"tokens": that are fed, "passes": of one window, "bytes": of memory} before anything is loaded; in float32, within a factor of two.
+
+    A pass with a gradient keeps some forty numbers of the model's width per token and layer; one without keeps those of one layer.
+    """
+    longest = settings.lengths_of(trained_length)[-1]
+    distils, n_tokens = settings.chosen_method.startswith("distil"), max(settings.tokens(), longest)
+    layers = config.num_hidden_layers if distils else 1
+    window = max(longest, 2048)
+    numbers = 40 * window * config.hidden_size * layers
+    return {"tokens": n_tokens, "passes": -(-n_tokens // longest), "bytes": model_bytes + 4 * numbers}
 
 
-class Sparkline:
-    """The last values as a row of blocks."""
-
-    BLOCKS = "▁▂▃▄▅▆▇█"
-
-    def __init__(self, width: int = 24):
-        self.values: list[float] = []
-        self.width = width
-
-    def add(self, value: float) -> str:
-        self.values.append(value)
-        every = max(1, len(self.values) // self.width)
-        shown = self.values[::every][-self.width :]
-        low, high = min(shown), max(shown)
-        span = (high - low) or 1.0
-        return "".join(self.BLOCKS[min(7, int(8 * (v - low) / span))] for v in shown)
+def state_key(settings: CalibrationSettings, source_digest: str, text: Text) -> str:
+    """What two runs must share for one to continue the other."""
+    parts = [*map(str, asdict(settings).items()), source_digest, text.sha256, torch.__version__]
+    return "|".join(parts)

@@ -1,6 +1,7 @@
 """The original and the converted model side by side in the memory of one."""
 
 import copy
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -10,16 +11,17 @@ from alibi_cli.surgery.apply import apply_alibi
 
 
 def converted_twin(
-    model: PreTrainedModel, slopes: Slopes, max_sequence_length: int, position_vector: bool = False
+    model: PreTrainedModel, slopes: Slopes, max_sequence_length: int, **settings: Any
 ) -> PreTrainedModel:
     """The model after surgery, beside the model itself: two trees of modules over one set of weights, so neither may be trained in place.
+    settings: of `apply_alibi`.
 
     Raises:
         ValueError: as `apply_alibi`.
     """
     shared = {id(parameter): parameter for parameter in model.parameters()}
     twin = copy.deepcopy(model, shared)
-    apply_alibi(twin, max_sequence_length, slopes=slopes, position_vector=position_vector)
+    apply_alibi(twin, max_sequence_length, slopes=slopes, **settings)
     return twin.eval().requires_grad_(False)
 
 

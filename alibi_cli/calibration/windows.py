@@ -32,15 +32,55 @@ class CalibrationWindows:
         first, others = (CalibrationWindows(*part, self.text) for part in parts)
         return first, others
 
+    def of_length(self, length: int, compared_at_end: int) -> "CalibrationWindows":
+        """The first `length` tokens of each window, of which only the last are compared."""
+        compared = self.compared[:, :length].clone()
+        compared[:, : length - compared_at_end] = False
+        return CalibrationWindows(self.input_ids[:, :length], compared, self.text)
+
+    def batches(self, tokens: int) -> list["CalibrationWindows"]:
+        """Parts of at most so many tokens, and of one window at least."""
+        size = max(1, tokens // self.input_ids.shape[1])
+        parts = zip(self.input_ids.split(size), self.compared.split(size), strict=True)
+        return [CalibrationWindows(*part, self.text) for part in parts]
+
     def batch(self, rows: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         return self.input_ids[rows].to(device), self.compared[rows].to(device)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Windows of one length from disjoint parts of a text: what is learned from, what choices are made by (early stop, factors), and
+    what is reported on."""
+
+    learned_from: CalibrationWindows
+    chosen_by: CalibrationWindows
+    reported_on: CalibrationWindows
+
+    @classmethod
+    def of(cls, windows: CalibrationWindows, n_tokens: int) -> "Parts":
+        """At most `n_tokens` to learn from; of the rest, half each for the other two, a window at least."""
+        rows, length = windows.input_ids.shape
+        learned = min(max(1, n_tokens // length), rows - 2)
+        chosen = (rows - learned) // 2
+        if learned < 1:
+            raise AlibiError(
+                f"{windows.text['name']} gives {rows} windows of {length} tokens; calibration needs three.",
+                hint="Give more text.",
+                exit_code=EXIT_USAGE,
+            )
+        first, others = windows.split(learned)
+        return cls(first, *others.split(chosen))
+
+
 def make_windows(
-    text: Text, tokenizer: Any, length: int, n_tokens: int, masked: bool = False, seed: int = 0
+    text: Text, tokenizer: Any, length: int, n_tokens: int, masked: bool = False, seed: int = 0, whole: bool = False
 ) -> CalibrationWindows:
     """At most `n_tokens` tokens of `text`, its documents in an order drawn from `seed`, one after the other, each followed by
     the tokenizer's end-of-text token if it has one.
+
+    whole: windows that lie in one document come first, at most four of a document, and only the rest is made as above: far context of
+    another document says nothing.
 
     Raises:
         AlibiError: the text is shorter than two windows.
@@ -52,11 +92,17 @@ def make_windows(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     wanted = max(2, n_tokens // length) * room
     stream: list[int] = []
+    inside: list[int] = []
     for index in generator.permutation(len(text.documents)):
-        if len(stream) >= wanted:
+        if len(inside) >= wanted or (not whole and len(stream) >= wanted):
             break
         part = text.documents[index][1][: 64 * wanted]  # no need to tokenise all of a book for a few windows
-        stream += [*tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"], *end]
+        ids = [*tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"], *end]
+        if whole and len(ids) >= room > 0:
+            inside += ids[: min(4, len(ids) // room) * room]
+        elif len(stream) < wanted:
+            stream += ids
+    stream = [*inside, *stream]
     count = min(len(stream), wanted) // room if room > 0 else 0
     if count < 2:
         raise AlibiError(

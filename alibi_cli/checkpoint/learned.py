@@ -15,7 +15,9 @@ SAFETENSORS = {dtype: name for name, dtype in DTYPES.items() if name.isupper()}
 
 @dataclass(frozen=True)
 class Learned:
-    """slopes, offsets, sinks: see `apply_alibi`. added: position vectors; changed: normalisation weights; both {the converted model's name: tensor}, without numbers (on the meta
+    """slopes, offsets, sinks: see `apply_alibi`.
+
+    added: position vectors; changed: normalisation weights; both {the converted model's name: tensor}, without numbers (on the meta
     device) in a plan that is only looked at. record: how they came about, for alibi.json."""
 
     scheme: str

@@ -176,6 +176,7 @@ def make_plan(
     max_sequence_length: int | None = None,
     policy: str = DEFAULT_POLICY,
     sinks: int | None = None,
+    offset: int | None = None,
 ) -> Plan:
     """Plans a conversion.
 
@@ -184,13 +185,18 @@ def make_plan(
         sinks: how many first tokens of every document get no bias; what calibration chose, or 0, if not given.
         slopes: "press", the path of a JSON file with one list of slopes, or one list per layer, or what calibration learned.
         max_bias: the exponent of the gentlest slope, instead of Press's 8.
+        offset: tokens of distance up to which an added bias is zero, for slopes that are not calibrated.
         max_sequence_length: what the config promises; four times the trained length if not given.
 
     Raises:
         AlibiError: unsupported family or policy, slopes that do not fit, or weights that do not fit the config.
     """
     config = config_of(source.config, source.name)
-    check_policy(config, policy, source.name)
+    check_policy(config, policy, source.name, sinks or 0)
+    if offset and policy == DEFAULT_POLICY:
+        raise AlibiError(
+            "An offset is for a bias that is added; policy replace is textbook ALiBi.", exit_code=EXIT_USAGE
+        )
     cls = model_class(config)
     trained = trained_length(config) or 0
     promised = max_sequence_length or 4 * trained
@@ -203,7 +209,8 @@ def make_plan(
     values, scheme = _slopes(slopes, max_bias, heads, layers)
     if sinks is None:
         sinks = learned.sinks if learned is not None else 0
-    settings = {"sinks": sinks, "offsets": None if learned is None else learned.offsets}
+    offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
+    settings: dict[str, Any] = {"sinks": sinks, "offsets": offsets}
     settings["position_vector"] = learned is not None and bool(learned.added)
 
     meta = MetaSurgery(cls, config, promised, policy, values, **settings)

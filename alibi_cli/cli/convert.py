@@ -19,6 +19,7 @@ EXAMPLES = """Examples:\n
   alibi convert gpt2 --dry-run\n
   alibi convert gpt2 -o gpt2-alibi --max-sequence-length 8192\n
   alibi convert gpt2 -o gpt2-alibi --slopes calibrated --calibration-text corpus.txt\n
+  alibi convert HuggingFaceTB/SmolLM2-135M --policy add --slopes calibrated\n
   alibi convert ./my-llama -o ./my-llama-alibi --slopes slopes.json --json"""
 
 
@@ -26,10 +27,15 @@ def command(
     context: typer.Context,
     model: options.Model,
     output_folder: options.Output = None,
+    policy: options.Policy = "replace",
     slopes: options.SlopesFrom = "press",
-    calibrate: options.Calibrate = "distil",
+    sinks: options.Sinks = None,
+    offset: options.Offset = None,
+    calibrate: options.Calibrate = None,
     calibration_text: options.CalibrationText = None,
-    calibration_tokens: options.CalibrationTokens = 262144,
+    calibration_tokens: options.CalibrationTokens = None,
+    calibration_length: options.CalibrationLength = None,
+    horizon: options.Horizon = None,
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
@@ -53,17 +59,22 @@ def command(
     json: options.Json = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Write MODEL with ALiBi instead of its positional encoding, as a checkpoint that transformers can load."""
+    """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
     given = dict(
+        policy=policy,
         slopes=slopes,
+        sinks=sinks,
+        offset=offset,
         calibrate=calibrate,
         calibration_tokens=calibration_tokens,
+        calibration_length=calibration_length,
+        horizon=horizon,
         max_bias=max_bias,
         max_sequence_length=max_sequence_length,
         verify=verify,
     )
     chosen = settings(context, preset, "convert", given)
-    calibration.check_options(context, chosen)
+    calibration.check_options(chosen, calibration_text or [])
     load_plugins(plugin)
     plan = plan_for(model, output_folder, chosen, revision, dry_run, calibration_text or [], force)
     if dry_run:
@@ -89,6 +100,7 @@ def command(
             on_stage=lambda stage: update(stage, done, plan.bytes_to_write),
             warn=output.note,
         )
+    calibration.forget(plan.output)
     if json:
         output.print_json(report.model_dump())
     else:
@@ -114,18 +126,19 @@ def plan_for(
     target = folder or Path(
         f"{Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition('/')[2]}-alibi"
     )
+    length, policy = chosen["max_sequence_length"], chosen["policy"]
     if chosen["slopes"] != "calibrated":
-        return make_plan(source, target, chosen["slopes"], chosen["max_bias"], chosen["max_sequence_length"])
-    plan = make_plan(
-        source, target, calibration.planned(source, chosen["calibrate"]), None, chosen["max_sequence_length"]
-    )
+        return make_plan(
+            source, target, chosen["slopes"], chosen["max_bias"], length, policy, chosen["sinks"], chosen["offset"]
+        )
+    plan = make_plan(source, target, calibration.planned(source, chosen), None, length, policy, chosen["sinks"])
     if dry_run:
         return plan
     from alibi_cli.checkpoint.partial import check_output
 
     check_output(target, source.folder, force)  # before minutes of work, not after
-    learned = calibration.run(source, chosen, calibration_text or [])
-    return make_plan(source, target, learned, None, chosen["max_sequence_length"])
+    learned = calibration.run(source, target, chosen, calibration_text or [])
+    return make_plan(source, target, learned, None, length, policy)
 
 
 def print_plan(plan: "Plan", json: bool) -> None:
@@ -143,7 +156,9 @@ def print_plan(plan: "Plan", json: bool) -> None:
             ("source", f"{source.name}" + (f" at {source.commit}" if source.commit else "")),
             ("output", f"{plan.output}{plan.output_state}"),
             ("family", f"{plan.family} ({plan.mechanism}) -> {plan.config['model_type']}"),
+            ("policy", plan.policy),
             ("slopes", f"{plan.slopes_scheme}, {plan.slopes_shape}"),
+            ("sinks", f"the first {plan.sinks} tokens of a document" if plan.sinks else "none"),
             ("length", f"{plan.trained_length} trained, {plan.max_sequence_length} promised"),
             ("tensors kept", f"{len(plan.copied)} of {len(source.tensors)}, byte for byte"),
             ("tensors dropped", ", ".join(plan.dropped) or "none"),
@@ -173,7 +188,9 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
         [
             ("written", f"{report.output}, {output.format_bytes(report.bytes_written)} in {report.seconds:.1f} s"),
             ("family", f"{report.base_model_type} -> {report.model_type}"),
-            ("slopes", f"{report.slopes_scheme}, {plan.slopes_shape}"),
+            ("policy", report.policy_name),
+            ("slopes", f"{report.slopes_scheme}, {plan.slopes_shape}{calibration.summary(plan.slopes, plan.offsets)}"),
+            ("sinks", f"the first {report.sinks} tokens of a document" if report.sinks else "none"),
             (
                 "tensors",
                 f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added"
@@ -185,5 +202,24 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
         ]
     )
     lengths = f"{plan.trained_length}:{max(plan.trained_length, plan.max_sequence_length)}"
+    _warn_of_plain_surgery(report, plan)
     following = ["alibi", "eval", report.output, "--baseline", report.source, "--lengths", lengths]
     output.note(f"Next: {shlex.join(following)}")
+
+
+def _warn_of_plain_surgery(report: "ConvertReport", plan: "Plan") -> None:
+    """Press's slopes in place of the positions of a model that was trained with them."""
+    if (
+        report.policy_name != "replace"
+        or not report.slopes_scheme.startswith("press")
+        or "own_bias" in report.mechanism
+    ):
+        return
+    from alibi_cli.families import family_of, family_policies
+
+    kept = family_of(plan.family) in family_policies("add")
+    better = ["alibi", "convert", report.source, *(["--policy", "add"] if kept else []), "--slopes", "calibrated"]
+    output.note(
+        "A pretrained model usually loses most of its quality to slopes it was not trained with "
+        f"(docs/results.md). Better: {shlex.join(better)}"
+    )

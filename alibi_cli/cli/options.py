@@ -68,9 +68,9 @@ SlopesFrom = Annotated[
 Calibrate = Annotated[
     Literal["reach", "look-back", "distil", "distil+norms"] | None,
     typer.Option(
-        help="How --slopes calibrated finds slopes. reach: the gentlest that hide what lies beyond the trained length, in one forward pass, "
-        "for --policy add. look-back: from how far each head looks back, for --policy replace. distil: by imitating the original's "
-        "predictions. distil+norms: normalisation weights too. Default: reach for add, distil for replace.",
+        help="How --slopes calibrated finds slopes. reach (for --policy add): the gentlest that hide what lies beyond the trained length, "
+        "in one forward pass. look-back (for replace): from how far each head looks back. distil: by imitating the original's predictions. "
+        "distil+norms (for replace): normalisation weights too. Default: reach for add, distil for replace.",
         show_default=False,
     ),
 ]
@@ -80,7 +80,42 @@ CalibrationText = Annotated[
         metavar="FILE", help="Calibrate on this text; repeatable. Default: the embedded text.", show_default=False
     ),
 ]
-CalibrationTokens = Annotated[int, typer.Option(min=1, help="Tokens of text to calibrate on, each read once.")]
+CalibrationTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens of text to learn from, each read once. Default: 262144 for distil, 16384 for reach and look-back.",
+        show_default=False,
+    ),
+]
+CalibrationLength = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Tokens of the longest window that calibration feeds. Default: for --policy add 1.5 (reach) or 4 (distil) times the trained "
+        "length; for replace the trained length.",
+        show_default=False,
+    ),
+]
+Horizon = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Calibrate an added bias for the last H tokens instead of the trained length.",
+        metavar="H",
+        show_default=False,
+    ),
+]
+Offset = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias. Default: the trained "
+        "length, or the horizon, with calibrated slopes; 0 with others.",
+        metavar="N",
+        show_default=False,
+    ),
+]
 MaxBias = Annotated[
     float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)
 ]

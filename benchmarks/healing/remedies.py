@@ -26,7 +26,7 @@ from transformers.models.llama import modeling_llama
 
 from alibi_cli.attention.in_models import registered
 from alibi_cli.calibration import distil as distillation
-from alibi_cli.calibration.distil import distil
+from alibi_cli.calibration.distil import distil, one_by_one
 from alibi_cli.calibration.divergence import Divergence
 from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.learnable import Learnable
@@ -102,7 +102,7 @@ def calibrated(
             module.query_parameter = torch.nn.Parameter(start(model, distances[layer]))
             learnable.changed[f"layer {layer}"] = module.query_parameter
     with _queries(apply):
-        distil(learnable, Divergence(model, converted), windows, held_out)
+        distil(learnable, Divergence(model, converted), one_by_one(windows), [held_out])
         return nll(converted, unseen)
 
 

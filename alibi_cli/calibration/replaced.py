@@ -1,0 +1,143 @@
+"""Calibration where the positions are replaced: slopes that imitate the original's attention, then its predictions."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from alibi_cli.calibration.distil import Curve, distil, one_by_one
+from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
+from alibi_cli.calibration.heads import HeadStatistics, observe_heads
+from alibi_cli.calibration.learnable import METHODS, Learnable
+from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
+from alibi_cli.calibration.progress import Sparkline, Update
+from alibi_cli.calibration.sinks import choose_sinks
+from alibi_cli.calibration.state import NOWHERE, State
+from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
+from alibi_cli.calibration.windows import Parts
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.slopes import get_slopes
+
+OBSERVED_TOKENS = 1 << 13  # of those that distillation learns from; the look-back looks at all
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """heads: of the original. start, look_back, end: KL(original || converted) with Press's slopes, the look-back's and at the end, in nats
+    per token of text that nothing was learned from or chosen by."""
+
+    converted: PreTrainedModel
+    learnable: Learnable
+    heads: HeadStatistics
+    sinks: int
+    start: float
+    look_back: float
+    end: float
+    curve: Curve | None
+    seconds: float
+
+
+def calibrate(
+    model: PreTrainedModel,
+    parts: Parts,
+    method: str = "distil",
+    update: Update = lambda *_: None,
+    sinks: int | None = None,
+    state: State = NOWHERE,
+) -> Calibrated:
+    """Finds slopes (and what else `method` learns) under which the converted model does what `model` does.
+
+    The two share their weights in memory; `model` is not changed. Windows have the length that the model was trained for. sinks: how many
+    first tokens of a document get no bias; chosen by the attention of the original if not given. The look-back leaves them out.
+
+    Raises:
+        AlibiError: an encoder-decoder, or attention that does not show its weights.
+        ValueError: no such method.
+    """
+    if method not in METHODS["replace"]:
+        raise ValueError(f"{method!r} is none of {', '.join(METHODS['replace'])}.")
+    if model.config.is_encoder_decoder:
+        raise AlibiError(
+            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
+        )
+    started = time.monotonic()
+    model.eval()
+    length = parts.learned_from.input_ids.shape[1]
+    observed = parts.learned_from.input_ids
+    if method != "look-back":
+        observed = observed[: max(1, OBSERVED_TOKENS // length)]
+    skeleton = converted_twin(model, get_slopes(model.config.num_attention_heads), length)
+    if sinks is None:
+        sinks = 0 if _has_own_bias(skeleton) else choose_sinks(model, observed)
+    with _positions_seen(model) as means:
+        batches = list(observed.to(model.device).split(max(1, TOKENS_PER_BATCH // length)))
+        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)), sinks)
+    press = torch.tensor(get_slopes(heads.distance.shape[1])).expand(heads.distance.shape)
+    slopes = layer_lists(press.tolist(), model)
+    converted = converted_twin(model, slopes, length, position_vector=True, sinks=sinks)
+    learnable = Learnable(converted, press, method, length)
+    divergence = Divergence(model, converted)
+    start, of_press = divergence.mean(parts.chosen_by), learnable.state()
+    reported_start = divergence.mean(parts.reported_on)
+    with torch.no_grad():
+        for name, vector in learnable.added.items():
+            vector.copy_(means[name.removesuffix(".vector")])
+        learnable.log_slopes.copy_(slopes_of_distances(heads.distance_without_sinks).log())
+    learnable.place()
+    look_back = fit_factors(
+        learnable, divergence, parts.chosen_by, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
+    )
+    if look_back > start:  # a BLOOM, whose slopes are Press's
+        learnable.restore(of_press)
+    reported_look_back = divergence.mean(parts.reported_on)
+    curve = None
+    if method != "look-back":
+        shown = Sparkline()
+        curve = distil(
+            learnable,
+            divergence,
+            one_by_one(parts.learned_from),
+            [parts.chosen_by],
+            lambda done, of, kl: update(f"Distilling, KL {kl:.3f} {shown.add(kl)}", done, of),
+            state,
+        )
+    end = divergence.mean(parts.reported_on)
+    learnable.settle()
+    converted.config.alibi_slopes = layer_lists(learnable.slopes(), model)
+    seconds = time.monotonic() - started
+    return Calibrated(converted, learnable, heads, sinks, reported_start, reported_look_back, end, curve, seconds)
+
+
+def _has_own_bias(converted: PreTrainedModel) -> bool:
+    return any(getattr(module, "alibi_own_bias", False) for module in converted.modules())
+
+
+@contextmanager
+def _positions_seen(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    """{module that adds positions: the mean (d,) of what it adds}, filled while the original runs."""
+    skeleton = converted_twin(model, get_slopes(model.config.num_attention_heads), 1, position_vector=True)
+    means: dict[str, torch.Tensor] = {}
+    handles = []
+    for name in (vector.removesuffix(".vector") for vector in position_vectors(skeleton)):
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(model.get_submodule(owner), leaf)
+        if isinstance(table, torch.Tensor):  # a buffer of sines
+            means[name] = table.mean(0)
+        else:
+            handles.append(table.register_forward_hook(_keep_mean(means, name)))
+    try:
+        yield means
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep_mean(means: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
+    def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
+        means[name] = output.detach().flatten(0, -2).mean(0)
+
+    return hook
