@@ -94,6 +94,11 @@ class Plan:
         )
 
     @property
+    def to_be_calibrated(self) -> bool:
+        """True if nothing is known yet of what a calibration finds."""
+        return self.learned is not None and not self.learned.record
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `apply_alibi` but the model and the length."""
         return {
@@ -131,7 +136,7 @@ class Plan:
         return changed, {name: in_dtype(tensor, replaced) for name, tensor in self.learned.added.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The plan as one JSON object."""
+        """The plan as one JSON object; null stands for what a calibration is going to find."""
         return {
             "source": self.source.name,
             "source_commit": self.source.commit,
@@ -142,9 +147,9 @@ class Plan:
             "policy_name": self.policy,
             "mechanism": self.mechanism,
             "slopes_scheme": self.slopes_scheme,
-            "slopes": self.slopes,
+            "slopes": None if self.to_be_calibrated else self.slopes,
             "offsets": self.offsets,
-            "sinks": self.sinks,
+            "sinks": self.learned.sinks if self.learned and self.to_be_calibrated else self.sinks,
             "trained_length": self.trained_length,
             "max_sequence_length": self.max_sequence_length,
             "tensors": {
@@ -208,7 +213,7 @@ def make_plan(
     learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)
     if sinks is None:
-        sinks = learned.sinks if learned is not None else 0
+        sinks = (learned.sinks if learned is not None else 0) or 0
     offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
     settings: dict[str, Any] = {"sinks": sinks, "offsets": offsets}
     settings["position_vector"] = learned is not None and bool(learned.added)
