@@ -60,6 +60,12 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
     return slopes
 
 
+def extent(values: Slopes) -> tuple[float, float]:
+    """The smallest and the largest, of one list or of one per layer."""
+    flat = [each for row in values for each in (row if isinstance(row, list) else [row])]
+    return min(flat), max(flat)
+
+
 def is_slope(value: object) -> bool:
     """True for a positive number that biases can be computed with."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LARGEST

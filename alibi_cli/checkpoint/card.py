@@ -6,11 +6,15 @@ from yaml import YAMLError
 
 from alibi_cli.checkpoint.plan import Plan
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.slopes import extent
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
-# Taken out when the model is trained further.
-UNTRAINED = """**The model was not trained after the change:** expect a higher perplexity than the original's at the
-length it was trained for. """
+# Taken out when the model is trained further: where positions were replaced, and where they stay.
+UNTRAINED = (
+    """**The model was not trained after the change:** expect a higher perplexity than the original's at the
+length it was trained for. """,
+    "**The model was not trained after the change.** ",
+)
 
 
 def model_card(plan: Plan, command: str, version: str) -> str:
@@ -36,16 +40,20 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     )
     if plan.added:
         weights = f"One constant vector stands where positions were added. {weights}"
-    bias = "−m·max(0, |i−j| − o)" if plan.offsets is not None else "−m·|i−j|"
+    bias = "−m·|i−j|"
+    if plan.offsets is not None:
+        bias, (nearest, farthest) = "−m·max(0, |i−j| − o)", extent(plan.offsets)
+        bias += f" with o = {nearest:.4g}" + (f" to {farthest:.4g} tokens" if farthest > nearest else " tokens")
     if plan.sinks:
         bias += f", except those of the first {plan.sinks} tokens of a document"
     if plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""
     elif plan.policy == "add":
+        kept = "learned relative position bias" if "relative" in plan.mechanism else "rotary position embedding"
         change = f"""with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)) added to its attention: scores get {bias} per head.
-**Its own positional encoding is still there**, unchanged: this is not textbook ALiBi."""
+**Its {kept} is still there, unchanged: this is not textbook ALiBi.**"""
     else:
         change = f"""with the policy `{plan.policy}` of a plug-in, and linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)) in its attention: scores get {bias} per head."""
@@ -55,10 +63,10 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 {data.to_yaml()}
 ---
 
-# {name} with ALiBi positions
+# {name} with {"ALiBi positions" if plan.policy == DEFAULT_POLICY else "linear biases"}
 
 `{name}`{at}, {change}
-{weights} {UNTRAINED}Measure it with `alibi eval` before you use it.
+{weights} {UNTRAINED[plan.policy != DEFAULT_POLICY]}Measure it with `alibi eval` before you use it.
 
 ```python
 from transformers import AutoTokenizer, {plan.auto_class}

@@ -122,7 +122,8 @@ def _card(report: TrainReport, source: Source) -> str:
         text = ""
     if not text.strip():
         text = f"# {Path(report.source).name}, trained further\n"
-    text = text.replace(UNTRAINED, "Then it was trained further, as said below. ")
+    for sentence in UNTRAINED:
+        text = text.replace(sentence, "Then it was trained further, as said below. ")
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
     return f"""{text.rstrip()}
