@@ -62,9 +62,9 @@ def distil(
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
     for step in range(first, len(steps)):
-        learnable.place()
         kl = 0.0
         for windows in steps[step]:
+            learnable.place()  # anew, because a graph is used up by its backward pass
             kl += divergence.backward(*windows.batch(slice(None), divergence.device)) / len(steps[step])
             seen += windows.n_tokens
         if not math.isfinite(kl):
