@@ -46,7 +46,7 @@ def no_stretching(model: torch.nn.Module) -> str | None:
 def stretched(model: PreTrainedModel, kind: str, factor: float, trained_length: int) -> Iterator[None]:
     """While it lasts, the model rotates as if it had been loaded with `rope_parameters` of this rope_type and factor.
 
-    Where the config has parameters for each type of layer, those of layers with a window of their own stay: they see no farther than before.
+    Where the config has parameters for each type of layer, those of layers with a window of their own stay: they see no farther.
     """
     replaced = []
     for parent in model.modules():

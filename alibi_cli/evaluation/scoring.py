@@ -64,9 +64,9 @@ class Scorer:
     ) -> list[np.ndarray]:
         """The NLL in nats of every target of every window, in the order of `windows`.
 
-        Windows of equal size share a batch and no window is padded, and what a dynamic rotation remembers is undone before every batch,
-        so neither batch size nor neighbours nor order change a result beyond rounding. A batch that does not fit into memory is halved. Of several processes every one returns everything, bit for bit what
-        one process computes, as long as no batch was halved.
+        Windows of equal size share a batch, no window is padded, and what a dynamic rotation remembers is undone before every batch, so
+        neither batch size nor neighbours nor order change a result beyond rounding. A batch that does not fit into memory is halved. Of
+        several processes every one returns everything, bit for bit what one process computes, as long as no batch was halved.
 
         Raises:
             OutOfMemory: not even one window fits, in this or another process.
