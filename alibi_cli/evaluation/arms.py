@@ -81,13 +81,16 @@ class Arm:
         return self._obstacle(info.limits, reach)
 
     def _obstacle(self, limits: Limits, reach: int) -> str | None:
+        own = limits.own_window
+        if self.kind == TRUNCATED:
+            return None
         if self.kind in ROTATIONS:
             return limits.no_rotation
-        if self.kind == TRUNCATED or limits.no_window:
-            return None if self.kind == TRUNCATED else limits.no_window
-        if limits.own_window is not None and limits.own_window <= reach:
-            return f"all its layers have a window of {limits.own_window} tokens of their own, which a window of {reach} leaves as it is"
-        return None
+        if limits.no_window is None and own is not None and own <= reach:
+            return (
+                f"all its layers have a window of {own} tokens of their own, which a window of {reach} leaves as it is"
+            )
+        return limits.no_window
 
     def settings(self, trained_length: int, length: int) -> dict[str, float]:
         """What the arm does at a length: {"window", "sinks"} or {"factor"}; nothing for truncated."""

@@ -36,7 +36,8 @@ def no_stretching(model: torch.nn.Module) -> str | None:
     if others := kinds - {"default"}:
         return f"its rotation is stretched already (rope_type {min(others)})"
     try:  # Phi-3's config, for one, takes nothing but longrope
-        _config(modules[0], "linear", 2.0, modules[0].config.max_position_embeddings).validate_rope()
+        config = _config(modules[0], "linear", 2.0, modules[0].original_max_seq_len)
+        getattr(config, "validate_rope", lambda: None)()
     except (ValueError, KeyError) as error:
         return f"its config refuses these rope_parameters ({first_line(error)})"
     return None
@@ -84,8 +85,9 @@ def _config(module: Any, kind: str, factor: float, trained_length: int) -> Any:
 
 def _stretched(module: torch.nn.Module) -> list[str]:
     """The types of layers whose frequencies a module holds, without those that have a window; [""] if all layers share them."""
-    if not hasattr(module, "original_max_seq_len"):
-        return []
+    parameters = getattr(getattr(module, "config", None), "rope_parameters", None)
+    if not isinstance(parameters, dict) or not hasattr(module, "original_max_seq_len"):
+        return []  # code of a model's own, before transformers 5
     return [layers for layers in _rope_types(module) if layers != SLIDING]
 
 

@@ -19,6 +19,7 @@ from alibi_cli.evaluation.results import Contrast, load
 from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.window_attention import attend, note_rule
+from alibi_cli.presets import parse_preset
 from tests.cli.run import alibi_inside
 from tests.evaluation.test_run import LENGTHS, checkpoints, text  # noqa: F401
 from tests.models import FAMILIES, MODELS, OLD_MAX, is_encoder, sample_tokens, save_tiny, tiny_model
@@ -185,6 +186,13 @@ def test_names() -> None:
     assert parse_arm("window+sinks:5").settings(24, 48) == {"window": 1, "sinks": 4}
     assert parse_arm("window+sinks").settings(8192, 16384) == {"window": 8188, "sinks": 4}
     assert parse_arm("yarn").settings(8192, 16384) == {"factor": 2.0}
+
+
+def test_presets_may_name_arms() -> None:
+    preset = "command: eval\ndescription: d\nsettings:\n  lengths: 512:2048\n  arms: {}\n"
+    assert parse_preset(preset.format("truncated,window+sinks"), "x.yaml")[2]["arms"] == "truncated,window+sinks"
+    with pytest.raises(AlibiError, match="arms"):
+        parse_preset(preset.format("3"), "x.yaml")
 
 
 def test_only_names_of_arms_are_split_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
