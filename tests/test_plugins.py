@@ -100,7 +100,7 @@ def test_convert_eval_and_a_stranger(toy: Path, tmp_path: Path) -> None:
         "eval", tmp_path / "out", "--baseline", toy, "--plugin", PLUGIN, "--lengths", "32,64,128", "--max-segments", "3"
     )
     assert [(row["arm"], row["status"]) for row in results["rows"]][:4] == [
-        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("crop", "ok"),
+        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("truncated", "ok"),
     ]  # fmt: skip
     python = environment("plain", "torch", "transformers", "safetensors")
     (tmp_path / "stranger.py").write_text(STRANGER)
