@@ -123,7 +123,7 @@ def checkpoint(arm: Arm) -> Path:
         command = [sys.executable, "-m", "alibi_cli", *words, "--json", "--force"]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=file, text=True, check=False, env=os.environ)
     if result.returncode:
-        raise ArmFailed(f"{arm.name}: alibi {words[0]} exited with {result.returncode}; see {log}")
+        raise ArmFailed(f"alibi {words[0]} exited with {result.returncode}; see {log}")
     shown = shlex.join(["alibi", *words]).replace(str(Path.cwd()), ".")
     made = {"command": shown, "seconds": round(time.monotonic() - started, 1), "report": json.loads(result.stdout)}
     (folder / "study.json").write_text(json.dumps(made) + "\n")
