@@ -16,7 +16,7 @@ _WHEEL = (
 
 
 class PipFailed(Exception):
-    """pip could not do it; the message has the command, its last line of output and what to do."""
+    """pip could not do it; the message has the package, the last line of output and what to do."""
 
 
 def pip(*words: str, python: str = sys.executable) -> None:
@@ -29,7 +29,7 @@ def pip(*words: str, python: str = sys.executable) -> None:
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
         raise PipFailed(
-            f"pip {' '.join(words)} failed: {lines[-1] if lines else f'exit {result.returncode}'}. "
+            f"pip {words[0]} {words[-1]} failed: {lines[-1] if lines else f'exit {result.returncode}'}. "
             "Everything that is already there is kept: run the command again when the package index can be reached."
         )
 

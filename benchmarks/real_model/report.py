@@ -232,7 +232,6 @@ def draw(study: Study, path: Path) -> bool:
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.axvline(TRAINED_LENGTH, color="grey", linewidth=0.8, linestyle=":")
     axes.text(TRAINED_LENGTH, TOP, " trained length", va="top", color="grey", fontsize="small")
-    axes.text(STEP / 2, 0, "window + 4 sinks = original up to 8,192", va="bottom", color="grey", fontsize="small")
     labels = []
     for (name, points), (color, dashes) in zip(lines.items(), STYLES, strict=False):
         if not points:
@@ -245,7 +244,7 @@ def draw(study: Study, path: Path) -> bool:
     ):
         axes.annotate(label, (LENGTH, height), xytext=(4, 0), textcoords="offset points", color=color, va="center")
     axes.set(xlim=(0, LENGTH), ylim=(bottom, TOP), xlabel="tokens before the one that is predicted")
-    axes.set(ylabel="NLL above window + sinks (nats per token)")
+    axes.set(ylabel="NLL above window + 4 sinks (nats per token),\nwhich is the original up to 8,192")
     axes.set_xticks(range(0, LENGTH + 1, 2048), [f"{place:,}" for place in range(0, LENGTH + 1, 2048)])
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
