@@ -93,6 +93,19 @@ def test_a_window_is_what_its_mask_says(tiny, study, name, monkeypatch):
     assert (whole - found)[:, :96].abs().max() < 1e-4
 
 
+def test_streaming_is_the_model_on_the_first_tokens_and_the_window_alone(tiny, study, monkeypatch):
+    """One layer: with more, what is in the window has itself seen what no longer is."""
+    monkeypatch.setattr("benchmarks.real_model.attention.BLOCK", 96)
+    model = LlamaForCausalLM.from_pretrained(tiny, num_hidden_layers=1).eval()
+    ids = torch.from_numpy(study["a"][None, :400])
+    with torch.no_grad():
+        with arm_of(model, "streaming:100", trained_length=8192, length=400):
+            found = model(ids).logits
+        for last in (99, 100, 257, 399):
+            kept = torch.cat([ids[:, :SINKS], ids[:, max(SINKS, last - 95) : last + 1]], dim=1)
+            assert (found[:, last] - model(kept).logits[:, -1]).abs().max() < 1e-4
+
+
 def test_a_stretched_rotation_is_that_of_transformers(tiny, study):
     ids = torch.from_numpy(study["a"][None, :200])
     model = LlamaForCausalLM.from_pretrained(tiny).eval()
@@ -232,7 +245,8 @@ def test_calibration_sees_neither_a_document_nor_a_package_that_is_scored():
 
 
 def test_arms_have_distinct_names_and_fit_a_table():
-    assert len({arm.name for arm in ARMS}) == len(ARMS) <= 15
+    assert len({arm.name for arm in ARMS}) == len(ARMS)
+    assert sum(arm.length == LENGTH for arm in ARMS) <= 15
     assert sum(arm.drawn for arm in ARMS) <= len(report.STYLES)
 
 

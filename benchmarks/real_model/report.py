@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from alibi_cli.evaluation.statistics import DEGRADES, NO_CHANGE, interval
-from benchmarks.real_model.arms import ARMS, TRAINED_LENGTH, Arm
+from benchmarks.real_model.arms import ARMS, HORIZON_LENGTH, TRAINED_LENGTH, Arm
 from benchmarks.real_model.records import BANDS, Sums
 from benchmarks.real_model.texts import LENGTH, evaluation_documents
 
 BEGIN, END = "<!-- real model: begin (make study) -->", "<!-- real model: end -->"
 NEAR = (0, TRAINED_LENGTH)
 FAR = tuple(band for band in BANDS if band[0] >= TRAINED_LENGTH)
+HORIZON_BANDS = tuple(band for band in BANDS if band[1] <= HORIZON_LENGTH)
 ORIGINAL, RIVAL, HORIZON_RIVAL = "original", "window+sinks", "horizon-window+sinks"
 NONE = "–"
 
@@ -101,7 +102,9 @@ def tables(study: Study) -> str:
     parts = [
         facts(study),
         "**NLL in nats per token, by the number of tokens before the one that is predicted**",
-        by_band(study),
+        by_band(study, [arm for arm in study.arms if arm.length == LENGTH], BANDS),
+        "With a horizon of 1,024:",
+        by_band(study, [arm for arm in study.arms if arm.length < LENGTH or arm.name == ORIGINAL], HORIZON_BANDS),
         "**Differences, with 95 % intervals over documents.** Up to 8,192 tokens against the original; beyond them, where the "
         "original breaks down, against what it can do without any conversion, window+sinks. Below zero is better.",
         differences(study),
@@ -124,12 +127,12 @@ def facts(study: Study) -> str:
     )
 
 
-def by_band(study: Study) -> str:
+def by_band(study: Study, arms: Sequence[Arm], bands: Sequence[tuple[int, int]]) -> str:
     rows = []
-    for arm in study.arms:
-        means = [study.mean(arm.name, *band) for band in BANDS]
-        rows.append([_label(arm), *(NONE if mean is None else f"{mean:.3f}" for mean in means)])
-    return _table(["arm", *(f"–{end:,}" for _, end in BANDS)], rows)
+    for arm in arms:
+        means = [study.mean(arm.name, *band) for band in bands]
+        rows.append([f"{arm.name}: {arm.what}", *(NONE if mean is None else f"{mean:.3f}" for mean in means)])
+    return _table(["arm", *(f"–{end:,}" for _, end in bands)], rows)
 
 
 def differences(study: Study) -> str:
@@ -183,10 +186,6 @@ def _rank(study: Study, arm: str, wanted: Sequence[Target]) -> tuple[int, float]
     found = [study.difference(arm, target.against, target.start, target.end) for target in wanted]
     missed = sum(each is None or not _met(target, each) for target, each in zip(wanted, found, strict=True))
     return missed, sum(np.inf if each is None else each.mean for each in found)
-
-
-def _label(arm: Arm) -> str:
-    return f"{arm.name}: {arm.what}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
