@@ -47,7 +47,9 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     ramp = (distances + 1).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
     if offsets is not None:
         offsets = torch.as_tensor(offsets, dtype=exact, device=distances.device)[:, None, None]
-        ramp = (ramp + offsets).clamp_max(0)  # (B, H, Q, K)
+        ramp = -torch.relu(
+            -ramp - offsets
+        )  # (B, H, Q, K); no gradient by an offset at its edge, nor from a sink, as a clamp has
     bias = ramp * slopes  # (B, H, Q, K)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
