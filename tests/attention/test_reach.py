@@ -198,8 +198,8 @@ def tight(slope: float, score: float = 3.0, dtype=torch.float32):
 
 
 def test_the_number_of_keys_that_are_left_out_is_counted_closely() -> None:
-    """n = 2 sum exp(past) is what an endless sequence has on both sides: e^(-m (D + k)) <= e^(-m D) e^(-m k), for the first key that is left
-    out, at D, and k more. With an offset, past(D + k) = past(D) - m k <= past(D) + past(k), since what is left out is beyond the offset."""
+    """n = 2 sum exp(past) is what an endless sequence has on both sides: e^(-m (D + k)) <= e^(-m D) e^(-m k), for the first key that is
+    left out, at D, and k more. With an offset, past(D + k) = past(D) - m k <= past(D) + past(k), for what is left out is beyond it."""
     for slope in (0.03, 0.1, 0.5):
         excess = weight_left_out(*tight(slope))
         assert -slope - 0.1 < excess <= 0
