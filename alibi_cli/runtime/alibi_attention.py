@@ -47,7 +47,9 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     ramp = (distances + 1).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
     if offsets is not None:
         offsets = torch.as_tensor(offsets, dtype=exact, device=distances.device)[:, None, None]
-        ramp = (ramp + offsets).clamp_max(0)  # (B, H, Q, K)
+        ramp = -torch.relu(
+            -ramp - offsets
+        )  # (B, H, Q, K); no gradient by an offset at its edge, nor from a sink, as a clamp has
     bias = ramp * slopes  # (B, H, Q, K)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
@@ -102,13 +104,17 @@ def _in_blocks(query, key, value, line, compact, options):
         rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
         for batch, begin, end, seen, own, sinks in parts:
             gaps, free = isinstance(seen, torch.Tensor), isinstance(sinks, torch.Tensor) or sinks > 0
-            # Sinks stand beside the other keys, except where gaps mix the two, where a query of the block may not see all of them, and for
-            # a single query, whose bias is but a row.
-            beside = sinks if free and not gaps and (low >= begin + sinks or not seen) and rows.shape[2] > 1 else 0
+            # Sinks stand beside the other keys, except where gaps mix the two, where a query of the block may not see all of them, where
+            # there are no others, and for a single query, whose bias is but a row.
+            apart = not gaps and begin + sinks < end and (low >= begin + sinks or not seen) and rows.shape[2] > 1
+            beside = sinks if free and apart else 0
             first_key, mixed, near = begin + beside, free and not beside, []
             for d in reach:  # what is left out is compared with what a query gives itself
                 start, stop = (low - d) // STEP * STEP, -(-(high + d) // STEP) * STEP
-                near.append((max(first_key, start), min(end, stop)) if own and not mixed else (first_key, end))
+                stop = max(
+                    min(end, stop), first_key + 1
+                )  # sinks may reach farther than the block's queries, and be more than they are
+                near.append((max(first_key, start), stop) if own and not mixed else (first_key, end))
             of_heads = []
             for (start, stop), some in runs(near):  # neighbouring heads with equal spans
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
@@ -118,8 +124,7 @@ def _in_blocks(query, key, value, line, compact, options):
                 elif mixed or bias.device.type != "cpu":
                     bias = bias.clone()  # other kernels want rows that do not overlap: one block at a time
                 if mixed:
-                    is_sink = sinks if gaps else torch.arange(stop - start, device=bias.device) < sinks
-                    bias.masked_fill_(is_sink & (bias > lowest), 0)
+                    bias.masked_fill_(_free(begin, end, seen, sinks, high - 1, rows.shape[2], bias.device), 0)
                 near_keys = key[batch, some, start:stop], value[batch, some, start:stop]
                 others = slice(begin, first_key)
                 of_sinks = (key[batch, some, others], value[batch, some, others]) if beside else None
@@ -127,6 +132,15 @@ def _in_blocks(query, key, value, line, compact, options):
             of_batch.append(torch.cat(of_heads, dim=2))
         outputs.append(torch.cat(of_batch).flip(1))
     return torch.cat(outputs[::-1], dim=1)
+
+
+def _free(begin, end, seen, sinks, last, queries, device):
+    """(…, Q, K) booleans: where a query sees a sink, for the queries from position `last` back and a part of `Compact.spans`."""
+    if isinstance(sinks, torch.Tensor):
+        return sinks & seen
+    key, place = torch.arange(begin, end, device=device), torch.arange(last, last - queries, -1, device=device)
+    is_sink = key < begin + sinks
+    return is_sink & (key <= place[:, None]) if seen else is_sink
 
 
 def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None):

@@ -19,6 +19,8 @@ add = policy_registry.named("add")
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
+NO_SINKS = "This model computes ALiBi itself, which knows no attention sinks: their number must be 0."
+
 
 class NoPosition(torch.nn.Module):
     """Stands where positions of some width were added: adds nothing, or one learned vector, the same at every position.
@@ -106,8 +108,7 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
         return None
     for name in ("alibi_slopes", "alibi_offsets"):
         values = getattr(module.config, name, None)
-        if values is not None:
-            setattr(module, name, _of_layer(values, module, module_index))
+        setattr(module, name, None if values is None else _of_layer(values, module, module_index))
     return module
 
 
@@ -138,6 +139,7 @@ def _attn(self, query, key, value, attention_mask=None, **kwargs):
         attention_mask = attention_mask.masked_fill(distance_of(attention_mask) < -window, HIDDEN)  # -1 - distance
     scaling = 1 / self.scale_attn if hasattr(self, "scale_attn") else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
+    query, key = query.to(value.dtype), key.to(value.dtype)  # CodeGen's rotation makes queries of 16 bits float32
     output, weights = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
     return output.transpose(1, 2), weights
 
@@ -164,7 +166,7 @@ def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_le
     """BLOOM and MPT have ALiBi already, with Press et al.'s slopes: each head's bias is multiplied by the ratio of the config's slope to
     that. Masks, cache and attention stay the family's own."""
     if getattr(module.config, "alibi_sinks", None):
-        raise ValueError("This model computes ALiBi itself, which knows no attention sinks: their number must be 0.")
+        raise ValueError(NO_SINKS)
     take_bias(module, module_index, max_sequence_length)
     if not getattr(module, "alibi_own_bias", False):
         module.alibi_own_bias = True

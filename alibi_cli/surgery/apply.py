@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, rewrite
+from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, policy_of, rewrite
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
@@ -48,8 +48,8 @@ def apply_alibi(
         position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
 
     Raises:
-        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, or nothing in the
-            model could be changed.
+        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, nothing in the model
+            could be changed, or it is converted already by another policy.
         NotImplementedError: more than one optimizer; nothing is changed.
         RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
     """
@@ -65,14 +65,22 @@ def apply_alibi(
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
     chosen = [slopes if slopes is not None else get_slopes(root.config.num_attention_heads) for root in roots]
     for root, values in zip(roots, chosen, strict=True):  # refuse before anything is changed
-        check_reach(root, policy)
+        if isinstance(root.config, AlibiConfigMixin) and policy_of(root.config) != policy:
+            raise ValueError(
+                f"This {type(root).__name__} is converted already, with policy {policy_of(root.config)!r}; another needs the original."
+            )
+        check_reach(root, policy, sinks)
         check_slopes(values, root.config, offsets)
     before = list(model.parameters())
     for root, values in zip(roots, chosen, strict=True):
         for config in configs_of(root):
             if not isinstance(config, AlibiConfigMixin):
                 config.__class__ = config_class_for(type(config))
-            for key, value in alibi_settings(policy, values, sinks, offsets, position_vector).items():
+            settings = alibi_settings(policy, values, sinks, offsets, position_vector)
+            unset = dict.fromkeys(
+                key for key in ("alibi_sinks", "alibi_offsets") if getattr(config, key, None) is not None
+            )
+            for key, value in (unset | settings).items():
                 setattr(config, key, value)
             config.alibi_max_sequence_length = max_sequence_length
             if policy == DEFAULT_POLICY or not rotation_reads_length(config):
@@ -102,10 +110,16 @@ def alibi_settings(
 
 
 def rotation_reads_length(config: Any) -> bool:
-    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may."""
+    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may, and that of Llama 3
+    if the config names no original length, for which transformers then takes the maximum."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
-    return any(kind.get("rope_type", "default") not in ("default", "linear", "llama3") for kind in kinds)
+    for kind in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        original, name = kind.get("original_max_position_embeddings"), kind.get("rope_type", "default")
+        if name not in ("default", "linear", "proportional", "llama3"):
+            return True
+        if name == "llama3" and original in (None, config.max_position_embeddings):
+            return True
+    return False
 
 
 def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:
