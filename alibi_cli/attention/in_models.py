@@ -9,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_distances import HIDDEN, SINK, Compact, distance_of
 

@@ -19,6 +19,7 @@ from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import BodyAndHead
+from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
 
 EPSILON = 0.001
 QUERIES = 64  # sampled from each window
@@ -59,7 +60,7 @@ def fit_reach(
         elif causal is not None:  # else a window, which ends within the range
             sinks = getattr(module.config, "alibi_sinks", None) or 0
             offsets = getattr(module, "alibi_offsets", None) or [0.0] * query.shape[1]
-            slopes = smallest_slopes(query, key, scaling, causal, offsets, sinks, reach, epsilon)
+            slopes = smallest_slopes(module, query, key, scaling, causal, offsets, sinks, reach, epsilon)
         module.alibi_slopes = slopes
         fitted.append(slopes)
         if state.is_due() or len(fitted) == len(modules):
@@ -83,6 +84,7 @@ def gentlest_slope(reach: int, epsilon: float) -> float:
 
 
 def smallest_slopes(
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     scaling: float | None,
@@ -98,6 +100,9 @@ def smallest_slopes(
     sampled = torch.linspace(reach, keys - 1, QUERIES, device=device).round().long().unique()  # (S,)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query[:, :, sampled].float() @ key.float().mT * scaling  # (B, H, S, K)
+    if sinks and sees_sinks_as_near(module):
+        moved = as_if_near(module, query[:, :, sampled], sampled)
+        scores[..., :sinks] = moved.float() @ key[:, :, :sinks].float().mT * scaling
     place = torch.arange(keys, device=device)
     distance = sampled[:, None] - place  # (S, K)
     if causal:

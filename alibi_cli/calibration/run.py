@@ -21,6 +21,7 @@ from alibi_cli.evaluation.text import Text
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
 TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
+ADDED_TOKENS = 1 << 16  # for the distillation of an added bias, which begins almost at its end
 HELD_OUT_TOKENS = 1 << 13  # to choose by, and as many to report on
 REACH_LENGTH = 1.5  # of the range: how far beyond it reach looks
 LENGTHS = (1, 2, 4)  # of the range, on which an added bias is distilled
@@ -64,7 +65,10 @@ class CalibrationSettings:
                 raise AlibiError(message, exit_code=EXIT_USAGE)
 
     def tokens(self) -> int:
-        return TOKENS[self.chosen_method] if self.n_tokens is None else self.n_tokens
+        if self.n_tokens is not None:
+            return self.n_tokens
+        added = self.policy != DEFAULT_POLICY and self.chosen_method == "distil"
+        return ADDED_TOKENS if added else TOKENS[self.chosen_method]
 
     def range_of(self, trained_length: int) -> int:
         """

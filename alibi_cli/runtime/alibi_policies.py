@@ -78,10 +78,15 @@ class SineTable(NoTable):
     def __init__(self, width):
         self.width = width
 
+    @property
+    def inv_freq(self):
+        """(width / 2,), as transformers' create_sinusoidal_positions computes them"""
+        return 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64) / self.width))
+
     def rows(self, count, device):
-        """(count, width), as transformers' create_sinusoidal_positions computes them"""
-        frequency = 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64, device=device) / self.width))
-        angle = torch.arange(count, dtype=torch.int64, device=device).float()[:, None] * frequency.float()
+        """(count, width)"""
+        angle = torch.arange(count, dtype=torch.int64).float()[:, None] * self.inv_freq.float()
+        angle = angle.to(device)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
     def __getitem__(self, index):
@@ -284,6 +289,18 @@ def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_lengt
     return NoRotation(*_rotation(module, 2))
 
 
+def keep_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Rotary positions that stay; it is noted how their halves belong together."""
+    module.alibi_interleaved = False
+    return module
+
+
+def keep_interleaved_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """The same for families that rotate neighbouring dimensions against each other."""
+    module.alibi_interleaved = True
+    return module
+
+
 def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """The same for families that hand on one cosine per pair instead of two equal ones."""
     return NoRotation(*_rotation(module, 1))
@@ -349,6 +366,7 @@ def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_le
     table = module._buffers.pop("embed_positions", None)
     if table is not None:
         module.embed_positions = SineTable(table.shape[-1])
+        module.alibi_rotation = module.embed_positions, True
     if hasattr(module, "_get_embed_positions"):
         module._get_embed_positions = types.MethodType(_all_sines, module)
     return take_bias_in_attn(module, module_index, max_sequence_length)
@@ -361,7 +379,13 @@ def _all_sines(self, position_ids):
 
 
 def register_family(
-    family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention", bias=take_bias
+    family,
+    prefix,
+    positions="RotaryEmbedding",
+    policy=drop_rotation,
+    attention="Attention",
+    bias=take_bias,
+    interleaved=False,
 ):
     """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias.
     A rotation, which has no end, may stay."""
@@ -370,15 +394,16 @@ def register_family(
     policy_registry.register(*(path + prefix + name for name in positions.split()))(policy)
     if policy in (drop_rotation, drop_half_rotation):
         add.register(path + prefix + attention)(bias)
+        add.register(path + prefix + positions)(keep_interleaved_rotation if interleaved else keep_rotation)
 
 
 # Rotary positions.
-register_family("cohere", "Cohere")
-register_family("cohere2", "Cohere2")
+register_family("cohere", "Cohere", interleaved=True)
+register_family("cohere2", "Cohere2", interleaved=True)
 register_family("gemma", "Gemma")
 register_family("gemma2", "Gemma2")
 register_family("gemma3", "Gemma3")
-register_family("glm", "Glm")
+register_family("glm", "Glm", interleaved=True)
 register_family("gpt_neox", "GPTNeoX")
 register_family("gpt_oss", "GptOss", policy=drop_half_rotation)
 register_family("granite", "Granite")

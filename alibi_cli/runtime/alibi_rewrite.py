@@ -40,6 +40,7 @@ def rewrite(model):
         )
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
+    _link_rotations(model, biased)
     for module in biased:
         if not getattr(module, "_alibi_guarded", False) and not getattr(module, "alibi_own_bias", False):
             module._alibi_guarded = True
@@ -55,6 +56,21 @@ def rewrite(model):
         )
     for config in configs_of(model):
         config._attn_implementation = attention_of(model)
+
+
+def _link_rotations(model, biased):
+    """Tells each attention the rotation of its queries and keys, where that is kept: its own, or else the model's.
+
+    Raises:
+        ValueError: sinks are to be seen as if near, and there is no rotation that could be turned back.
+    """
+    rotations = [module for module in model.modules() if hasattr(module, "alibi_interleaved")]
+    for module in biased:
+        own = [part for part in module.modules() if part in rotations] or rotations
+        if own:  # in a tuple, which hides it from whoever lists the module's parts
+            module.alibi_rotation = own[0], own[0].alibi_interleaved
+        if getattr(model.config, "alibi_sink_distance", None) is not None and not hasattr(module, "alibi_rotation"):
+            raise ValueError(f"{type(model).__name__} keeps no rotation, so alibi_sink_distance means nothing for it.")
 
 
 def attention_of(model):

@@ -27,6 +27,7 @@ def apply_alibi(
     slopes: Slopes | None = None,
     policy: str = DEFAULT_POLICY,
     sinks: int = 0,
+    sink_distance: int | None = None,
     offsets: Slopes | None = None,
     position_vector: bool = False,
 ) -> None:
@@ -43,6 +44,8 @@ def apply_alibi(
         policy: "replace" removes the positional encoding; "add" keeps a rotation, or T5's relative bias, and adds the bias to its scores.
             Or the name of a plug-in's policy.
         sinks: how many first tokens of every document get no bias.
+        sink_distance: where a rotation is kept, queries see sinks from so many tokens away at most. It should be the trained length: from
+            beyond it a model no longer recognises them.
         offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
             policy "replace", which is textbook ALiBi.
         position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
@@ -76,9 +79,11 @@ def apply_alibi(
         for config in configs_of(root):
             if not isinstance(config, AlibiConfigMixin):
                 config.__class__ = config_class_for(type(config))
-            settings = alibi_settings(policy, values, sinks, offsets, position_vector)
+            settings = alibi_settings(policy, values, sinks, sink_distance, offsets, position_vector)
             unset = dict.fromkeys(
-                key for key in ("alibi_sinks", "alibi_offsets") if getattr(config, key, None) is not None
+                key
+                for key in ("alibi_sinks", "alibi_sink_distance", "alibi_offsets")
+                if getattr(config, key, None) is not None
             )
             for key, value in (unset | settings).items():
                 setattr(config, key, value)
@@ -94,7 +99,12 @@ def apply_alibi(
 
 
 def alibi_settings(
-    policy: str, slopes: Slopes, sinks: int, offsets: Slopes | None, position_vector: bool
+    policy: str,
+    slopes: Slopes,
+    sinks: int = 0,
+    sink_distance: int | None = None,
+    offsets: Slopes | None = None,
+    position_vector: bool = False,
 ) -> dict[str, Any]:
     """What a conversion adds to a config. What has its default is left out, so that plain conversions are as version 0.1.0 wrote them."""
     settings: dict[str, Any] = {"alibi_slopes": slopes}
@@ -102,6 +112,8 @@ def alibi_settings(
         settings["alibi_policy"] = policy
     if sinks:
         settings["alibi_sinks"] = sinks
+        if sink_distance is not None:
+            settings["alibi_sink_distance"] = sink_distance
     if offsets is not None:
         settings["alibi_offsets"] = offsets
     if position_vector:
