@@ -9,9 +9,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_distances import HIDDEN, SINK, Compact, distance_of
+from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
 
 
 @contextmanager
@@ -92,6 +92,8 @@ def _obstacle(module: torch.nn.Module, query: torch.Tensor, options: dict[str, A
         return f"a scale of {scale:.4g}"
     if getattr(module, "alibi_offsets", None) is not None:
         return "offsets"
+    if sees_sinks_as_near(module):
+        return "sinks that are seen as if near"
     if getattr(module, "alibi_keeps_relative_bias", False):
         return "a relative bias"
     for option, what in (("softcap", "a soft cap"), ("s_aux", "learned sinks"), ("dropout", "dropout")):

@@ -22,6 +22,7 @@ from alibi_cli.evaluation.head import BodyAndHead
 from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
 
 EPSILON = 0.001
+FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
 QUERIES = 64  # sampled from each window
 HALVINGS = 24  # of the interval of log-slopes: to less than a thousandth
 STEEPEST = 1.0  # a factor e for every token

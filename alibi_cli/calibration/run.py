@@ -10,7 +10,7 @@ from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.learnable import METHODS, slope_bounds
 from alibi_cli.calibration.progress import Update
-from alibi_cli.calibration.reach import EPSILON
+from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON
 from alibi_cli.calibration.replaced import calibrate
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
@@ -186,8 +186,9 @@ def _learn_added(
     learned_from = parts.learned_from if parts else everything
     n_first = max(1, min(n_tokens, TOKENS["reach"]) // first)
     windows = learned_from.split(n_first)[0].of_length(first, first)
+    epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
     found = calibrate_added(
-        model, windows, reach, settings.policy, settings.sinks, settings.offset, EPSILON, update, state
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state
     )
     fed = windows.n_tokens
     if parts is not None:
@@ -206,7 +207,7 @@ def _learn_added(
             "tokens": fed,
             "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
             "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
-            "epsilon": EPSILON,
+            "epsilon": epsilon,
             "slope_bounds": list(slope_bounds(reach)),
             "kl_nats_per_token": found.kl,
         },

@@ -20,6 +20,7 @@ from benchmarks.real_model.packages import WORK
 from benchmarks.real_model.texts import LENGTH, calibration_files
 
 HORIZON, HORIZON_LENGTH = 1024, 4096
+REACH_LENGTH = TRAINED_LENGTH * 3 // 2
 UNIFORM = 5 / TRAINED_LENGTH  # the best of 5, 10 and 20 / L in a first look
 
 
@@ -62,25 +63,26 @@ ARMS = (
     Arm("replace-press", "converted: rotation replaced, Press's slopes", command=_convert(), drawn=True),
     Arm(
         "add-uniform",
-        "converted: rotation kept, slope 5 / 8,192 on all heads",
-        command=_convert("--policy", "add", "--slopes", "{uniform}", "--sinks", "0"),
-    ),
-    Arm(
-        "add-uniform-sinks",
-        "the same with 4 sinks",
+        "converted: rotation kept, slope 5 / 8,192 on all heads from the first token on, 4 sinks",
         command=_convert("--policy", "add", "--slopes", "{uniform}", "--sinks", "4"),
         drawn=True,
     ),
     Arm(
-        "add-reach", "converted: rotation kept, slopes by reach, no sinks", command=_calibrated("reach", "--sinks", "0")
+        "add-reach",
+        "converted: rotation kept, slopes and number of sinks by reach",
+        command=_calibrated("reach", length=REACH_LENGTH),
+        drawn=True,
     ),
-    Arm("add-reach-sinks", "the same with 4 sinks", command=_calibrated("reach", "--sinks", "4"), drawn=True),
+    Arm(
+        "add-reach-no-sinks",
+        "the same without sinks",
+        command=_calibrated("reach", "--sinks", "0", length=REACH_LENGTH),
+    ),
     Arm(
         "add-distil",
-        "converted: rotation kept, slopes by distil, no sinks",
-        command=_calibrated("distil", "--sinks", "0"),
+        "converted: rotation kept, slopes and offsets by distil, as many sinks as reach",
+        command=_calibrated("distil", length=LENGTH),
     ),
-    Arm("add-distil-sinks", "the same with 4 sinks", command=_calibrated("distil", "--sinks", "4"), drawn=True),
     Arm(
         "horizon-window+sinks",
         "the original; every token sees the last 1,020 and the first 4",
@@ -88,9 +90,17 @@ ARMS = (
         length=HORIZON_LENGTH,
     ),
     Arm(
-        "horizon-add-distil-sinks",
-        "converted for a horizon of 1,024: rotation kept, slopes by distil, 4 sinks",
-        command=_calibrated("distil", "--horizon", str(HORIZON), "--sinks", "4", length=HORIZON_LENGTH),
+        "horizon-add-reach",
+        "converted for a horizon of 1,024: rotation kept, slopes and number of sinks by reach",
+        command=_calibrated("reach", "--horizon", str(HORIZON), length=HORIZON * 2),
+        length=HORIZON_LENGTH,
+    ),
+    Arm(
+        "horizon-add-distil",
+        "the same, slopes and offsets then by distil",
+        command=_calibrated(
+            "distil", "--horizon", str(HORIZON), "--calibration-tokens", "49152", length=HORIZON_LENGTH
+        ),
         length=HORIZON_LENGTH,
     ),
 )
