@@ -95,7 +95,7 @@ def test_a_window_is_what_its_mask_says(tiny, study, name, monkeypatch):
 
 def test_streaming_is_the_model_on_the_first_tokens_and_the_window_alone(tiny, study, monkeypatch):
     """One layer: with more, what is in the window has itself seen what no longer is."""
-    monkeypatch.setattr("benchmarks.real_model.attention.BLOCK", 96)
+    monkeypatch.setattr("benchmarks.real_model.attention.BLOCK", 70)
     model = LlamaForCausalLM.from_pretrained(tiny, num_hidden_layers=1).eval()
     ids = torch.from_numpy(study["a"][None, :400])
     with torch.no_grad():
@@ -173,7 +173,7 @@ def known(study) -> dict[str, np.ndarray]:
     base = {name: np.arange(1, LENGTH + 1) / 1000 + noise[i] for i, name in enumerate(names)}
     far = np.arange(1, LENGTH + 1) > 8192
     written("original", {name: values + 2.0 * far for name, values in base.items()})
-    written("window+sinks", base)
+    written("streaming", base)
     written("add-reach", {name: values + 0.5 for name, values in base.items()})
     near = {name: values + 0.01 + noise[i] / 10 for i, (name, values) in enumerate(base.items())}
     written("add-distil-sinks", near)
@@ -187,14 +187,14 @@ def test_bands_are_half_open_and_cover_everything(known):
     assert [start for start, _ in BANDS] == [0, *(end for _, end in BANDS[:-1])]
     for start, end in BANDS:
         expected = np.mean([values[start:end] for values in known.values()])
-        assert found.mean("window+sinks", start, end) == pytest.approx(expected, abs=1e-6)
+        assert found.mean("streaming", start, end) == pytest.approx(expected, abs=1e-6)
     assert found.mean("horizon-window+sinks", 4096, 6144) is None, "what was not scored has no mean"
     assert found.mean("yarn", *BANDS[0]) is None
 
 
 def test_differences_are_paired_by_document(known):
     found = Study()
-    beyond = found.difference("original", "window+sinks", 12288, 16384)
+    beyond = found.difference("original", "streaming", 12288, 16384)
     assert (beyond.mean, beyond.low, beyond.high) == pytest.approx((2, 2, 2), abs=1e-6)
     assert beyond.verdict == "degrades"
     near = found.difference("add-distil-sinks", "original", 0, 8192)

@@ -54,9 +54,14 @@ def _calibrated(method: str, *options: str, length: int = LENGTH) -> tuple[str, 
 
 ARMS = (
     Arm("original", "the model as it is", drawn=True),
-    Arm("window+sinks", "the original; every token sees the last 8,188 and the first 4", original="window+sinks"),
+    Arm(
+        "window+sinks",
+        "the original; every token sees the last 8,188 and the first 4",
+        original="window+sinks",
+        drawn=True,
+    ),
     Arm("streaming", "the same, the first 4 rotated as if right before the window", original="streaming"),
-    Arm("window", "the original; every token sees the last 8,192", original="window", drawn=True),
+    Arm("window", "the original; every token sees the last 8,192", original="window"),
     Arm("linear", "the original, its rotation stretched: positions / 2", original="linear"),
     Arm("dynamic", "the original, its rotation stretched: dynamic NTK, factor 2", original="dynamic"),
     Arm("yarn", "the original, its rotation stretched: YaRN, factor 2", original="yarn", drawn=True),

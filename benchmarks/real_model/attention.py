@@ -79,14 +79,11 @@ def _attend(
         distance = place[start:stop, None] - seen  # (block, keys)
         visible = (distance >= 0) & ((distance < window) | (seen < sinks))
         queries, keys, values = query[:, :, start:stop], key[:, :, seen], value[:, :, seen]
-        if frequencies is not None and low > 0:
-            # A second half of the width, which is 0 but for the first tokens, lets one product use two rotations of the query.
+        if frequencies is not None and stop > window + sinks:
             back = (window + sinks - 1 - place[start:stop]).clamp(max=0)
-            queries = torch.cat([queries, _turned(queries, back[:, None] * frequencies)], -1)  # (B, H, block, 2 D)
-            first = (seen < sinks)[:, None]
-            keys = torch.cat([keys.masked_fill(first, 0), keys.masked_fill(~first, 0)], -1)
-            weights = (queries @ keys.transpose(-1, -2) * scaling).masked_fill(~visible, -torch.inf).softmax(-1)
-            parts.append(weights @ values)
+            near = _turned(queries, back[:, None] * frequencies)  # what queries would be at the end of window + sinks
+            scores = torch.cat([near @ keys[:, :, :sinks].mT, queries @ keys[:, :, sinks:].mT], -1) * scaling
+            parts.append(scores.masked_fill(~visible, -torch.inf).softmax(-1) @ values)
         else:
             parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scaling))
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- real model: begin (make study) -->", "<!-- real model: end --
 NEAR = (0, TRAINED_LENGTH)
 FAR = tuple(band for band in BANDS if band[0] >= TRAINED_LENGTH)
 HORIZON_BANDS = tuple(band for band in BANDS if band[1] <= HORIZON_LENGTH)
-ORIGINAL, RIVAL, HORIZON_RIVAL = "original", "window+sinks", "horizon-window+sinks"
+ORIGINAL, RIVAL, HORIZON_RIVAL = "original", "streaming", "horizon-window+sinks"
 NONE = "–"
 
 
@@ -106,7 +106,7 @@ def tables(study: Study) -> str:
         "With a horizon of 1,024:",
         by_band(study, [arm for arm in study.arms if arm.length < LENGTH or arm.name == ORIGINAL], HORIZON_BANDS),
         "**Differences, with 95 % intervals over documents.** Up to 8,192 tokens against the original; beyond them, where the "
-        "original breaks down, against what it can do without any conversion, window+sinks. Below zero is better.",
+        "original breaks down, against the best that it can do without any conversion, streaming. Below zero is better.",
         differences(study),
         "**The same for prose and code**, means only",
         by_kind(study),
@@ -217,7 +217,7 @@ STEP, TOP = 1024, 1.0  # tokens of one point; nats, above which lines leave the 
 
 
 def draw(study: Study, path: Path) -> bool:
-    """The difference to window+sinks by position; False if there is nothing to draw."""
+    """The difference to streaming by position; False if there is nothing to draw."""
     from matplotlib.figure import Figure
 
     arms = [arm for arm in study.arms if arm.drawn and RIVAL in study.sums]
@@ -243,7 +243,7 @@ def draw(study: Study, path: Path) -> bool:
     ):
         axes.annotate(label, (LENGTH, height), xytext=(4, 0), textcoords="offset points", color=color, va="center")
     axes.set(xlim=(0, LENGTH), ylim=(bottom, TOP), xlabel="tokens before the one that is predicted")
-    axes.set(ylabel="NLL above window + 4 sinks (nats per token),\nwhich is the original up to 8,192")
+    axes.set(ylabel="NLL above streaming (nats per token),\nwhich is the original up to 8,192")
     axes.set_xticks(range(0, LENGTH + 1, 2048), [f"{place:,}" for place in range(0, LENGTH + 1, 2048)])
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
