@@ -84,7 +84,8 @@ def _draw_lengths(axis: Any, rows: list[Row], arm: str, **style: Any) -> None:
     line, marker = STYLES.get(arm.split(":", maxsplit=1)[0], STYLES[FULL])
     label = _label(rows[-1].model) + ("" if arm == FULL else f":{arm}")
     lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
-    axis.plot(lengths, values, linestyle=line, marker=marker, markersize=5, linewidth=1.4, label=label, **style)
+    marks = dict(marker=marker, markersize=6, markerfacecolor=style["color"] if arm == FULL else "none")
+    axis.plot(lengths, values, linestyle=line, linewidth=1.4, label=label, **marks, **style)
     bands = [row.perplexity_ci95 or (value, value) for row, value in zip(rows, values, strict=True)]
     low, high = zip(*bands, strict=True)
     axis.fill_between(lengths, low, high, alpha=0.12, linewidth=0, **style)
