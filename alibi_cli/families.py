@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
+from alibi_cli.runtime.alibi_policies import policy_registry, take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
@@ -80,6 +80,11 @@ def mechanism(family: str, policy: str = DEFAULT_POLICY) -> str:
     """How the family's positions are removed, or kept: the names of the functions that are not the attention's alone."""
     names = [name for _, name, _ in family_policies(policy)[family] if name != take_bias.__name__]
     return ", ".join(names) or "positions kept"
+
+
+def shows_scores(family: str, policy: str) -> bool:
+    """False where attention is the family's own code, whose queries and keys nobody sees: reach cannot fit its slopes."""
+    return all(name != take_bias_as_mask.__name__ for _, name, _ in family_policies(policy)[family])
 
 
 def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int = 0) -> None:

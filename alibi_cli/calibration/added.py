@@ -55,7 +55,7 @@ def calibrate_added(
     model.eval()
     if sinks is None:
         update("Looking for sinks", 0, 1)
-        sinks = choose_sinks(model, windows.input_ids)
+        sinks = choose_sinks(model, windows.input_ids[:, :reach])  # beyond its range the original is not itself
     skeleton = converted_twin(model, [1.0] * model.config.num_attention_heads, reach, policy=policy, sinks=sinks)
     rows = len(attention_modules(skeleton))
     offsets = None
@@ -109,7 +109,7 @@ def refine_added(
     state: State = NOWHERE,
 ) -> Added:
     """Learns slopes and offsets, from those of `calibrate_added`, by the divergence from the teachers on windows of `lengths`, the first of
-    which is `reach`; the windows of `parts` have the last of them. At most `n_tokens` are fed.
+    which is `reach`; the windows of `parts` have the last of them. At most `n_tokens` are fed, and one step at least.
 
     Raises:
         AlibiError: a loss that is not finite.
@@ -144,19 +144,16 @@ def _steps(
     windows: CalibrationWindows, reach: int, lengths: tuple[int, ...], n_tokens: int
 ) -> list[list[CalibrationWindows]]:
     """Each step has a batch within the range and one beyond it, of the longer lengths in turn."""
-    longest = windows.input_ids.shape[1]
+    whole = windows.input_ids.shape[1] // reach * reach
     steps: list[list[CalibrationWindows]] = []
     fed = row = 0
     while row < len(windows.input_ids):
         length = lengths[1 + len(steps) % (len(lengths) - 1)]
-        n = max(1, TOKENS_PER_BATCH // length)
+        room = min(TOKENS_PER_BATCH, (n_tokens - fed) // 2)
+        n = max(1, room // length)
         rows = CalibrationWindows(windows.input_ids[row : row + n], windows.compared[row : row + n], windows.text)
-        pieces = longest // reach
-        near = CalibrationWindows(
-            rows.input_ids[:, : pieces * reach].reshape(-1, reach),
-            rows.compared[:, : pieces * reach].reshape(-1, reach),
-            rows.text,
-        ).batches(TOKENS_PER_BATCH)[0]
+        ids, compared = (part[:, :whole].reshape(-1, reach) for part in (rows.input_ids, rows.compared))
+        near = CalibrationWindows(ids, compared, rows.text).batches(room)[0]
         step = [near, _of_length(rows, length, reach)]
         fed += sum(part.n_tokens for part in step)
         if fed > n_tokens and steps:

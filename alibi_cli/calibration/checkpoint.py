@@ -15,7 +15,7 @@ from alibi_cli.checkpoint.source import Source
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text
-from alibi_cli.families import check_policy, config_of, model_class, trained_length
+from alibi_cli.families import check_policy, config_of, family_of, model_class, shows_scores, trained_length
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.apply import apply_alibi
@@ -28,12 +28,18 @@ def planned(source: Source, settings: CalibrationSettings) -> Learned:
         AlibiError: a family that is not converted, or not calibrated.
     """
     config = config_of(source.config, source.name)
+    check_policy(config, settings.policy, source.name, settings.sinks or 0)
     if config.is_encoder_decoder:
         raise AlibiError(
             f"A {config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
         )
     settings.check()
-    check_policy(config, settings.policy, source.name)
+    if settings.policy != DEFAULT_POLICY and not shows_scores(family_of(config.model_type), settings.policy):
+        raise AlibiError(
+            f"The attention of a {config.model_type} does not show its queries and keys, from which slopes of an added bias are found.",
+            hint="Give slopes with --slopes FILE, or take --policy replace.",
+            exit_code=EXIT_USAGE,
+        )
     if (trained := trained_length(config)) is not None:
         settings.lengths_of(trained)
     press = get_slopes(config.num_attention_heads)
@@ -49,7 +55,7 @@ def planned(source: Source, settings: CalibrationSettings) -> Learned:
     return Learned(
         scheme=f"calibrated, {settings.chosen_method}",
         slopes=press,
-        sinks=settings.sinks or 0,
+        sinks=settings.sinks,
         added={name: meta[name] for name in added},
         changed={name: meta[name] for name in changed},
     )
@@ -81,7 +87,7 @@ def calibrate_source(
     state = State(folder, state_key(settings, info.digest, text))
     if folder is not None and folder.is_dir():
         kept = any(state.load(name) is not None for name in ("distil", "reach"))
-        say(f"{'Continuing' if kept else 'Another calibration left'} {folder}.")
+        say(f"Continuing {folder}." if kept else f"{folder} is of another calibration and will be overwritten.")
     tokenizer = load_tokenizer(info)
     model = load_model(info)
     return learn(model, tokenizer, text, info.trained_length, settings, info.masked, with_time_left(update, say), state)

@@ -64,7 +64,7 @@ def distil(
     for step in range(first, len(steps)):
         kl = 0.0
         for windows in steps[step]:
-            learnable.place()  # anew, because a graph is used up by its backward pass
+            learnable.place()  # for each batch anew: its backward pass frees the graph from the parameters on
             kl += divergence.backward(*windows.batch(slice(None), divergence.device)) / len(steps[step])
             seen += windows.n_tokens
         if not math.isfinite(kl):

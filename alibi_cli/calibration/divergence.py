@@ -26,9 +26,8 @@ class Divergence:
         self.context = context
         self.original, self.converted = BodyAndHead(original), BodyAndHead(converted)
         self.device = original.device
-        self._seen: dict[
-            int, list[torch.Tensor]
-        ] = {}  # the original's hidden states of windows that are looked at again and again
+        # The original's hidden states of windows that are looked at again and again, which are kept so that their ids are not reused.
+        self._seen: dict[int, tuple[CalibrationWindows, list[torch.Tensor]]] = {}
         self.chunk = max(1, logits_per_chunk // original.config.get_text_config().vocab_size)
 
     def _wanted(self, input_ids: torch.Tensor, compared: torch.Tensor) -> torch.Tensor:
@@ -57,9 +56,9 @@ class Divergence:
         size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
         batches = [windows.batch(slice(i, i + size), self.device) for i in range(0, len(windows.input_ids), size)]
         if id(windows) not in self._seen:
-            self._seen[id(windows)] = [self._wanted(*batch) for batch in batches]
+            self._seen[id(windows)] = windows, [self._wanted(*batch) for batch in batches]
         total, count = 0.0, 0
-        for (input_ids, compared), wanted in zip(batches, self._seen[id(windows)], strict=True):
+        for (input_ids, compared), wanted in zip(batches, self._seen[id(windows)][1], strict=True):
             hidden = self.converted.hidden(input_ids)[compared]
             pairs = zip(wanted.split(self.chunk), hidden.split(self.chunk), strict=True)
             total += sum(self._kl(theirs, ours).item() for theirs, ours in pairs)

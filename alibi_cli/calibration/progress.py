@@ -19,11 +19,8 @@ def with_time_left(update: Update, say: Callable[[str], None]) -> Update:
             told.add(stage)
             left = (now - began) / (done - before) * (of - done)
             if left > LONG:
-                say(
-                    f"{what.split(',', maxsplit=1)[0]}: about {left / 60:.0f} minutes to come."
-                    if left > 90
-                    else f"{stage}: {left:.0f} s to come."
-                )
+                time_left = f"about {left / 60:.0f} minutes" if left > 90 else f"{left:.0f} s"
+                say(f"{what.split(',', maxsplit=1)[0]}: {time_left} to come.")
         update(what, done, of)
 
     return watching

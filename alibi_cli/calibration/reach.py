@@ -3,7 +3,8 @@
 A rotation that is kept has never been seen at distances beyond the trained length, and what scores it gives there is anybody's guess. So
 each head gets the bias -m max(0, d - offset), with the smallest m under which the keys beyond the range R (the trained length, or a horizon
 that is asked for) hold no more than a share epsilon of the weight of the queries that have keys there. With an offset of R nothing changes
-within the range, to the bit. Layers are fitted in order, so that each sees what the layers before it hand on.
+within the range, to the bit. Layers are fitted in order, so that each sees what the layers before it hand on. A layer with a sliding window
+that ends within the range has nothing to hide, and gets the gentlest slope.
 
 Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 """
@@ -19,11 +20,12 @@ from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import BodyAndHead
+from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
 from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
 
 EPSILON = 0.001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
-QUERIES = 64  # sampled from each window
+QUERIES = 64  # sampled from each window, on each side on which they see something
 HALVINGS = 24  # of the interval of log-slopes: to less than a thousandth
 STEEPEST = 1.0  # a factor e for every token
 
@@ -42,26 +44,36 @@ def fit_reach(
     state: keeps the slopes of layers that are done; a run that was interrupted does not fit them again.
 
     Raises:
-        AlibiError: an attention that is not computed by this package, or windows that end within the range.
+        AlibiError: an attention that is not computed by this package, scores that are not finite, or windows that end within the range.
     """
     if input_ids.shape[1] <= reach:
         raise AlibiError(f"Windows of {input_ids.shape[1]} tokens do not reach beyond {reach}.", exit_code=EXIT_USAGE)
     modules = list(attention_modules(converted).values())
-    gentlest = gentlest_slope(reach, epsilon)
     known: list[list[float]] = state.load("reach") or []
     fitted: list[list[float]] = []
 
     def watch(
-        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, scaling: float | None, distances: torch.Tensor
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        distances: torch.Tensor,
+        scaling: float | None,
+        softcap: float | None,
+        s_aux: torch.Tensor | None,
     ) -> None:
-        slopes = [gentlest] * query.shape[1]
-        causal = getattr(distances, "causal", None)
         if len(fitted) < len(known):
             slopes = known[len(fitted)]
-        elif causal is not None:  # else a window, which ends within the range
+        else:
             sinks = getattr(module.config, "alibi_sinks", None) or 0
             offsets = getattr(module, "alibi_offsets", None) or [0.0] * query.shape[1]
-            slopes = smallest_slopes(module, query, key, scaling, causal, offsets, sinks, reach, epsilon)
+            places = sampled_queries(distances, reach, sinks)
+            sampled = query[:, :, places]
+            scores = _scores(sampled, key, scaling, softcap)
+            if sinks and sees_sinks_as_near(module):
+                near = as_if_near(module, sampled, places)
+                scores[..., :sinks] = _scores(near, key[:, :, :sinks], scaling, softcap)
+            scores.masked_fill_(~_seen(distances, places)[:, None], -torch.inf)
+            slopes = smallest_slopes(scores, places, offsets, sinks, reach, epsilon, s_aux)
         module.alibi_slopes = slopes
         fitted.append(slopes)
         if state.is_due() or len(fitted) == len(modules):
@@ -84,52 +96,85 @@ def gentlest_slope(reach: int, epsilon: float) -> float:
     return math.log(1 / epsilon) / reach
 
 
+def sampled_queries(distances: torch.Tensor, reach: int, sinks: int) -> torch.Tensor:
+    """(S,): positions of queries that have keys beyond `reach` which are no sinks, behind them or, in an encoder, on either side."""
+    last = distances.shape[-1] - 1
+    behind = torch.linspace(min(reach + sinks + 1, last), last, QUERIES, device=distances.device).round().long()
+    if not _seen(distances, behind[:1] * 0)[..., 1:].any():  # the first query sees itself alone: a decoder
+        return behind.unique()
+    ahead = torch.linspace(0, max(last - reach - 1, 0), QUERIES, device=distances.device).round().long()
+    return torch.cat([ahead, behind]).unique()
+
+
 def smallest_slopes(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    scaling: float | None,
-    causal: bool,
+    scores: torch.Tensor,
+    places: torch.Tensor,
     offsets: list[float],
     sinks: int,
     reach: int,
     epsilon: float,
+    s_aux: torch.Tensor | None = None,
 ) -> list[float]:
-    """query and key (B, H, K, D) -> (H,): for each head the smallest slope under which keys at distances beyond `reach` that are no sinks
-    hold, on average over sampled queries, no more than `epsilon` of the weight; STEEPEST if none does, `gentlest_slope` at least."""
-    keys, device = key.shape[2], key.device
-    sampled = torch.linspace(reach, keys - 1, QUERIES, device=device).round().long().unique()  # (S,)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = query[:, :, sampled].float() @ key.float().mT * scaling  # (B, H, S, K)
-    if sinks and sees_sinks_as_near(module):
-        moved = as_if_near(module, query[:, :, sampled], sampled)
-        scores[..., :sinks] = moved.float() @ key[:, :, :sinks].float().mT * scaling
-    place = torch.arange(keys, device=device)
-    distance = sampled[:, None] - place  # (S, K)
-    if causal:
-        scores.masked_fill_(distance < 0, -torch.inf)
-    distance = distance.abs().float().masked_fill_(place < sinks, 0)
-    beyond = (distance > reach).float()
-    ramp = (distance - torch.tensor(offsets, device=device)[:, None, None]).clamp_min_(0)  # (H, S, K)
-    low = torch.full((len(offsets),), math.log(gentlest_slope(reach, epsilon)), device=device)
-    high = torch.full_like(low, math.log(STEEPEST))
+    """(B, H, S, K) scores of queries at `places` (S,), -inf where hidden -> (H,): for each head the smallest slope under which keys at
+    distances beyond `reach` that are no sinks hold, on average over the queries, no more than `epsilon` of the weight; STEEPEST if none
+    does, `gentlest_slope` at least. s_aux: (H,) a score of each head that takes part in the softmax and has no key.
+
+    Raises:
+        AlibiError: scores that are not finite.
+    """
+    place = torch.arange(scores.shape[-1], device=scores.device)
+    distance = (places[:, None] - place).abs().to(scores.dtype).masked_fill_(place < sinks, 0)  # (S, K)
+    beyond = distance > reach
+    ramp = (distance - scores.new_tensor(offsets)[:, None, None]).clamp_min_(0)  # (H, S, K)
+    gentlest = scores.new_full((len(offsets),), math.log(gentlest_slope(reach, epsilon)))
+    low, high = gentlest, torch.full_like(gentlest, math.log(STEEPEST)).maximum(gentlest)
 
     def share(log_slope: torch.Tensor) -> torch.Tensor:
         """(H,): of the weight that lies beyond"""
         total = torch.zeros_like(log_slope)
         for window in scores:  # one at a time: (H, S, K)
-            weight = (window - log_slope.exp()[:, None, None] * ramp).softmax(-1)
-            total += (weight * beyond).sum(-1).mean(-1)
+            biased = window - log_slope.exp()[:, None, None] * ramp
+            whole = biased.logsumexp(-1, keepdim=True)
+            if s_aux is not None:
+                whole = torch.logaddexp(whole, s_aux.to(whole.dtype)[:, None, None])
+            total += (biased - whole).exp_().mul_(beyond).sum(-1).mean(-1)
         return total / len(scores)
 
-    enough = share(low) <= epsilon
-    for _ in range(HALVINGS):
+    left = share(gentlest)
+    if not left.isfinite().all():
+        raise AlibiError("Calibration met attention scores that are not finite.", hint="Look for NaN weights.")
+    for _ in range(HALVINGS if (left > epsilon).any() else 0):
         middle = (low + high) / 2
         fits = share(middle) <= epsilon
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    gentle = torch.full_like(high, math.log(gentlest_slope(reach, epsilon)))
-    found: list[float] = torch.where(enough, gentle, high).double().exp().tolist()
-    return found
+    slopes: list[float] = torch.where(left <= epsilon, gentlest, high).double().exp().tolist()
+    return slopes
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float | None, softcap: float | None) -> torch.Tensor:
+    """(B, H, S, D), (B, H, K, D) -> (B, H, S, K), before the bias, in float32 or better"""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query.to(exact) @ key.to(exact).mT * scaling
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def _seen(distances: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(B or 1, S, K) booleans: which keys the queries at `places` see, by what `alibi_distances` made, without its Q x K entries."""
+    if not isinstance(distances, Compact):
+        return distances[:, 0, places] != HIDDEN
+    key = torch.arange(distances.shape[-1], device=places.device)
+    if distances.causal is not None:
+        return ((key <= places[:, None]) | (not distances.causal))[None]
+    seen = torch.zeros(distances.shape[0], len(places), len(key), dtype=torch.bool, device=places.device)
+    for index, place in enumerate(places.tolist()):
+        number, row = divmod(
+            len(key) - 1 - place, distances.block
+        )  # blocks, and rows in them, are counted from the end
+        for batch, begin, end, of_block, *_ in distances.spans[number]:
+            gaps = isinstance(of_block, torch.Tensor)
+            seen[batch, index, begin:end] = of_block[0, 0, row] if gaps else (key[begin:end] <= place) | (not of_block)
+    return seen
 
 
 @contextmanager

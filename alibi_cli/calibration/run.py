@@ -1,6 +1,8 @@
 """A calibration from a text to what a conversion writes down."""
 
+import math
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -8,9 +10,10 @@ from transformers import PreTrainedModel
 
 from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
+from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
 from alibi_cli.calibration.learnable import METHODS, slope_bounds
 from alibi_cli.calibration.progress import Update
-from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON
+from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
 from alibi_cli.calibration.replaced import calibrate
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
@@ -24,7 +27,8 @@ TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+nor
 ADDED_TOKENS = 1 << 16  # for the distillation of an added bias, which begins almost at its end
 HELD_OUT_TOKENS = 1 << 13  # to choose by, and as many to report on
 REACH_LENGTH = 1.5  # of the range: how far beyond it reach looks
-LENGTHS = (1, 2, 4)  # of the range, on which an added bias is distilled
+LONGEST = 4  # of the range: the longest windows on which an added bias is distilled
+REACH_SHARE = 16  # one in so many of a distillation's tokens goes to reach, which comes first
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class CalibrationSettings:
     """What to calibrate, and how.
 
     policy, sinks: see `apply_alibi`; sinks None: chosen. method: one of METHODS[policy]; None: the first. n_tokens: tokens to learn from,
-    each read once; None: the method's own number. length: tokens of the longest window that is fed; None: 1.5 ranges for reach, 4 for the
-    distillation of an added bias, the trained length where positions are replaced. horizon: the range, instead of the trained length.
-    offset: tokens up to which an added bias is zero; None: the range.
+    a window at least; None: the method's own number. length: tokens of the longest window that is fed; None: 1.5 ranges for reach, 4 for
+    the distillation of an added bias, the trained length where positions are replaced. horizon: the range, instead of the trained length.
+    offset: tokens up to which an added bias is zero, within the range; None: the range.
     """
 
     policy: str = DEFAULT_POLICY
@@ -73,31 +77,42 @@ class CalibrationSettings:
     def range_of(self, trained_length: int) -> int:
         """
         Raises:
-            AlibiError: a horizon beyond the trained length.
+            AlibiError: a horizon beyond the trained length, or an offset beyond the range.
         """
         if self.horizon is not None and self.horizon > trained_length:
             message = f"The horizon of {self.horizon} tokens is beyond the trained length, {trained_length}."
             raise AlibiError(message, exit_code=EXIT_USAGE)
-        return self.horizon or trained_length
+        reach = self.horizon or trained_length
+        if self.offset is not None and self.offset > reach:
+            message = f"An offset of {self.offset} tokens leaves what lies beyond {reach} without a bias."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
+        return reach
 
     def lengths_of(self, trained_length: int) -> tuple[int, ...]:
-        """Lengths of the windows that are fed, ascending; beyond the range the longest decides.
+        """Lengths of the windows that are fed, ascending: of the range, its doublings and the longest for the distillation of an added
+        bias; one length for others.
 
         Raises:
-            AlibiError: the longest does not reach beyond the range.
+            AlibiError: the longest does not reach beyond the range of an added bias, or beyond the trained length where positions are
+                replaced.
         """
         reach = self.range_of(trained_length)
         if self.policy == DEFAULT_POLICY:
-            return (min(self.length or reach, reach),)
-        if self.chosen_method == "reach":
-            return (self.length or int(REACH_LENGTH * reach),)
-        longest = self.length or LENGTHS[-1] * reach
+            if self.length is not None and self.length > reach:
+                message = f"Windows of {self.length} tokens are longer than the original was trained for, {reach}."
+                raise AlibiError(message, exit_code=EXIT_USAGE)
+            return (self.length or reach,)
+        only_reach = self.chosen_method == "reach"
+        longest = self.length or int((REACH_LENGTH if only_reach else LONGEST) * reach)
         if longest <= reach:
             message = (
                 f"Windows of {longest} tokens do not reach beyond {reach}, where an added bias has its work to do."
             )
             raise AlibiError(message, "Take a longer length or a shorter horizon.", EXIT_USAGE)
-        return tuple(sorted({min(factor * reach, longest) for factor in LENGTHS}))
+        if only_reach:
+            return (longest,)
+        doublings = math.ceil(math.log2(longest / reach))
+        return (*(reach << n for n in range(doublings)), longest)
 
 
 def methods(policy: str) -> tuple[str, ...]:
@@ -184,7 +199,7 @@ def _learn_added(
     everything = make_windows(text, tokenizer, longest, wanted, masked, settings.seed, whole=True)
     parts = Parts.of(everything, n_tokens) if distils else None
     learned_from = parts.learned_from if parts else everything
-    n_first = max(1, min(n_tokens, TOKENS["reach"]) // first)
+    n_first = max(1, (n_tokens // REACH_SHARE if distils else n_tokens) // first)
     windows = learned_from.split(n_first)[0].of_length(first, first)
     epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
     found = calibrate_added(
@@ -192,7 +207,7 @@ def _learn_added(
     )
     fed = windows.n_tokens
     if parts is not None:
-        found = refine_added(model, found, parts, reach, lengths, n_tokens, settings.policy, update, state)
+        found = refine_added(model, found, parts, reach, lengths, n_tokens - fed, settings.policy, update, state)
         fed += found.curve.kl[-1][0] if found.curve and found.curve.kl else 0
     offsets = None if found.offsets is None else layer_lists(found.offsets, model)
     return Learned(
@@ -208,7 +223,7 @@ def _learn_added(
             "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
             "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
             "epsilon": epsilon,
-            "slope_bounds": list(slope_bounds(reach)),
+            "slope_bounds": list(slope_bounds(reach) if distils else (gentlest_slope(reach, epsilon), STEEPEST)),
             "kl_nats_per_token": found.kl,
         },
     )
@@ -239,12 +254,13 @@ def estimate(model_bytes: int, config: Any, settings: CalibrationSettings, train
     longest = settings.lengths_of(trained_length)[-1]
     distils, n_tokens = settings.chosen_method.startswith("distil"), max(settings.tokens(), longest)
     layers = config.num_hidden_layers if distils else 1
-    window = max(longest, 2048)
-    numbers = 40 * window * config.hidden_size * layers
+    # Reach feeds all windows to one layer after the other.
+    at_once = max(longest, n_tokens if settings.chosen_method == "reach" else TOKENS_PER_BATCH)
+    numbers = 40 * at_once * config.hidden_size * layers
     return {"tokens": n_tokens, "passes": -(-n_tokens // longest), "bytes": model_bytes + 4 * numbers}
 
 
 def state_key(settings: CalibrationSettings, source_digest: str, text: Text) -> str:
     """What two runs must share for one to continue the other."""
-    parts = [*map(str, asdict(settings).items()), source_digest, text.sha256, torch.__version__]
+    parts = [*map(str, asdict(settings).items()), source_digest, text.sha256, torch.__version__, version("alibi-cli")]
     return "|".join(parts)

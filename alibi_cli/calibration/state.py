@@ -1,6 +1,5 @@
 """Where an interrupted calibration is continued: a folder beside the output, with what has been found so far."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ SECONDS = 20.0  # between two states that are written
 class State:
     """Keeps values by name in `folder`, for calibrations that agree in `key` (settings, text, source); nothing without a folder."""
 
-    def __init__(self, folder: Path | None, key: str = "", seconds: float = SECONDS):
-        self.folder, self.key, self.seconds, self._written = folder, key, seconds, time.monotonic()
+    def __init__(self, folder: Path | None, key: str = ""):
+        self.folder, self.key, self._written = folder, key, time.monotonic()
 
     def is_due(self) -> bool:
         """True once in a while: writing must not take more time than calibrating."""
-        return self.folder is not None and time.monotonic() - self._written >= self.seconds
+        return self.folder is not None and time.monotonic() - self._written >= SECONDS
 
     def save(self, name: str, value: Any) -> None:
         """Tensors, numbers, strings, and lists and dicts of them; replaces what is there under the name, whole or not at all."""
@@ -39,14 +38,17 @@ class State:
             return None
         try:
             found = torch.load(self.folder / f"{name}.pt", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, torch.serialization.pickle.UnpicklingError):
+        except Exception:  # the unpickler meets damage with errors of many types
             return None
         return found["value"] if isinstance(found, dict) and found.get("key") == self.key else None
 
     def clear(self) -> None:
-        """Called when the checkpoint has been written."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Called when the checkpoint has been written. A folder that holds anything else stays."""
+        if self.folder is not None and self.folder.is_dir():
+            for path in (*self.folder.glob("*.pt"), *self.folder.glob("*.pt.tmp")):
+                path.unlink()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
 
 NOWHERE = State(None)

@@ -11,6 +11,7 @@ from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.tokens import special_tokens
 
 MASKED_ONE_IN = 7  # about the 15 % of tokens that BERT was trained to fill in
+WHOLE = 4  # windows that lie in one document and are taken before those of others
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def make_windows(
     """At most `n_tokens` tokens of `text`, its documents in an order drawn from `seed`, one after the other, each followed by
     the tokenizer's end-of-text token if it has one.
 
-    whole: windows that lie in one document come first, at most four of a document, and only the rest is made as above: far context of
-    another document says nothing.
+    whole: windows that lie in one document come first, four of each before the others, and only the rest is made as above: far context
+    of another document says nothing.
 
     Raises:
         AlibiError: the text is shorter than two windows.
@@ -93,16 +94,19 @@ def make_windows(
     wanted = max(2, n_tokens // length) * room
     stream: list[int] = []
     inside: list[int] = []
+    others: list[int] = []
     for index in generator.permutation(len(text.documents)):
         if len(inside) >= wanted or (not whole and len(stream) >= wanted):
             break
         part = text.documents[index][1][: 64 * wanted]  # no need to tokenise all of a book for a few windows
         ids = [*tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"], *end]
         if whole and len(ids) >= room > 0:
-            inside += ids[: min(4, len(ids) // room) * room]
+            first, end_of_whole = WHOLE * room, len(ids) // room * room
+            inside += ids[: min(first, end_of_whole)]
+            others += ids[first:end_of_whole]
         elif len(stream) < wanted:
             stream += ids
-    stream = [*inside, *stream]
+    stream = [*inside, *others, *stream]
     count = min(len(stream), wanted) // room if room > 0 else 0
     if count < 2:
         raise AlibiError(

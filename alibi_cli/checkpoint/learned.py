@@ -15,7 +15,7 @@ SAFETENSORS = {dtype: name for name, dtype in DTYPES.items() if name.isupper()}
 
 @dataclass(frozen=True)
 class Learned:
-    """slopes, offsets, sinks: see `apply_alibi`.
+    """slopes, offsets, sinks: see `apply_alibi`; sinks None: not known yet, in a plan that is only looked at.
 
     added: position vectors; changed: normalisation weights; both {the converted model's name: tensor}, without numbers (on the meta
     device) in a plan that is only looked at. record: how they came about, for alibi.json."""
@@ -23,7 +23,7 @@ class Learned:
     scheme: str
     slopes: Slopes
     offsets: Slopes | None = None
-    sinks: int = 0
+    sinks: int | None = 0
     added: dict[str, torch.Tensor] = field(default_factory=dict)
     changed: dict[str, torch.Tensor] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)

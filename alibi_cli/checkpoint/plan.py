@@ -95,6 +95,11 @@ class Plan:
         )
 
     @property
+    def to_be_calibrated(self) -> bool:
+        """True if nothing is known yet of what a calibration finds."""
+        return self.learned is not None and not self.learned.record
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The arguments of `apply_alibi` but the model and the length."""
         return {
@@ -133,7 +138,7 @@ class Plan:
         return changed, {name: in_dtype(tensor, replaced) for name, tensor in self.learned.added.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The plan as one JSON object."""
+        """The plan as one JSON object; null stands for what a calibration is going to find."""
         return {
             "source": self.source.name,
             "source_commit": self.source.commit,
@@ -144,9 +149,9 @@ class Plan:
             "policy_name": self.policy,
             "mechanism": self.mechanism,
             "slopes_scheme": self.slopes_scheme,
-            "slopes": self.slopes,
+            "slopes": None if self.to_be_calibrated else self.slopes,
             "offsets": self.offsets,
-            "sinks": self.sinks,
+            "sinks": self.learned.sinks if self.learned and self.to_be_calibrated else self.sinks,
             "trained_length": self.trained_length,
             "max_sequence_length": self.max_sequence_length,
             "tensors": {
@@ -210,7 +215,7 @@ def make_plan(
     learned = slopes if isinstance(slopes, Learned) else None
     values, scheme = _slopes(slopes, max_bias, heads, layers)
     if sinks is None:
-        sinks = learned.sinks if learned is not None else 0
+        sinks = (learned.sinks if learned is not None else 0) or 0
     offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
     # T5 has no rotation that could be turned back, and Falcon adds our bias to scores that it computes itself.
     can_turn = policy == "add" and config.model_type not in ("t5", "falcon")

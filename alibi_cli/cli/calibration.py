@@ -69,7 +69,7 @@ def _folder(target: Path) -> Path:
 
 
 def forget(target: Path) -> None:
-    """The checkpoint is written: nothing is left to continue."""
+    """The calibrated checkpoint is written: nothing is left to continue."""
     if _folder(target).is_dir():
         from alibi_cli.calibration.state import State
 
@@ -84,6 +84,11 @@ def summary(slopes: list[Any], offsets: list[Any] | None) -> str:
         starts = [each for row in offsets for each in (row if isinstance(row, list) else [row])]
         text += f", from a distance of {statistics.median(starts):,.0f} tokens on"
     return text
+
+
+def sinks_in_words(n: int) -> str:
+    """How many attention sinks there are."""
+    return f"the first {n} tokens of a document" if n else "none"
 
 
 def facts(record: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -100,7 +100,8 @@ def command(
             on_stage=lambda stage: update(stage, done, plan.bytes_to_write),
             warn=output.note,
         )
-    calibration.forget(plan.output)
+    if chosen["slopes"] == "calibrated":
+        calibration.forget(plan.output)
     if json:
         output.print_json(report.model_dump())
     else:
@@ -143,8 +144,9 @@ def plan_for(
 
 def print_plan(plan: "Plan", json: bool) -> None:
     """The plan as JSON or as facts; used by `inspect plan` too."""
+    summary = plan.summary()
     if json:
-        output.print_json(plan.summary())
+        output.print_json(summary)
         return
     source = plan.source
 
@@ -158,7 +160,7 @@ def print_plan(plan: "Plan", json: bool) -> None:
             ("family", f"{plan.family} ({plan.mechanism}) -> {plan.config['model_type']}"),
             ("policy", plan.policy),
             ("slopes", f"{plan.slopes_scheme}, {plan.slopes_shape}"),
-            ("sinks", f"the first {plan.sinks} tokens of a document" if plan.sinks else "none"),
+            ("sinks", "chosen by calibration" if summary["sinks"] is None else calibration.sinks_in_words(plan.sinks)),
             ("length", f"{plan.trained_length} trained, {plan.max_sequence_length} promised"),
             ("tensors kept", f"{len(plan.copied)} of {len(source.tensors)}, byte for byte"),
             ("tensors dropped", ", ".join(plan.dropped) or "none"),
@@ -190,7 +192,7 @@ def _print_report(report: "ConvertReport", plan: "Plan") -> None:
             ("family", f"{report.base_model_type} -> {report.model_type}"),
             ("policy", report.policy_name),
             ("slopes", f"{report.slopes_scheme}, {plan.slopes_shape}{calibration.summary(plan.slopes, plan.offsets)}"),
-            ("sinks", f"the first {report.sinks} tokens of a document" if report.sinks else "none"),
+            ("sinks", calibration.sinks_in_words(report.sinks)),
             (
                 "tensors",
                 f"{report.tensors.copied} kept, {len(report.tensors.dropped)} dropped, {len(report.tensors.added)} added"
@@ -215,11 +217,13 @@ def _warn_of_plain_surgery(report: "ConvertReport", plan: "Plan") -> None:
         or "own_bias" in report.mechanism
     ):
         return
-    from alibi_cli.families import family_of, family_policies
+    from alibi_cli.families import family_of, family_policies, shows_scores
 
-    kept = family_of(plan.family) in family_policies("add")
-    better = ["alibi", "convert", report.source, *(["--policy", "add"] if kept else []), "--slopes", "calibrated"]
+    family = family_of(plan.family)
+    kept, calibrated = family in family_policies("add"), not plan.source.config.get("is_encoder_decoder")
+    kept = kept and not (calibrated and not shows_scores(family, "add"))
+    better = [*(["--policy", "add"] if kept else []), *(["--slopes", "calibrated"] if calibrated else [])]
     output.note(
-        "A pretrained model usually loses most of its quality to slopes it was not trained with "
-        f"(docs/results.md). Better: {shlex.join(better)}"
+        "A pretrained model usually loses most of its quality to slopes it was not trained with (docs/results.md)."
+        + (f" Better: {shlex.join(['alibi', 'convert', report.source, *better])}" if better else "")
     )

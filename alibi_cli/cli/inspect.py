@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from alibi_cli.cli import calibration, options, output
 from alibi_cli.cli import heads as heads_of_a_model
-from alibi_cli.cli import options, output
 from alibi_cli.cli.heat_map import HeatMap
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
@@ -149,7 +149,9 @@ def plan(
         max_bias=max_bias,
         max_sequence_length=max_sequence_length,
     )
-    print_plan(plan_for(model, output_folder, settings(context, preset, "convert", given), revision, True), json)
+    chosen = settings(context, preset, "convert", given)
+    calibration.check_options(chosen, [])
+    print_plan(plan_for(model, output_folder, chosen, revision, True), json)
 
 
 @app.command()

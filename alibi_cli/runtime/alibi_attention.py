@@ -73,7 +73,7 @@ def alibi_attention(
     relative = kwargs.get("position_bias") if getattr(module, "alibi_keeps_relative_bias", False) else None
     watch = getattr(module, "alibi_watch", None)  # whoever chooses slopes by the queries and keys
     if watch is not None:
-        watch(module, query, key, scaling, attention_mask)
+        watch(module, query, key, attention_mask, scaling, softcap, s_aux)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scaling, dropout, softcap, s_aux, module.training)
     compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2] and relative is None

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alibi_cli.calibration import report as heads_report
+from alibi_cli.calibration.replaced import calibrate
 from alibi_cli.calibration.report import head_report
-from alibi_cli.calibration.run import calibrate
-from alibi_cli.calibration.windows import make_windows
+from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.checkpoint import verify
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text, load_text
@@ -139,7 +139,7 @@ def test_the_original_may_be_loaded_once_and_is_not_copied(tmp_path):
     info = describe(str(save_tiny("llama", tmp_path / "source")))
     model, tokenizer = load_model(info), load_tokenizer(info)
     windows = make_windows(Text("t", [("t", "abcdefghij" * 200)]), tokenizer, 24, 1000)
-    found = calibrate(model, *windows.split(30), method="look-back")
+    found = calibrate(model, Parts.of(windows, 30 * 24), method="look-back")
     theirs = {p.data_ptr() for p in model.parameters()}
     assert {p.data_ptr() for p in found.converted.parameters()} == theirs
 
