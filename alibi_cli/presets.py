@@ -58,6 +58,7 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
     class Eval(BaseModel):
         model_config = ConfigDict(extra="forbid")
         lengths: str = "512,1024,2048"
+        arms: str | None = None
         protocol: Literal["fixed-target", "non-overlapping", "sliding"] = "fixed-target"
         targets: int | None = None
         stride: int | None = None

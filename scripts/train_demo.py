@@ -6,9 +6,10 @@
 
 Byte-level models with a context of 512: a GPT-2 (learned position embeddings) and a Llama (rotary positions, grouped-query
 attention), each under 4 MB in float32. The other Llama is not in the repository: it has another shape, a context of 256 and another order
-of its text, and shows whether a recipe that was found on the first one holds on a model that had no part in finding it. Only the
-training documents are read; the held-out ones are scored at the end and the figure is written to training_log.json beside the weights, with
-the seed, the versions and the loss curve.
+of its text, and shows whether a recipe that was found on the first one holds on a model that had no part in finding it.
+
+Only the training documents are read; the held-out ones are scored at the end and the figure is written to training_log.json beside the
+weights, with the seed, the versions and the loss curve.
 """
 
 import argparse

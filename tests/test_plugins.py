@@ -100,7 +100,7 @@ def test_convert_eval_and_a_stranger(toy: Path, tmp_path: Path) -> None:
         "eval", tmp_path / "out", "--baseline", toy, "--plugin", PLUGIN, "--lengths", "32,64,128", "--max-segments", "3"
     )
     assert [(row["arm"], row["status"]) for row in results["rows"]][:4] == [
-        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("crop", "ok"),
+        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("truncated", "ok"),
     ]  # fmt: skip
     python = environment("plain", "torch", "transformers", "safetensors")
     (tmp_path / "stranger.py").write_text(STRANGER)
@@ -174,3 +174,75 @@ def test_the_page_on_adding_a_family_works_to_the_letter(tmp_path: Path) -> None
     report = alibi_json("convert", tmp_path / "source", "-o", tmp_path / "out", "--plugin", tmp_path / "helium.py")
     assert report["verified"]["passed"] and report["model_type"] == "alibi_helium"
     assert (tmp_path / "out" / "alibi_plugin.py").read_text() == block.replace("alibi_cli.runtime.", ".")
+
+
+EVERY_SECOND = """
+import sys, json, copy, torch
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from alibi_cli.cli.quiet import quiet_libraries
+quiet_libraries()
+from alibi_cli.plugins import load_plugins
+assert load_plugins([Path(sys.argv[2])]) == []
+from alibi_cli import apply_alibi
+from tests.checkpoint.helpers import convert
+from tests.models import save_tiny, tiny_model
+from tests.reference.textbook import textbook_logits, textbook_slopes
+stock = tiny_model("llama")
+converted = copy.deepcopy(stock)
+apply_alibi(converted, 256, policy="every-second", sinks=2)
+tokens = torch.randint(3, 61, (2, 20), generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    ours = converted(input_ids=tokens).logits
+press = textbook_slopes(6)
+print(json.dumps([(ours - textbook_logits(stock, tokens, slopes, keep_positions=True, sinks=sinks)).abs().max().item()
+    for slopes, sinks in (([press, [0.0] * 6], 2), ([press, press], 2), ([press, [0.0] * 6], 0))]))
+report = convert(save_tiny("llama", Path(sys.argv[3])), Path(sys.argv[4]), policy="every-second", sinks=2)
+print(json.dumps([report.verified.passed, report.policy_name, report.sinks]))
+"""
+WITHOUT_THIS_PACKAGE = """
+import sys, json, torch
+sys.modules["alibi_cli"] = None
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+tokens = torch.arange(100)[None]
+settings = dict(max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
+both = [model.generate(tokens[:, :9], use_cache=flag, **settings) for flag in (True, False)]
+model.save_pretrained(sys.argv[2])
+again = AutoModelForCausalLM.from_pretrained(sys.argv[2], trust_remote_code=True).eval()
+with torch.no_grad():
+    same = torch.equal(again(input_ids=tokens).logits, model(input_ids=tokens).logits)
+layers = [getattr(layer.self_attn, "alibi_slopes", None) is not None for layer in again.model.layers]
+config, rotation = again.config, type(again.model.rotary_emb).__name__
+print(json.dumps([config.alibi_policy, config.alibi_sinks, torch.equal(*both), same, layers, rotation]))
+"""
+
+
+def test_a_policy_of_its_own_works_to_the_letter_and_travels(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "adding-a-family.md").read_text()
+    block = page.split("## A policy of your own")[1].split("```python\n")[1].split("```")[0]
+    plugin = tmp_path / "every_second.py"
+    plugin.write_text(block)
+    output = run(EVERY_SECOND, REPOSITORY, plugin, tmp_path / "source", tmp_path / "out")
+    (same, both_layers, no_sinks), report = map(json.loads, output.splitlines()[-2:])
+    assert same <= 1e-10 and both_layers > 1e-3 and no_sinks > 1e-3
+    assert report == [True, "every-second", 2]
+    assert (tmp_path / "out" / "alibi_plugin.py").read_text() == block.replace("alibi_cli.runtime.", ".")
+    found = json.loads(run(WITHOUT_THIS_PACKAGE, tmp_path / "out", tmp_path / "again").splitlines()[-1])
+    assert found == ["every-second", 2, True, True, [True, False], "LlamaRotaryEmbedding"]
+    assert (tmp_path / "again" / "alibi_plugin.py").read_text() == (tmp_path / "out" / "alibi_plugin.py").read_text()
+    assert alibi("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_checkpoint_without_its_plug_in_says_which_policy_is_missing(tmp_path: Path) -> None:
+    from alibi_cli import apply_alibi
+    from alibi_cli.runtime.alibi_rewrite import rewrite
+    from tests.models import tiny_model
+
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="There is no policy 'every-second'; there are replace, add"):
+        apply_alibi(model, 64, policy="every-second")
+    apply_alibi(model, 64)
+    model.config.alibi_policy = "every-second"
+    with pytest.raises(ValueError, match="There is no policy 'every-second'"):
+        rewrite(model)

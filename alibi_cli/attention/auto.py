@@ -13,8 +13,9 @@ from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, buil
 
 @dataclass(frozen=True)
 class AutoConfig(AttentionConfig):
-    """No settings. Layers that no backend computes (padding, packing, windows, soft caps, sinks) keep the model's own attention."""
+    """No settings. Layers that no backend computes (padding, packing, windows, soft caps, learned sinks) keep the model's own attention."""
 
+    takes_sinks: ClassVar[bool] = True
     keeps_own: ClassVar[bool] = True
 
 
@@ -23,10 +24,16 @@ class Auto(AttentionBackend):
     """The backend that `choose` names."""
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        slopes: torch.Tensor,
+        causal: bool,
+        **options: int,
     ) -> torch.Tensor:
         name, _ = self._choose(query)
-        return _built(name).attend(query, key, value, slopes, causal)
+        return _built(name).attend(query, key, value, slopes, causal, **options)
 
     def explain(self, query: torch.Tensor) -> str:
         name, reason = self._choose(query)

@@ -3,6 +3,7 @@ of one line of numbers per head. Nothing of size Q x K is made."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 
@@ -14,12 +15,14 @@ from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
 class BlockedConfig(AttentionConfig):
     """No settings."""
 
+    takes_sinks: ClassVar[bool] = True
+
 
 @register_attention("blocked", BlockedConfig)
 def blocked(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
-    distances = Compact.of(query.shape[2], key.shape[2], causal, query.device)
+    distances = Compact.of(query.shape[2], key.shape[2], causal, query.device, sinks=sinks)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
     return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

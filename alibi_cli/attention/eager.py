@@ -1,6 +1,7 @@
 """ALiBi attention from its definition: scores, bias, mask, softmax, each held in memory at once."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,10 +12,12 @@ from alibi_cli.attention.registry import AttentionConfig, register_attention
 class EagerConfig(AttentionConfig):
     """No settings."""
 
+    takes_sinks: ClassVar[bool] = True
+
 
 @register_attention("eager", EagerConfig)
 def eager(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D). Scores and softmax are float32, or float64 for float64 input."""
     exact, n_queries, n_keys = slopes.dtype, query.shape[2], key.shape[2]
@@ -23,7 +26,7 @@ def eager(
     scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, Q, K)
     i = torch.arange(n_keys - n_queries, n_keys, device=query.device)[:, None]
     j = torch.arange(n_keys, device=query.device)[None, :]
-    scores = scores - slopes[:, None, None] * (i - j).abs()
+    scores = scores - slopes[:, None, None] * (i - j).abs().masked_fill(j < sinks, 0)
     if causal:
         scores = scores.masked_fill(j > i, float("-inf"))
     return (torch.softmax(scores, dim=-1) @ value.to(exact)).to(query.dtype)

@@ -23,6 +23,7 @@ class FlexConfig(AttentionConfig):
     once and is exact in float64 as well. None: compiled on a GPU."""
 
     compiled: bool | None = None
+    takes_sinks: ClassVar[bool] = True
     no_gradients_on: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
 
@@ -34,6 +35,7 @@ def flex(
     slopes: torch.Tensor,
     causal: bool,
     compiled: bool | None,
+    sinks: int = 0,
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
     queries, keys = query.shape[2], key.shape[2]
@@ -42,7 +44,7 @@ def flex(
     )  # a number would be compiled anew for every length of a cache
 
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-        return score - slopes[h] * (i + past - j).abs()
+        return score - slopes[h] * ((i + past - j).abs() * (j >= sinks) if sinks else (i + past - j).abs())
 
     if compiled is None:
         compiled = query.device.type != "cpu"

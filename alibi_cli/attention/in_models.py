@@ -9,7 +9,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, HIDDEN, Compact, alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_distances import HIDDEN, SINK, Compact, distance_of
+from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
 
 
 @contextmanager
@@ -19,8 +21,9 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
     explain: is told once, for each kind of layer, how it is computed and why, if the backend chooses.
 
     Raises:
-        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, soft caps, sinks, a scale
-            other than 1 / sqrt(D), dropout; unless the backend leaves such layers alone.
+        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, offsets, soft caps, learned
+            sinks, a scale other than 1 / sqrt(D), dropout, or attention sinks where the backend takes none; unless the backend leaves
+            such layers alone.
     """
     name = name_of(backend.config)
 
@@ -36,10 +39,13 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
         slopes = getattr(module, "alibi_slopes", None)
         if slopes is None or attention_mask is None or attention_mask.dtype != torch.int32:  # the latter two it refuses
             return alibi_attention(module, query, key, value, attention_mask, **options)
-        obstacle, causal = _obstacle(query, options), _is_causal(attention_mask, key.shape[2])
-        if obstacle is None and causal is not None:
+        obstacle, plain = _obstacle(module, query, options), _causal_and_sinks(attention_mask, key.shape[2])
+        if obstacle is None and plain is not None and plain[1] and not backend.config.takes_sinks:
+            obstacle = "attention sinks"
+        if obstacle is None and plain is not None:
             tell(backend.explain(query))
-            return backend(query, key, value, slopes, causal=causal).transpose(1, 2).contiguous(), None
+            causal, sinks = plain
+            return backend(query, key, value, slopes, causal=causal, sinks=sinks).transpose(1, 2).contiguous(), None
         obstacle = obstacle or "a mask of padding, windows or packing"
         if not backend.config.keeps_own:
             raise AlibiError(
@@ -79,26 +85,34 @@ def registered(attend: Callable[..., Any]) -> Iterator[None]:
             interface.register(ATTENTION_NAME, function)
 
 
-def _obstacle(query: torch.Tensor, options: dict[str, Any]) -> str | None:
+def _obstacle(module: torch.nn.Module, query: torch.Tensor, options: dict[str, Any]) -> str | None:
     """What else a layer does to its scores, which no backend computes."""
     scale = options.get("scaling")
     if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:
         return f"a scale of {scale:.4g}"
-    for option, what in (("softcap", "a soft cap"), ("s_aux", "sinks"), ("dropout", "dropout")):
+    if getattr(module, "alibi_offsets", None) is not None:
+        return "offsets"
+    if sees_sinks_as_near(module):
+        return "sinks that are seen as if near"
+    if getattr(module, "alibi_keeps_relative_bias", False):
+        return "a relative bias"
+    for option, what in (("softcap", "a soft cap"), ("s_aux", "learned sinks"), ("dropout", "dropout")):
         if options.get(option) is not None and not (option == "dropout" and options[option] == 0):
             return what
     return None
 
 
-def _is_causal(distances: torch.Tensor, keys: int) -> bool | None:
-    """distances (B or 1, 1, Q, K or more): whether keys after the query are hidden; None if others are."""
-    if isinstance(distances, Compact) and distances.shape[-1] == keys:
-        causal: bool | None = distances.causal
-        return causal
-    seen, n_queries = distances[..., :keys], distances.shape[-2]
-    i = torch.arange(keys - n_queries, keys, device=seen.device)[:, None]
-    j = torch.arange(keys, device=seen.device)[None, :]
-    expected = -1 - (i - j).abs()  # (Q, K)
-    if (seen == expected.masked_fill(j > i, HIDDEN)).all():
-        return True
-    return False if (seen == expected).all() else None
+def _causal_and_sinks(entries: torch.Tensor, keys: int) -> tuple[bool, int] | None:
+    """Of what `alibi_distances` gives, (B or 1, 1, Q, K or more): whether keys after the query are hidden, and how many keys, from the
+    first on, get no bias; None if other keys are hidden."""
+    if isinstance(entries, Compact) and entries.shape[-1] == keys:
+        return None if entries.causal is None else (entries.causal, entries.spans[0][0][-1])  # of the last queries
+    entries, n_queries = entries[..., :keys], entries.shape[-2]
+    i = torch.arange(keys - n_queries, keys, device=entries.device)[:, None]
+    j = torch.arange(keys, device=entries.device)[None, :]
+    found = distance_of(entries)
+    sinks = int((found != entries)[..., -1, :].sum(-1).max())  # the last query sees all of them
+    expected = torch.where(j < sinks, SINK, 0) - 1 - (i - j).abs()  # (Q, K)
+    if (entries == expected.masked_fill(j > i, HIDDEN)).all():
+        return True, sinks
+    return (False, sinks) if (entries == expected).all() else None

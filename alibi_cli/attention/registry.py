@@ -1,8 +1,8 @@
 """Attention backends by name: registered once, then tested, benchmarked and built from a config everywhere.
 
-A backend is a class or a function that computes softmax(q.k / sqrt(D) - m_h |i - j|) v. Its Config, a dataclass, holds its settings and
-says what it can do and how exact it is. Every module in this folder is imported before the first look-up, so a new file is all that a new
-backend needs.
+A backend is a class or a function that computes softmax(q.k / sqrt(D) - m_h |i - j|) v. If it takes attention sinks, the first so many
+keys get no bias. Its Config, a dataclass, holds its settings and says what it can do and how exact it is. Every module in this folder is
+imported before the first look-up, so a new file is all that a new backend needs.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width. Queries are the last Q of the K positions.
 """
@@ -27,13 +27,14 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 class AttentionConfig:
     """Settings of a backend, and what it promises; the base class of every Config.
 
-    symmetric: it also computes the bias of encoders, which see both sides. no_gradients_on: types of device where it has no backward pass.
-    keeps_own: layers that it cannot compute run on the model's own attention instead of being refused. tolerance: dtype name -> largest
-    absolute error against float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et
-    al.; the parity tests hold it to that.
+    symmetric: it also computes the bias of encoders, which see both sides. takes_sinks: it has the argument `sinks`. no_gradients_on: types
+    of device where it has no backward pass. keeps_own: layers that it cannot compute run on the model's own attention instead of being
+    refused. tolerance: dtype name -> largest absolute error against float64 for inputs drawn from a standard normal distribution, at
+    lengths up to 4096 and the slopes of Press et al.; the parity tests hold it to that.
     """
 
     symmetric: ClassVar[bool] = True
+    takes_sinks: ClassVar[bool] = False
     no_gradients_on: ClassVar[frozenset[str]] = frozenset()
     keeps_own: ClassVar[bool] = False
     tolerance: ClassVar[dict[str, float]] = {"float64": 1e-12, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
@@ -52,11 +53,15 @@ class AttentionBackend:
         value: torch.Tensor,
         slopes: torch.Tensor | Sequence[float],
         causal: bool = True,
+        sinks: int = 0,
     ) -> torch.Tensor:
         """query (B, H, Q, D), key and value (B, G, K, D), slopes (H,) -> (B, H, Q, D), in the dtype of the query.
 
+        sinks: how many keys, from the first on, get no bias.
+
         Raises:
-            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, gradients from one that has none here.
+            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, sinks from one that takes none,
+                gradients from one that has none here.
         """
         heads, queries, width = query.shape[1:]
         if key.shape != value.shape or key.shape[0] != query.shape[0] or key.shape[3] != width:
@@ -72,14 +77,22 @@ class AttentionBackend:
             raise ValueError(f"{heads} query heads need {heads} slopes, not a tensor of shape {tuple(slopes.shape)}.")
         if not causal and not self.config.symmetric:
             raise ValueError(f"The attention backend {name_of(self.config)!r} is causal only.")
+        if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
+            raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
+        if sinks and not self.config.takes_sinks:
+            raise ValueError(
+                f"The attention backend {name_of(self.config)!r} takes no attention sinks; there are {sinks}."
+            )
         if query.device.type in self.config.no_gradients_on and needs_gradients(query, key, value):
             raise ValueError(f"The attention backend {name_of(self.config)!r} has no gradients on {query.device.type}.")
-        return self.attend(query, key, value, slopes, causal)
+        options = {"sinks": sinks} if sinks else {}
+        return self.attend(query, key, value, slopes, causal, **options)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
     ) -> torch.Tensor:
-        """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query."""
+        """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query. With `sinks: int = 0` as another
+        argument if the Config says so."""
         raise NotImplementedError
 
     def explain(self, query: torch.Tensor) -> str:
@@ -105,7 +118,8 @@ _registry: dict[str, _Entry] = {}
 def register_attention(name: str, config: type[AttentionConfig]) -> Callable[[Registered], Registered]:
     """Decorator: registers a subclass of AttentionBackend, or a function, under `name`; returns it unchanged.
 
-    A function takes (query, key, value, slopes, causal) as `AttentionBackend.attend` does, and the fields of `config` as keywords.
+    A function takes (query, key, value, slopes, causal), and perhaps sinks, as `AttentionBackend.attend` does, and the fields of `config`
+    as keywords.
 
     Raises:
         ValueError: the name or the Config is taken; the message names both places.
@@ -141,9 +155,15 @@ def register_attention(name: str, config: type[AttentionConfig]) -> Callable[[Re
 def _wrapped(function: Callable[..., torch.Tensor]) -> type[AttentionBackend]:
     class FunctionBackend(AttentionBackend):
         def attend(
-            self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+            self,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            slopes: torch.Tensor,
+            causal: bool,
+            **options: int,
         ) -> torch.Tensor:
-            return function(query, key, value, slopes, causal, **dataclasses.asdict(self.config))
+            return function(query, key, value, slopes, causal, **options, **dataclasses.asdict(self.config))
 
     return FunctionBackend
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
@@ -14,10 +15,12 @@ from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_di
 class SdpaConfig(AttentionConfig):
     """No settings."""
 
+    takes_sinks: ClassVar[bool] = True
+
 
 @register_attention("sdpa", SdpaConfig)
 def sdpa(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
 ) -> torch.Tensor:
     """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); distances and bias are made anew by every call."""
     distances = alibi_distances(
@@ -27,6 +30,7 @@ def sdpa(
         q_offset=key.shape[2] - query.shape[2],
         mask_function=causal_mask_function if causal else bidirectional_mask_function,
         device=query.device,
+        config=SimpleNamespace(alibi_sinks=sinks),
     )
     distances = distances.entries() if isinstance(distances, Compact) else distances  # (1, 1, Q, K)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)

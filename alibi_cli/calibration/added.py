@@ -19,6 +19,7 @@ from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules, converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, Parts
+from alibi_cli.families import trained_length
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def _twin(
 ) -> PreTrainedModel:
     """The converted model with what is known of its slopes."""
     heads = model.config.num_attention_heads
-    converted = converted_twin(model, [gentlest_slope(reach, epsilon)] * heads, reach, policy=policy, sinks=sinks)
+    near = (trained_length(model.config) or reach) if sinks and policy == "add" else None
+    gentle = [gentlest_slope(reach, epsilon)] * heads
+    converted = converted_twin(model, gentle, reach, policy=policy, sinks=sinks, sink_distance=near)
     for index, module in enumerate(attention_modules(converted).values()):
         if index < len(slopes):
             module.alibi_slopes = slopes[index]

@@ -21,8 +21,10 @@ from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
+from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
 
 EPSILON = 0.001
+FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
 QUERIES = 64  # sampled from each window, on each side on which they see something
 HALVINGS = 24  # of the interval of log-slopes: to less than a thousandth
 STEEPEST = 1.0  # a factor e for every token
@@ -65,9 +67,12 @@ def fit_reach(
             sinks = getattr(module.config, "alibi_sinks", None) or 0
             offsets = getattr(module, "alibi_offsets", None) or [0.0] * query.shape[1]
             places = sampled_queries(distances, reach, sinks)
-            scores = _scores(query[:, :, places], key, scaling, softcap).masked_fill_(
-                ~_seen(distances, places)[:, None], -torch.inf
-            )
+            sampled = query[:, :, places]
+            scores = _scores(sampled, key, scaling, softcap)
+            if sinks and sees_sinks_as_near(module):
+                near = as_if_near(module, sampled, places)
+                scores[..., :sinks] = _scores(near, key[:, :, :sinks], scaling, softcap)
+            scores.masked_fill_(~_seen(distances, places)[:, None], -torch.inf)
             slopes = smallest_slopes(scores, places, offsets, sinks, reach, epsilon, s_aux)
         module.alibi_slopes = slopes
         fitted.append(slopes)

@@ -13,7 +13,7 @@ from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
 from alibi_cli.calibration.learnable import METHODS, slope_bounds
 from alibi_cli.calibration.progress import Update
-from alibi_cli.calibration.reach import EPSILON, STEEPEST, gentlest_slope
+from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
 from alibi_cli.calibration.replaced import calibrate
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
@@ -24,6 +24,7 @@ from alibi_cli.evaluation.text import Text
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
 TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
+ADDED_TOKENS = 1 << 16  # for the distillation of an added bias, which begins almost at its end
 HELD_OUT_TOKENS = 1 << 13  # to choose by, and as many to report on
 REACH_LENGTH = 1.5  # of the range: how far beyond it reach looks
 LONGEST = 4  # of the range: the longest windows on which an added bias is distilled
@@ -68,7 +69,10 @@ class CalibrationSettings:
                 raise AlibiError(message, exit_code=EXIT_USAGE)
 
     def tokens(self) -> int:
-        return TOKENS[self.chosen_method] if self.n_tokens is None else self.n_tokens
+        if self.n_tokens is not None:
+            return self.n_tokens
+        added = self.policy != DEFAULT_POLICY and self.chosen_method == "distil"
+        return ADDED_TOKENS if added else TOKENS[self.chosen_method]
 
     def range_of(self, trained_length: int) -> int:
         """
@@ -197,8 +201,9 @@ def _learn_added(
     learned_from = parts.learned_from if parts else everything
     n_first = max(1, (n_tokens // REACH_SHARE if distils else n_tokens) // first)
     windows = learned_from.split(n_first)[0].of_length(first, first)
+    epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
     found = calibrate_added(
-        model, windows, reach, settings.policy, settings.sinks, settings.offset, EPSILON, update, state
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state
     )
     fed = windows.n_tokens
     if parts is not None:
@@ -217,8 +222,8 @@ def _learn_added(
             "tokens": fed,
             "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
             "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
-            "epsilon": EPSILON,
-            "slope_bounds": list(slope_bounds(reach) if distils else (gentlest_slope(reach, EPSILON), STEEPEST)),
+            "epsilon": epsilon,
+            "slope_bounds": list(slope_bounds(reach) if distils else (gentlest_slope(reach, epsilon), STEEPEST)),
             "kl_nats_per_token": found.kl,
         },
     )

@@ -49,6 +49,7 @@ class Plan:
     slopes: Slopes
     offsets: Slopes | None
     sinks: int
+    sink_distance: int | None
     position_vector: bool
     max_sequence_length: int
     trained_length: int
@@ -106,6 +107,7 @@ class Plan:
             "slopes": self.slopes,
             "offsets": self.offsets,
             "sinks": self.sinks,
+            "sink_distance": self.sink_distance,
             "position_vector": self.position_vector,
         }
 
@@ -215,7 +217,10 @@ def make_plan(
     if sinks is None:
         sinks = (learned.sinks if learned is not None else 0) or 0
     offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
-    settings: dict[str, Any] = {"sinks": sinks, "offsets": offsets}
+    # T5 has no rotation that could be turned back, and Falcon adds our bias to scores that it computes itself.
+    can_turn = policy == "add" and config.model_type not in ("t5", "falcon")
+    near = trained if can_turn and sinks and trained else None
+    settings: dict[str, Any] = {"sinks": sinks, "sink_distance": near, "offsets": offsets}
     settings["position_vector"] = learned is not None and bool(learned.added)
 
     meta = MetaSurgery(cls, config, promised, policy, values, **settings)

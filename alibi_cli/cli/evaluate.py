@@ -3,17 +3,15 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from alibi_cli.cli import options, output, tasks
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
+from alibi_cli.cli.results import print_results
 from alibi_cli.errors import EXIT_FAILED
-
-if TYPE_CHECKING:
-    from alibi_cli.evaluation.results import Contrast, Results, Row
 
 EXAMPLES = """Examples:\n
   alibi eval --lengths 512,1024,2048\n
@@ -66,7 +64,18 @@ def command(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Compare every MODEL with this one, on the same tokens.", show_default=False
+            metavar="MODEL[:ARM]",
+            help="Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARM,ARM,…|none",
+            help="What an unconverted model can do beyond its trained length, as rows of its own: truncated, window, window+sinks, "
+            "window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.",
+            show_default=False,
         ),
     ] = None,
     protocol: Annotated[
@@ -80,7 +89,7 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="K of fixed-target. Default: 256, or half the shortest length, that of a crop included.",
+            help="K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.",
             show_default=False,
         ),
     ] = None,
@@ -164,6 +173,7 @@ def command(
         return
     given = dict(
         lengths=lengths,
+        arms=arms,
         protocol=protocol,
         targets=targets,
         stride=stride,
@@ -183,18 +193,22 @@ def command(
 
     quiet_libraries()
     load_plugins(plugin)
+    from alibi_cli.evaluation.arms import parse_arms, split_arm
     from alibi_cli.evaluation.processes import launched
     from alibi_cli.evaluation.results import few_documents
     from alibi_cli.evaluation.run import Request, evaluate
     from alibi_cli.evaluation.text import load_text
 
     column, n_documents, source = (chosen.pop(key) for key in ("text_column", "max_documents", "dataset"))
-    names = list(dict.fromkeys([*([baseline] if baseline else []), *(models or [DEFAULT_MODEL])]))
+    first = [split_arm(baseline)[0]] if baseline else []
+    names = list(dict.fromkeys([*first, *(models or [DEFAULT_MODEL])]))
+    asked = chosen.pop("arms")
     with launched(output_file) as processes:
         request = Request(
             models=names,
             lengths=parsed,
             baseline=baseline,
+            arms=None if asked is None else parse_arms(asked),
             output=output_file,
             resume=resume,
             revision=revision,
@@ -210,7 +224,7 @@ def command(
     if json:
         output.print_json(results.model_dump(mode="json"))
     else:
-        _print(results)
+        print_results(results)
     if plot is not None and processes.first:
         from alibi_cli.evaluation.plot import draw
 
@@ -237,63 +251,3 @@ def check_files(output_file: Path | None, plot: Path | None, resume: bool) -> No
                 f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder does not exist'}.",
                 param_hint=option,
             )
-
-
-def _print(results: "Results") -> None:
-    protocol, text = results.protocol, results.text
-    detail = {"fixed-target": f", K={protocol['targets']}", "sliding": f", S={protocol['stride']}"}.get(
-        protocol["name"], ""
-    )
-    kind = "masked-token" if protocol["masked"] else "next-token"
-    scored = next((row for row in results.rows if row.status == "ok"), None)
-    tokens = ""
-    if scored is not None and scored.scored_set_sha256:
-        tokens = f"\n{scored.tokens_scored} tokens of {scored.documents_scored} documents, set {scored.scored_set_sha256[:12]}"
-    title = f"{protocol['name']}{detail}: {kind} perplexity on {text['name']}, sha256 {text['sha256'][:12]}{tokens}"
-    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
-    output.print_table(title, columns, [_row(row) for row in results.rows], numeric=columns[1:-1])
-    if results.contrasts:
-        output.print_text("")
-        columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
-        output.print_table(
-            "Paired differences in nats per token, on the same tokens",
-            columns,
-            [_contrast(c) for c in results.contrasts],
-            numeric=columns[3:5],
-        )
-
-
-def _row(row: "Row") -> list[str]:
-    name = _short(row.model) + (f" (crop {row.fed_length})" if row.arm == "crop" else "")
-    note = {
-        "out_of_range": "beyond its position table",
-        "out_of_memory": "out of memory",
-        "non_finite": "NaN or Inf",
-    }.get(row.status, "")
-    if (first := row.first_non_finite) is not None:
-        note += f", first at token {first.position} ({first.text!r}) of {first.document}"
-    if row.perplexity is None:
-        return [name, str(row.length), *["–"] * 4, note]
-    interval = "–" if row.perplexity_ci95 is None else f"{row.perplexity_ci95[0]:.3f} – {row.perplexity_ci95[1]:.3f}"
-    bits = "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}"
-    return [name, str(row.length), f"{row.perplexity:.3f}", interval, bits, str(row.tokens_scored), note]
-
-
-def _contrast(contrast: "Contrast") -> list[str]:
-    if contrast.baseline == contrast.model:
-        against = f"itself at {contrast.baseline_length}"
-    else:
-        against = _short(contrast.baseline) + (" (crop)" if contrast.baseline_arm == "crop" else "")
-    interval = "–" if contrast.ci95 is None else f"{contrast.ci95[0]:+.4f} – {contrast.ci95[1]:+.4f}"
-    return [
-        _short(contrast.model),
-        str(contrast.length),
-        against,
-        f"{contrast.delta_nll:+.4f}",
-        interval,
-        contrast.verdict,
-    ]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else f"…{name[-39:]}"

@@ -84,7 +84,8 @@ CalibrationTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 16384 for reach and look-back.",
+        help="Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
+        "and look-back.",
         show_default=False,
     ),
 ]

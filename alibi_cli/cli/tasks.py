@@ -9,6 +9,7 @@ from alibi_cli.errors import EXIT_FAILED, EXIT_USAGE, AlibiError
 
 ONLY_PERPLEXITY = (
     "baseline",
+    "arms",
     "protocol",
     "targets",
     "stride",

@@ -23,7 +23,7 @@ class BodyAndHead:
     """
 
     def __init__(self, model: PreTrainedModel):
-        self.model, self.body, self.device = model, _body(model), _device(model)
+        self.model, self.body, self.device = model, _body(model), device_of(model)
         self.output_class: type[BaseModelOutputWithPast] = BaseModelOutputWithPast  # the body's own, once it has run
 
     def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class BodyAndHead:
                 self.body.forward = own
 
 
-def _device(model: PreTrainedModel) -> torch.device:
+def device_of(model: PreTrainedModel) -> torch.device:
     """Where inputs belong. A model whose first weights wait elsewhere moves them, and what it is given, itself."""
     return model.device if model.device.type != "meta" else torch.device("cpu")
 
@@ -63,7 +63,7 @@ def _body(model: PreTrainedModel) -> PreTrainedModel:
     hooks = [module.register_forward_pre_hook(lambda module, args: called.append(module)) for module in inner]
     try:
         with torch.no_grad():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=_device(model)), use_cache=False)
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device_of(model)), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

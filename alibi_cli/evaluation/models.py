@@ -1,7 +1,7 @@
 """Models to evaluate: where they are, what they are, how far their positions reach."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from alibi_cli.checkpoint.integrity import checked_sha256
 from alibi_cli.checkpoint.source import check_plausible, locate, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.evaluation.arms import Limits, limits_of
 from alibi_cli.families import CONVERTED, trained_length
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
@@ -28,7 +29,7 @@ class ModelInfo:
     digest: sha256 over config, tokenizer and weights; tokenizer_digest: over the tokenizer alone. attention: transformers' name of the
     attention that computes it. stored_dtype: of its weights, by its config. trained_length: tokens that its positions were trained for,
     None for a converted model, which has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of
-    positions). masked: it fills in masked tokens instead of predicting the next one.
+    positions). masked: it fills in masked tokens instead of predicting the next one. limits: which arms it can have.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelInfo:
     tokenizer_digest: str
     attention: str
     stored_dtype: str
+    limits: Limits = field(default_factory=Limits)
 
 
 def describe(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -90,7 +92,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
             EXIT_USAGE,
         )
     trained = hard = None
-    attention = ATTENTION_NAME
+    attention, limits = ATTENTION_NAME, Limits()
     if not converted:
         auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
         try:
@@ -103,9 +105,11 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
             raise AlibiError(message) from error
         hard = trained if positions_end(stock) else None
         attention = str(stock.config._attn_implementation)
+        limits = limits_of(stock, masked)
     stored = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
     digests = digest_of(folder, (*TOKENIZER, *WEIGHTS)), digest_of(folder, TOKENIZER)
-    return ModelInfo(name, folder, commit, model_type, converted, masked, trained, hard, *digests, attention, stored)
+    lengths = trained, hard
+    return ModelInfo(name, folder, commit, model_type, converted, masked, *lengths, *digests, attention, stored, limits)
 
 
 def original_length(info: ModelInfo) -> int | None:

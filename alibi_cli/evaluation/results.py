@@ -18,19 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from alibi_cli.checkpoint.partial import new_file
 from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
-from alibi_cli.evaluation.statistics import (
-    FEW_DOCUMENTS,
-    IMPROVES,
-    LONGER_CONTEXT,
-    Scored,
-    difference,
-    mean_interval,
-    per_document,
-    verdict,
-)
+from alibi_cli.evaluation.arms import FULL, TRUNCATED
+from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, mean_interval, per_document
 
 SCHEMA_VERSION = 1
 FIELDS = ("nll", "document", "position", "context")
+OLD_NAMES = {"crop": TRUNCATED}  # arms as files of 0.1.0 call them
 
 
 class NonFinite(BaseModel):
@@ -45,16 +38,17 @@ class NonFinite(BaseModel):
 class Row(BaseModel):
     """One model at one length.
 
-    arm: "full", or "crop": the original fed no more than the last tokens that it was trained for. status: "ok", "out_of_range" (beyond a
-    table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval over documents.
-    perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. scored_set_sha256: of which tokens were scored (document
-    and position), equal for rows that can be compared. fed_length: tokens actually fed. seconds: of scoring. tokens_per_second: fed
-    tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU. sha256: over everything but times and peak_bytes, and
-    over the row's record.
+    arm: "full", or the name of an arm (evaluation/arms.py). arm_settings: what it does, {"window", "sinks"} or {"factor"}. status: "ok",
+    "out_of_range" (beyond a table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval
+    over documents. perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. scored_set_sha256: of which tokens were
+    scored (document and position), equal for rows that can be compared. fed_length: tokens actually fed. seconds: of scoring.
+    tokens_per_second: fed tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU. sha256: over everything but
+    times and peak_bytes, and over the row's record.
     """
 
     model: str
-    arm: str = "full"
+    arm: str = FULL
+    arm_settings: dict[str, float] | None = None
     length: int
     status: str
     fed_length: int
@@ -85,7 +79,7 @@ class Contrast(BaseModel):
     baseline: str
     length: int
     baseline_length: int
-    baseline_arm: str = "full"
+    baseline_arm: str = FULL
     delta_nll: float
     perplexity_ratio: float
     ci95: tuple[float, float] | None
@@ -131,51 +125,16 @@ def ok_row(
 
 def digest(row: Row, scored: Scored | None) -> str:
     """sha256 of a row and of what its figures were computed from; times, which no run repeats, are not in it."""
-    figures = row.model_dump(mode="json", exclude={"seconds", "tokens_per_second", "peak_bytes", "sha256"})
+    left_out = {"seconds", "tokens_per_second", "peak_bytes", "sha256"}
+    if row.arm_settings is None:  # as in files that were written before there was this key
+        left_out.add("arm_settings")
+    figures = row.model_dump(mode="json", exclude=left_out)
     found = hashlib.sha256(json.dumps(figures, sort_keys=True).encode())
     if scored is not None:
         for name in FIELDS:
             found.update(np.ascontiguousarray(getattr(scored, name)).tobytes())
         found.update(str(scored.n_bytes).encode())
     return found.hexdigest()
-
-
-def contrasts(results: Results, record: dict[str, Scored], baseline: str | None) -> list[Contrast]:
-    """Every model against itself at its shortest length, and against the baseline at the same length, where both have figures
-    on the same tokens: models whose tokenizers cut the text differently are not compared. Known contrasts are not computed again.
-    """
-    known = {contrast.key: contrast for contrast in results.contrasts}
-    tokens = {model["name"]: model["tokens_sha256"] for model in results.models}
-    done = {row.key: row for row in results.rows if row.status == "ok"}
-    found = []
-    for row in done.values():
-        if row.arm != "full":
-            continue
-        shortest = min((r for r in done.values() if (r.model, r.arm) == (row.model, "full")), key=lambda r: r.length)
-        others = [(shortest, LONGER_CONTEXT)] if shortest.length < row.length else []
-        if baseline is not None and row.model != baseline and tokens[row.model] == tokens.get(baseline):
-            arms = [done.get(f"{baseline}|{arm}|{row.length}") for arm in ("full", "crop")]
-            others += [(other, IMPROVES) for other in arms if other is not None]
-        for other, better in others:
-            if record[row.key].same_tokens(record[other.key]):
-                new = known.get(f"{row.key}|{other.key}")
-                found.append(new or _contrast(row, other, record, better))
-    return found
-
-
-def _contrast(row: Row, reference: Row, record: dict[str, Scored], better: str) -> Contrast:
-    delta, ci = difference(record[row.key], record[reference.key])
-    return Contrast(
-        model=row.model,
-        baseline=reference.model,
-        length=row.length,
-        baseline_length=reference.length,
-        baseline_arm=reference.arm,
-        delta_nll=delta,
-        perplexity_ratio=math.exp(min(delta, 700)),
-        ci95=ci,
-        verdict=verdict(ci, better),
-    )
 
 
 def nll_path(path: Path) -> Path:
@@ -240,6 +199,11 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
                 hint="Delete the file, or choose another --output.",
                 exit_code=EXIT_USAGE,
             )
+        if row.arm in OLD_NAMES:
+            before, row.arm = row.key, OLD_NAMES[row.arm]
+            if before in record:
+                record[row.key] = record.pop(before)
+            row.sha256 = digest(row, record.get(row.key))
     results.contrasts = []
     return results, record
 

@@ -6,25 +6,25 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation import results as results_file
-from alibi_cli.evaluation.models import ModelInfo, describe, device_type, load_model, load_tokenizer, resolved_dtype
+from alibi_cli.evaluation.arms import FULL, TRUNCATED, arm_of, parse_arm, split_arm
+from alibi_cli.evaluation.contrasts import contrasts
+from alibi_cli.evaluation.jobs import Job, make_jobs, rows_of
+from alibi_cli.evaluation.models import describe, device_type, load_model
 from alibi_cli.evaluation.processes import ALONE, Processes
 from alibi_cli.evaluation.results import NonFinite, Results, Row, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
-from alibi_cli.evaluation.token_cache import tokenize_once
-from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
-from alibi_cli.evaluation.windows import Protocol, Window, make_protocol
+from alibi_cli.evaluation.windows import Window
 
 Update = Callable[[str, float, float], None]
 PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose versions a results file records
@@ -32,13 +32,15 @@ PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose version
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate. models: names; baseline: one of them that the others are compared with. max_segments: score
-    only so many segments of the longest length. The rest as in `alibi eval --help`."""
+    """What to evaluate. models: names; baseline: one of them that the others are compared with, or MODEL:ARM for one of its arms. arms:
+    names of the arms of unconverted models; None for the truncated one of those that can have it. max_segments: score only so many
+    segments of the longest length. The rest as in `alibi eval --help`."""
 
     models: list[str]
     lengths: tuple[int, ...]
     text: Text
     baseline: str | None = None
+    arms: tuple[str, ...] | None = None
     protocol: str = "fixed-target"
     targets: int | None = None
     stride: int | None = None
@@ -51,22 +53,6 @@ class Request:
     output: Path | None = None
     resume: bool = False
     command: str = ""
-
-
-@dataclass
-class _Job:
-    """One model with its text as its tokenizer cuts it."""
-
-    info: ModelInfo
-    documents: list[TokenizedDocument]
-    protocol: Protocol
-    prefix: list[int]
-    suffix: list[int]
-    mask_token: int | None
-    facts: dict[str, Any]
-    decode: Callable[[list[int]], str]
-    # By fed length, because the crop arm repeats rows.
-    cache: dict[int, tuple[Row, Scored | None]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -85,7 +71,8 @@ def evaluate(
             "Models that fill in masked tokens and models that predict the next one cannot be scored together.",
             exit_code=EXIT_USAGE,
         )
-    jobs = [_prepare(info, _cropped(infos, request.lengths), request, processes) for info in infos]
+    baseline, against = split_arm(request.baseline) if request.baseline is not None else (None, None)
+    jobs = make_jobs(infos, request, processes)
     first = jobs[0].protocol
     # Where whole segments are scored, the longest length decides which tokens those are.
     segments = first.name == "fixed-target" or request.max_segments is not None
@@ -116,7 +103,7 @@ def evaluate(
     for job in jobs:
         wanted = [
             (arm, length)
-            for arm, length in _rows_of(job, request.lengths)
+            for arm, length in rows_of(job, request.lengths)
             if f"{job.info.name}|{arm}|{length}" not in finished
         ]
         for row, scored in _run(job, wanted, request, update, processes):
@@ -126,9 +113,9 @@ def evaluate(
                 record[row.key] = scored
             row.sha256 = results_file.digest(row, scored)
             _order(results, request.models)
-            results.contrasts = results_file.contrasts(results, record, request.baseline)
+            results.contrasts = contrasts(results, record, baseline, against)
             _save(request.output, results, record, processes)
-    results.contrasts = results_file.contrasts(results, record, request.baseline)
+    results.contrasts = contrasts(results, record, baseline, against)
     _save(request.output, results, record, processes)
     return results, record
 
@@ -161,97 +148,42 @@ def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None
             raise AlibiError(f"{model}: two lengths scored different tokens. This is a bug; please report it.")
 
 
-def _cropped(infos: list[ModelInfo], lengths: tuple[int, ...]) -> int | None:
-    """The shortest length to which any model's crop arm cuts."""
-    return min(
-        (info.trained_length for info in infos if info.trained_length and info.trained_length < max(lengths)),
-        default=None,
-    )
-
-
-def _prepare(info: ModelInfo, cropped: int | None, request: Request, processes: Processes) -> _Job:
-    tokenizer = load_tokenizer(info, request.trust_remote_code)
-    prefix, suffix = special_tokens(tokenizer)
-    mask_token = tokenizer.mask_token_id if info.masked else None
-    if info.masked and mask_token is None:
-        raise AlibiError(
-            f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with."
-        )
-    protocol = make_protocol(
-        request.protocol,
-        request.lengths,
-        request.targets,
-        request.stride,
-        0 if request.protocol == "lm-eval" else len(prefix),
-        len(suffix),
-        info.masked,
-        cropped,
-    )
-    longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
-    documents = processes.from_first(lambda: tokenize_once(request.text, tokenizer))
-    documents = limit(documents, request.max_segments, longest, whole_segments=fixed)
-    if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
-        documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
-        prefix = suffix = []
-    if not any(len(document.ids) for document in documents):
-        raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
-    facts = {
-        "name": info.name,
-        "model_type": info.model_type,
-        "commit": info.commit,
-        "digest": info.digest,
-        "tokenizer_sha256": info.tokenizer_digest,
-        "dtype": resolved_dtype(info, request.device, request.dtype),
-        "attention": info.attention,
-        "converted": info.converted,
-        "trained_length": info.trained_length,
-        "special_tokens": [prefix, suffix if info.masked else []],
-        "tokens_sha256": tokens_sha256(documents),
-    }
-    return _Job(info, documents, protocol, prefix, suffix, mask_token, facts, tokenizer.decode)
-
-
-def _rows_of(job: _Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """(arm, length) of every row of a model: beyond the length that an original was trained for, the crop arm stands beside it."""
-    trained = job.info.trained_length
-    for length in lengths:
-        yield "full", length
-        if trained is not None and length > trained:
-            yield "crop", length
-
-
 def _run(
-    job: _Job, wanted: list[tuple[str, int]], request: Request, update: Update, processes: Processes
+    job: Job, wanted: list[tuple[str, int]], request: Request, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
-    info, scorer = job.info, None
-    for arm, length in wanted:
-        fed = min(length, info.trained_length) if arm == "crop" and info.trained_length else length
+    info, model, scorer = job.info, None, None
+    for name, length in wanted:
+        trained, settings = info.trained_length or length, None
+        computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
+        if computed != FULL:
+            settings = parse_arm(name).settings(trained, length)
         if info.hard_limit is not None and fed > info.hard_limit:
-            yield Row(model=info.name, arm=arm, length=length, status="out_of_range", fed_length=fed), None
+            yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
             continue
-        if fed not in job.cache:
+        if (computed, fed) not in job.cache:
             if scorer is None:
                 update(f"Loading {info.name}", 0, 1)
                 with processes.agreeing():
                     model = load_model(info, processes.device(request.device), request.dtype, request.trust_remote_code)
                 _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
                 scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, request.batch_size, processes=processes)
-            job.cache[fed] = _score(job, scorer, fed, update)
-        row, scored = job.cache[fed]
-        yield row.model_copy(update={"arm": arm, "length": length}), scored
-    del scorer
+            with arm_of(model, computed, trained_length=trained, length=length):
+                job.cache[computed, fed] = _score(job, scorer, computed, fed, update)
+        row, scored = job.cache[computed, fed]
+        yield row.model_copy(update={"arm": name, "length": length, "arm_settings": settings}), scored
+    del model, scorer
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _check_vocabulary(job: _Job, size: int) -> None:
+def _check_vocabulary(job: Job, size: int) -> None:
     largest = max(int(document.ids.max()) for document in job.documents if len(document.ids))
     if largest >= size:
         raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
 
 
-def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Scored | None]:
+def _score(job: Job, scorer: Scorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
     name = job.info.name
     windows = job.protocol.windows(job.documents, fed)
     done = 0
@@ -259,7 +191,7 @@ def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Sc
     def on_window(n: int) -> None:
         nonlocal done
         done += n
-        update(f"{name} at {fed}", min(done, len(windows)), len(windows))
+        update(f"{name if arm == FULL else f'{name}:{arm}'} at {fed}", min(done, len(windows)), len(windows))
 
     for device in _gpus():
         torch.cuda.reset_peak_memory_stats(device)
@@ -280,14 +212,14 @@ def _score(job: _Job, scorer: Scorer, fed: int, update: Update) -> tuple[Row, Sc
     return row, scored
 
 
-def _first_non_finite(job: _Job, scored: Scored) -> NonFinite:
+def _first_non_finite(job: Job, scored: Scored) -> NonFinite:
     first = int(np.flatnonzero(~np.isfinite(scored.nll))[0])
     document, position = job.documents[int(scored.document[first])], int(scored.position[first])
     token = int(document.ids[position])
     return NonFinite(document=document.name, position=position, token=token, text=job.decode([token]))
 
 
-def _scored(job: _Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:
+def _scored(job: Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:
     """The record in document order, the same at every length whatever the order of the windows."""
     document = np.concatenate([np.full(len(window.targets), window.document) for window in windows])
     position = np.concatenate([window.targets for window in windows])
@@ -314,6 +246,8 @@ def _peak_bytes() -> int:
 
 
 def _order(results: Results, models: list[str]) -> None:
-    results.rows.sort(
-        key=lambda row: (models.index(row.model) if row.model in models else len(models), row.length, row.arm != "full")
-    )
+    def place(row: Row) -> tuple[int, int, bool, tuple[int, int]]:
+        model = models.index(row.model) if row.model in models else len(models)
+        return model, row.length, row.arm != FULL, (0, 0) if row.arm == FULL else parse_arm(row.arm).order
+
+    results.rows.sort(key=place)

@@ -14,6 +14,7 @@ from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActiva
 
 from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
 from alibi_cli.evaluation.processes import ALONE, Processes
+from alibi_cli.evaluation.rotation import forget_lengths
 from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import Window
 from alibi_cli.surgery.engine import replace_module_classes
@@ -63,9 +64,9 @@ class Scorer:
     ) -> list[np.ndarray]:
         """The NLL in nats of every target of every window, in the order of `windows`.
 
-        Windows of equal size share a batch and no window is padded, so neither batch size nor neighbours change a result beyond
-        rounding. A batch that does not fit into memory is halved. Of several processes every one returns everything, bit for bit what
-        one process computes, as long as no batch was halved.
+        Windows of equal size share a batch, no window is padded, and what a dynamic rotation remembers is undone before every batch, so
+        neither batch size nor neighbours nor order change a result beyond rounding. A batch that does not fit into memory is halved. Of
+        several processes every one returns everything, bit for bit what one process computes, as long as no batch was halved.
 
         Raises:
             OutOfMemory: not even one window fits, in this or another process.
@@ -136,6 +137,7 @@ class Scorer:
                 fed[window.targets - window.begin] = self.mask_token
             rows.append(np.concatenate([self.prefix, fed, self.suffix]))
             places.append(place)
+        forget_lengths(self.model)
         hidden = self.halves.hidden(torch.from_numpy(np.stack(rows)).to(self.halves.device))  # (B, L, d)
         row_of = np.repeat(np.arange(len(windows)), [len(place) for place in places])
         picked = hidden[

@@ -95,7 +95,7 @@ def difference(scored: Scored, reference: Scored) -> tuple[float, tuple[float, f
 
 
 def verdict(ci: tuple[float, float] | None, better: str) -> str:
-    """Read from the interval of a difference in NLL, never from its mean; `better` is the word for an interval below nought."""
+    """Read from the interval of a difference in NLL, never from its mean; `better` is the word for an interval below 0."""
     if ci is None:
         return "one document: no interval"
     return better if ci[1] < 0 else DEGRADES if ci[0] > 0 else NO_CHANGE

@@ -110,9 +110,9 @@ def make_protocol(
     prefix: int = 0,
     suffix: int = 0,
     masked: bool = False,
-    cropped: int | None = None,
+    truncated: int | None = None,
 ) -> Protocol:
-    """A checked protocol. `cropped`: the shortest length to which the crop arm cuts windows, which must hold the targets too.
+    """A checked protocol. `truncated`: the shortest length to which the arm of that name cuts windows, which must hold the targets too.
 
     Raises:
         AlibiError: an option that the protocol does not have, or numbers that leave nothing to score.
@@ -128,9 +128,9 @@ def make_protocol(
             "The lm-eval protocol is for models that predict the next token, not for masked ones.", exit_code=EXIT_USAGE
         )
     if name == "fixed-target" and targets is None:
-        targets = max(1, min(256, min(*lengths, cropped or max(lengths)) // 2))
+        targets = max(1, min(256, min(*lengths, truncated or max(lengths)) // 2))
     protocol = Protocol(name, tuple(lengths), targets, stride, prefix, suffix, masked)
-    shortest = protocol.room(min(*lengths, cropped or max(lengths)))
+    shortest = protocol.room(min(*lengths, truncated or max(lengths)))
     if targets is not None and not 1 <= targets < shortest + (1 if masked or prefix else 0):
         raise AlibiError(
             f"--targets {targets} leaves no context in a window of {shortest} tokens.",

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, runs
 from .alibi_reach import reaches
-from .alibi_sinks import attend_beside_sinks, can_attend_beside
+from .alibi_sinks import as_if_near, attend_beside_sinks, can_attend_beside, of_far_sinks, sees_sinks_as_near
 
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v2"
@@ -47,7 +47,9 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     ramp = (distances + 1).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
     if offsets is not None:
         offsets = torch.as_tensor(offsets, dtype=exact, device=distances.device)[:, None, None]
-        ramp = (ramp + offsets).clamp_max(0)  # (B, H, Q, K)
+        ramp = -torch.relu(
+            -ramp - offsets
+        )  # (B, H, Q, K); no gradient by an offset at its edge, nor from a sink, as a clamp has
     bias = ramp * slopes  # (B, H, Q, K)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
@@ -72,20 +74,26 @@ def alibi_attention(
     watch = getattr(module, "alibi_watch", None)  # whoever chooses slopes by the queries and keys
     if watch is not None:
         watch(module, query, key, attention_mask, scaling, softcap, s_aux)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scaling, dropout, softcap, s_aux, module.training)
     compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2] and relative is None
     if compact and not keeps_weights:
         line = _bias_of_layer(module, attention_mask.line, query.dtype)
-        return _in_blocks(query, key, value, line, attention_mask, options).contiguous(), None
+        return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
     bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
     explicit = keeps_weights or (bias.dtype != query.dtype)  # learned in 16 bits
-    output, weights = _attend(query, key, value, bias, *options, explicit)
+    far = None
+    if sees_sinks_as_near(module):
+        entries = attention_mask[..., : key.shape[-2]]
+        sink = (entries < SINK) & (entries != HIDDEN)
+        far = of_far_sinks(module, query, key, sink, SINK - 1 - entries, scaling)
+    output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
     return output.contiguous(), weights if keeps_weights else None
 
 
-def _in_blocks(query, key, value, line, compact, options):
+def _in_blocks(module, query, key, value, line, compact, options):
     """As `alibi_attention`; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q, of the `Compact`.
 
     A line that is being learned gets its gradient from the scores of a block, which are computed again in the backward pass.
@@ -100,15 +108,23 @@ def _in_blocks(query, key, value, line, compact, options):
         low, high = max(keys - queries, keys - first - block), keys - first  # the positions of the block
         # Row r is query i = Q - 1 - r, at position K - 1 - r.
         rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
+        place = torch.arange(high - 1, low - 1, -1, device=query.device)
         for batch, begin, end, seen, own, sinks in parts:
             gaps, free = isinstance(seen, torch.Tensor), isinstance(sinks, torch.Tensor) or sinks > 0
-            # Sinks stand beside the other keys, except where gaps mix the two, where a query of the block may not see all of them, and for
-            # a single query, whose bias is but a row.
-            beside = sinks if free and not gaps and (low >= begin + sinks or not seen) and rows.shape[2] > 1 else 0
+            # Sinks stand beside the other keys, except where gaps mix the two, where a query of the block may not see all of them, where
+            # there are no others, and for a single query, whose bias is but a row.
+            apart = not gaps and begin + sinks < end and (low >= begin + sinks or not seen) and rows.shape[2] > 1
+            beside = sinks if free and apart else 0
             first_key, mixed, near = begin + beside, free and not beside, []
             for d in reach:  # what is left out is compared with what a query gives itself
                 start, stop = (low - d) // STEP * STEP, -(-(high + d) // STEP) * STEP
-                near.append((max(first_key, start), min(end, stop)) if own and not mixed else (first_key, end))
+                stop = max(
+                    min(end, stop), first_key + 1
+                )  # sinks may reach farther than the block's queries, and be more than they are
+                near.append((max(first_key, start), stop) if own and not mixed else (first_key, end))
+            nearer = rows
+            if beside and sees_sinks_as_near(module) and high - begin > module.config.alibi_sink_distance:
+                nearer = as_if_near(module, rows, (place - begin).abs())
             of_heads = []
             for (start, stop), some in runs(near):  # neighbouring heads with equal spans
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
@@ -118,33 +134,54 @@ def _in_blocks(query, key, value, line, compact, options):
                 elif mixed or bias.device.type != "cpu":
                     bias = bias.clone()  # other kernels want rows that do not overlap: one block at a time
                 if mixed:
-                    is_sink = sinks if gaps else torch.arange(stop - start, device=bias.device) < sinks
-                    bias.masked_fill_(is_sink & (bias > lowest), 0)
+                    free = _free(begin, end, seen, sinks, high - 1, rows.shape[2], bias.device)
+                    bias.masked_fill_(free, 0)
                 near_keys = key[batch, some, start:stop], value[batch, some, start:stop]
-                others = slice(begin, first_key)
-                of_sinks = (key[batch, some, others], value[batch, some, others]) if beside else None
-                of_heads.append(attend(rows[batch, some], *near_keys, bias, *options, learns, of_sinks)[0])
+                of_sinks = far = None
+                if beside:
+                    others = slice(begin, first_key)
+                    of_sinks = nearer[batch, some], key[batch, some, others], value[batch, some, others]
+                elif mixed and sees_sinks_as_near(module):
+                    away = (place[:, None] - torch.arange(start, stop, device=place.device)).abs()
+                    far = of_far_sinks(module, rows[batch, some], near_keys[0], free, away, options[0])
+                of_heads.append(attend(rows[batch, some], *near_keys, bias, *options, learns, of_sinks, far)[0])
             of_batch.append(torch.cat(of_heads, dim=2))
         outputs.append(torch.cat(of_batch).flip(1))
     return torch.cat(outputs[::-1], dim=1)
 
 
-def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None):
+def _free(begin, end, seen, sinks, last, queries, device):
+    """(…, Q, K) booleans: where a query sees a sink, for the queries from position `last` back and a part of `Compact.spans`."""
+    if isinstance(sinks, torch.Tensor):
+        return sinks & seen
+    key, place = torch.arange(begin, end, device=device), torch.arange(last, last - queries, -1, device=device)
+    is_sink = key < begin + sinks
+    return is_sink & (key <= place[:, None]) if seen else is_sink
+
+
+def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None, far=None):
     """(B, H, Q, D), (B, H, K, D), (B, H, K, D), (B, H, Q, K) -> (B, Q, H, D), weights (B, H, Q, K) or None
 
-    sinks: key and value (B, H, N, D) that are seen by every query and get no bias.
+    sinks: queries (B, H, Q, D), keys and values (B, H, N, D) of sinks that every query sees. far: as `of_far_sinks`.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     fused = softcap is None and s_aux is None and not shows_weights
     if sinks is not None and fused and can_attend_beside(query, value, bias, dropout):
         return attend_beside_sinks(query, key, value, bias, *sinks, scaling).transpose(1, 2), None
     if sinks is not None:
-        key, value = (torch.cat(pair, dim=2) for pair in zip(sinks, (key, value), strict=True))
-        bias = pad(bias, (sinks[0].shape[2], 0))
+        sink_query, *others = sinks
+        far = torch.arange(others[0].shape[2], device=key.device), (sink_query - query) @ others[0].mT * scaling
+        key, value = (torch.cat(pair, dim=2) for pair in zip(others, (key, value), strict=True))
+        bias = pad(bias, (others[0].shape[2], 0))
+    if far is not None and fused:
+        columns, more = far
+        bias = bias.expand(len(more), -1, -1, -1).index_add(-1, columns, more.to(bias.dtype))
     if fused:
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
         return output.transpose(1, 2), None
     scores = query @ key.transpose(-1, -2) * scaling  # (B, H, Q, K)
+    if far is not None:
+        columns, more = far
+        scores = scores.index_add(-1, columns, more.to(scores.dtype))
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + bias

@@ -107,7 +107,7 @@ def alibi_distances(
         key = torch.arange(kv_length, device=device) + kv_offset
         distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
         distances = torch.where(seen(0, q_length), -1 - distance, HIDDEN).to(torch.int32)
-        return _with_sinks(distances, free[:, None, None] if sinks else None)
+        return _with_sinks(distances, None if free is None else free[:, None, None])  # (B or 1, K)
 
     # Static caches, which are longer than what they hold, give a tensor as q_offset.
     last = isinstance(q_offset, int) and q_offset + q_length == kv_offset + kv_length and q_length <= kv_length
@@ -120,31 +120,36 @@ def alibi_distances(
         return Compact.of(q_length, kv_length, causal, device, sinks=max(0, sinks - kv_offset))
     free = None
     if sinks:
-        same = None if whole or use_vmap else mask_function
-        free = first_tokens(sinks, batch_size, kv_length, kv_offset, same, attention_mask, device)  # (B or 1, K)
+        packs = None if whole else mask_function
+        free = first_tokens(sinks, batch_size, kv_length, kv_offset, packs, attention_mask, device, use_vmap)
     if eager or q_length <= BLOCK:
         return entries()
     spans, batch = _spans(seen, q_length, kv_length, device, free)
     return Compact.of(q_length, kv_length, None, device, spans, batch, entries)
 
 
-def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device):
+def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, use_vmap=False):
     """(B or 1, K) booleans: the keys that are among the first `n` tokens of their document; padding is no token.
 
     A token that may not see the token before it begins a document (packing); mask_function None: there is one document. Keys are at the
     positions from `offset` on.
     """
-    place = torch.arange(offset + keys, device=device)
-    token = torch.ones_like(place)[None].bool()
+    token = torch.ones(1, offset + keys, dtype=torch.bool, device=device)
     if attention_mask is not None:
         token = attention_mask[:, : offset + keys].to(device=device, dtype=torch.bool)
         token = pad(token, (0, offset + keys - token.shape[-1]), value=True)  # what a static cache has room for
     before = token.cumsum(-1) - token.long()  # tokens of the row before each place
     if mask_function is not None:
-        row = torch.arange(batch, device=device)[:, None]
-        nth = place[offset + 1 :]
-        begins = torch.atleast_2d(~mask_function(row, torch.zeros_like(row), nth, nth - 1))
-        begins = pad(begins, (offset + 1, 0), value=False)
+        sees_previous = sdpa_mask(  # of one query, whose place the key takes
+            batch_size=batch,
+            q_length=1,
+            kv_length=offset + keys,
+            mask_function=lambda row, head, _, key: mask_function(row, head, key, (key - 1).clamp(min=0)),
+            device=device,
+            use_vmap=use_vmap,
+            allow_is_causal_skip=False,
+        )[:, 0, 0]
+        begins = ~(sees_previous[:1] if sees_previous.stride(0) == 0 else sees_previous)
         before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
     return (token & (before < n))[:, offset:]
 

@@ -19,6 +19,8 @@ add = policy_registry.named("add")
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
+NO_SINKS = "This model computes ALiBi itself, which knows no attention sinks: their number must be 0."
+
 
 class NoPosition(torch.nn.Module):
     """Stands where positions of some width were added: adds nothing, or one learned vector, the same at every position.
@@ -76,10 +78,15 @@ class SineTable(NoTable):
     def __init__(self, width):
         self.width = width
 
+    @property
+    def inv_freq(self):
+        """(width / 2,), as transformers' create_sinusoidal_positions computes them"""
+        return 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64) / self.width))
+
     def rows(self, count, device):
-        """(count, width), as transformers' create_sinusoidal_positions computes them"""
-        frequency = 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64, device=device) / self.width))
-        angle = torch.arange(count, dtype=torch.int64, device=device).float()[:, None] * frequency.float()
+        """(count, width)"""
+        angle = torch.arange(count, dtype=torch.int64).float()[:, None] * self.inv_freq.float()
+        angle = angle.to(device)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
     def __getitem__(self, index):
@@ -106,8 +113,7 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
         return None
     for name in ("alibi_slopes", "alibi_offsets"):
         values = getattr(module.config, name, None)
-        if values is not None:
-            setattr(module, name, _of_layer(values, module, module_index))
+        setattr(module, name, None if values is None else _of_layer(values, module, module_index))
     return module
 
 
@@ -138,6 +144,7 @@ def _attn(self, query, key, value, attention_mask=None, **kwargs):
         attention_mask = attention_mask.masked_fill(distance_of(attention_mask) < -window, HIDDEN)  # -1 - distance
     scaling = 1 / self.scale_attn if hasattr(self, "scale_attn") else 1.0
     dropout = self.attn_dropout.p if self.training else 0.0
+    query, key = query.to(value.dtype), key.to(value.dtype)  # CodeGen's rotation makes queries of 16 bits float32
     output, weights = alibi_attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
     return output.transpose(1, 2), weights
 
@@ -164,7 +171,7 @@ def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_le
     """BLOOM and MPT have ALiBi already, with Press et al.'s slopes: each head's bias is multiplied by the ratio of the config's slope to
     that. Masks, cache and attention stay the family's own."""
     if getattr(module.config, "alibi_sinks", None):
-        raise ValueError("This model computes ALiBi itself, which knows no attention sinks: their number must be 0.")
+        raise ValueError(NO_SINKS)
     take_bias(module, module_index, max_sequence_length)
     if not getattr(module, "alibi_own_bias", False):
         module.alibi_own_bias = True
@@ -282,6 +289,18 @@ def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_lengt
     return NoRotation(*_rotation(module, 2))
 
 
+def keep_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """Rotary positions that stay; it is noted how their halves belong together."""
+    module.alibi_interleaved = False
+    return module
+
+
+def keep_interleaved_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+    """The same for families that rotate neighbouring dimensions against each other."""
+    module.alibi_interleaved = True
+    return module
+
+
 def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """The same for families that hand on one cosine per pair instead of two equal ones."""
     return NoRotation(*_rotation(module, 1))
@@ -347,6 +366,7 @@ def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_le
     table = module._buffers.pop("embed_positions", None)
     if table is not None:
         module.embed_positions = SineTable(table.shape[-1])
+        module.alibi_rotation = module.embed_positions, True
     if hasattr(module, "_get_embed_positions"):
         module._get_embed_positions = types.MethodType(_all_sines, module)
     return take_bias_in_attn(module, module_index, max_sequence_length)
@@ -359,7 +379,13 @@ def _all_sines(self, position_ids):
 
 
 def register_family(
-    family, prefix, positions="RotaryEmbedding", policy=drop_rotation, attention="Attention", bias=take_bias
+    family,
+    prefix,
+    positions="RotaryEmbedding",
+    policy=drop_rotation,
+    attention="Attention",
+    bias=take_bias,
+    interleaved=False,
 ):
     """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias.
     A rotation, which has no end, may stay."""
@@ -368,15 +394,16 @@ def register_family(
     policy_registry.register(*(path + prefix + name for name in positions.split()))(policy)
     if policy in (drop_rotation, drop_half_rotation):
         add.register(path + prefix + attention)(bias)
+        add.register(path + prefix + positions)(keep_interleaved_rotation if interleaved else keep_rotation)
 
 
 # Rotary positions.
-register_family("cohere", "Cohere")
-register_family("cohere2", "Cohere2")
+register_family("cohere", "Cohere", interleaved=True)
+register_family("cohere2", "Cohere2", interleaved=True)
 register_family("gemma", "Gemma")
 register_family("gemma2", "Gemma2")
 register_family("gemma3", "Gemma3")
-register_family("glm", "Glm")
+register_family("glm", "Glm", interleaved=True)
 register_family("gpt_neox", "GPTNeoX")
 register_family("gpt_oss", "GptOss", policy=drop_half_rotation)
 register_family("granite", "Granite")

@@ -4,9 +4,10 @@ Key j at distance d weighs exp(s_j - s_i - m d) times as much as the query's own
 with q scaled, b being the lesser of |q| max |k - c| and, over dimensions, the sum of max q (k - c). Once m d exceeds that by
 ln(2 n max |v| / (epsilon |v_i|)), what all such keys give together has a norm below the rounding of the query's own share p_i v_i: n is
 the sum of e^(-m d) over all d on both sides, or K if that is less; epsilon is that of float32, also for 16 bits. With an offset, m d stands
-for m max(0, d - offset), and n bounds what lies beyond as well. Sinks have no bias and are never left out; they only add to the sum that
-a query's weights are divided by. A soft cap brings
-scores closer together, never farther apart. c is the mean key. See docs/decisions/011-bias-as-a-view.md.
+for m max(0, d - offset): beyond it, where alone keys are left out, the bias of D + k is that of D less m k, at most the sum of those of D
+and k, so that n, which counts the distances up to the offset as well, is enough. Sinks have no bias and are never left out; they only add
+to the sum that a query's weights are divided by. A soft cap brings scores closer together, never farther apart. c is the mean key. See
+docs/decisions/011-bias-as-a-view.md.
 
 Shapes: B batch, H heads, Q queries, which are the last Q of K positions, D head width.
 """

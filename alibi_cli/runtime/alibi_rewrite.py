@@ -2,8 +2,18 @@
 
 import functools
 
+import torch
+
 from .alibi_attention import ATTENTION_NAME
-from .alibi_policies import NoPosition, NoRotation, NoTable, policy_registry
+from .alibi_policies import (
+    NO_SINKS,
+    POSITION_TABLES,
+    NoPosition,
+    NoRotation,
+    NoTable,
+    policy_registry,
+    rescale_own_bias,
+)
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
 
@@ -30,6 +40,7 @@ def rewrite(model):
         )
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
+    _link_rotations(model, biased)
     for module in biased:
         if not getattr(module, "_alibi_guarded", False) and not getattr(module, "alibi_own_bias", False):
             module._alibi_guarded = True
@@ -45,6 +56,21 @@ def rewrite(model):
         )
     for config in configs_of(model):
         config._attn_implementation = attention_of(model)
+
+
+def _link_rotations(model, biased):
+    """Tells each attention the rotation of its queries and keys, where that is kept: its own, or else the model's.
+
+    Raises:
+        ValueError: sinks are to be seen as if near, and there is no rotation that could be turned back.
+    """
+    rotations = [module for module in model.modules() if hasattr(module, "alibi_interleaved")]
+    for module in biased:
+        own = [part for part in module.modules() if part in rotations] or rotations
+        if own:  # in a tuple, which hides it from whoever lists the module's parts
+            module.alibi_rotation = own[0], own[0].alibi_interleaved
+        if getattr(model.config, "alibi_sink_distance", None) is not None and not hasattr(module, "alibi_rotation"):
+            raise ValueError(f"{type(model).__name__} keeps no rotation, so alibi_sink_distance means nothing for it.")
 
 
 def attention_of(model):
@@ -84,13 +110,22 @@ def policies(name):
     return policy_registry.named(name).loaded()
 
 
-def check_reach(model, policy):
-    """Raises ValueError if the named policy has no function for any module of the model."""
-    known = tuple(policies(policy))
-    if not any(isinstance(module, known) for module in model.modules()):
+def check_reach(model, policy, sinks=0):
+    """Raises ValueError if the named policy has no function for any module of the model, or cannot do with it what is asked for."""
+    functions, modules = policies(policy), list(model.modules())
+    reached = {function for cls, function in functions.items() if any(isinstance(module, cls) for module in modules)}
+    if not reached:
         raise ValueError(
             f"ALiBi surgery changed nothing: policy {policy!r} does not know the modules of {type(model).__name__}."
         )
+    if policy == "add" and any(
+        isinstance(getattr(m, name, None), torch.nn.Module) for m in modules for name in POSITION_TABLES
+    ):
+        raise ValueError(
+            f"Policy 'add' keeps a rotation; this {type(model).__name__} has a table of positions, which ends."
+        )
+    if sinks and rescale_own_bias in reached:
+        raise ValueError(NO_SINKS)
 
 
 def check_slopes(slopes, config, offsets=None):
@@ -106,8 +141,9 @@ def check_slopes(slopes, config, offsets=None):
 
 
 def _check_per_head(name, values, heads, layers):
-    per_layer = values if isinstance(values[0], (list, tuple)) else [values] * layers
+    per_layer = values if values and isinstance(values[0], (list, tuple)) else [values] * layers
     if len(per_layer) != layers or any(len(layer) != heads for layer in per_layer):
-        raise ValueError(f"config.{name} must hold {heads} slopes, or {layers} lists of {heads}, one per layer.")
+        what = name.removeprefix("alibi_")
+        raise ValueError(f"config.{name} must hold {heads} {what}, or {layers} lists of {heads}, one per layer.")
     if not all(0 <= value < float("inf") for layer in per_layer for value in layer):
         raise ValueError(f"config.{name} must be finite and not negative.")

@@ -6,6 +6,10 @@ biased keys, and s_n the scores of the sinks,
 
     L = ln(e^l + sum_n e^{s_n}),    output = e^{l - L} o + sum_n e^{s_n - L} v_n.
 
+Where a rotation is kept, a sink that is farther away than the rotation was trained for is no longer recognised. So queries see sinks from
+`alibi_sink_distance` tokens at most: those farther away are rotated back by the rest (compare StreamingLLM, Xiao et al. 2023, arXiv
+2309.17453, which counts positions within its cache).
+
 The gradient by either kind of key is that of one softmax over all of them: given the output and L of all, the fused kernel's backward pass
 computes its own part exactly, as in ring attention (Liu et al. 2023, arXiv 2310.01889).
 
@@ -24,45 +28,88 @@ def can_attend_beside(query, value, bias, dropout):
     return known and not dropout and query.shape[-1] == value.shape[-1] and not bias.requires_grad
 
 
-def attend_beside_sinks(query, key, value, bias, sink_key, sink_value, scaling):
-    """query (B, H, Q, D), key and value (B, H, K, D), bias (B or 1, H, Q, K), sinks (B, H, N, D) twice -> (B, H, Q, D)"""
+def as_if_near(module, query, distance):
+    """(B, H, Q, D) rotated queries at a distance (…, Q) from the first sink -> the same from `alibi_sink_distance` at most."""
+    limit = module.config.alibi_sink_distance
+    rotation, interleaved = module.alibi_rotation
+    if hasattr(rotation, "inv_freq"):
+        frequencies = rotation.inv_freq
+    else:  # one set for each type of layer
+        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
+        frequencies = getattr(rotation, f"{module.config.layer_types[layer]}_inv_freq")
+    frequencies = frequencies.to(device=query.device, dtype=torch.float64)  # (R / 2,): angles of many turns
+    angle = (limit - distance).clamp_max(0)[..., None] * frequencies
+    cos, sin = angle.cos().to(query.dtype), angle.sin().to(query.dtype)
+    width = 2 * frequencies.numel()
+    turned = query[..., :width]
+    if interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = turned.chunk(2, dim=-1)
+    parts = first * cos - second * sin, second * cos + first * sin
+    turned = torch.stack(parts, dim=-1).flatten(-2) if interleaved else torch.cat(parts, dim=-1)
+    return torch.cat([turned, query[..., width:]], dim=-1)
+
+
+def of_far_sinks(module, query, key, sink, distance, scaling):
+    """(columns, what to add to their scores (B, H, Q, n)) for sinks farther away than `alibi_sink_distance`; None if there are none.
+
+    query (B, H, Q, D), key (B, H, K, D); sink, distance (…, Q, K): which keys are sinks that a query sees, and how far away keys are.
+    """
+    farthest = torch.where(sink, distance, 0).amax(-1)  # (…, Q), from the first sink
+    if not (farthest > module.config.alibi_sink_distance).any():
+        return None
+    columns = sink.flatten(0, -2).any(0).nonzero().squeeze(-1)
+    more = (as_if_near(module, query, farthest) - query) @ key[:, :, columns].mT * scaling
+    return columns, more.masked_fill(~sink[..., columns], 0)
+
+
+def sees_sinks_as_near(module):
+    """True if the module has a rotation that is kept, and a distance from which sinks are seen at most."""
+    return hasattr(module, "alibi_rotation") and getattr(module.config, "alibi_sink_distance", None) is not None
+
+
+def attend_beside_sinks(query, key, value, bias, sink_query, sink_key, sink_value, scaling):
+    """query and sink_query (B, H, Q, D), key and value (B, H, K, D), bias (B or 1, H, Q, K), sinks (B, H, N, D) twice -> (B, H, Q, D)"""
     if torch.is_autocast_enabled("cpu"):  # which would round the sinks' scores and not the kernel's
         kind = torch.get_autocast_dtype("cpu")
-        query, key, value, bias, sink_key, sink_value = (
-            x.to(kind) for x in (query, key, value, bias, sink_key, sink_value)
+        query, key, value, bias, sink_query, sink_key, sink_value = (
+            x.to(kind) for x in (query, key, value, bias, sink_query, sink_key, sink_value)
         )
     with torch.autocast("cpu", enabled=False):
-        return _BesideSinks.apply(query, key, value, bias, sink_key, sink_value, scaling)
+        return _BesideSinks.apply(query, key, value, bias, sink_query, sink_key, sink_value, scaling)
 
 
 class _BesideSinks(torch.autograd.Function):
     @staticmethod
-    def forward(context, query, key, value, bias, sink_key, sink_value, scaling):
+    def forward(context, query, key, value, bias, sink_query, sink_key, sink_value, scaling):
         output, log_sum = _FORWARD(query, key, value, 0.0, False, attn_mask=bias, scale=scaling)
-        scores = _scores(query, sink_key, scaling)  # (B, H, Q, N)
+        scores = _scores(sink_query, sink_key, scaling)  # (B, H, Q, N)
         total = torch.logaddexp(log_sum.to(scores.dtype), scores.logsumexp(-1))  # (B, H, Q)
         weights = (scores - total[..., None]).exp()
         output = output * (log_sum.to(scores.dtype) - total).exp()[..., None] + weights @ sink_value.to(scores.dtype)
         output = output.to(query.dtype)
-        context.save_for_backward(query, key, value, bias, sink_key, sink_value, output, total.to(log_sum.dtype))
+        inputs = query, key, value, bias, sink_query, sink_key, sink_value
+        context.save_for_backward(*inputs, output, total.to(log_sum.dtype))
         context.scaling = scaling
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, gradient):
-        query, key, value, bias, sink_key, sink_value, output, total = context.saved_tensors
+        query, key, value, bias, sink_query, sink_key, sink_value, output, total = context.saved_tensors
         scaling = context.scaling
         of_query, of_key, of_value = _BACKWARD(
             gradient.contiguous(), query, key, value, output, total, 0.0, False, attn_mask=bias, scale=scaling
         )
-        weights = (_scores(query, sink_key, scaling) - total[..., None]).exp()  # (B, H, Q, N)
+        weights = (_scores(sink_query, sink_key, scaling) - total[..., None]).exp()  # (B, H, Q, N)
         exact = gradient.to(weights.dtype)
         of_score = exact @ sink_value.to(exact.dtype).mT - (exact * output).sum(-1, keepdim=True)
         of_score = weights * of_score * scaling
-        of_query = of_query + (of_score @ sink_key.to(exact.dtype)).to(of_query.dtype)
-        of_sink_key = (of_score.mT @ query.to(exact.dtype)).to(key.dtype)
-        return of_query, of_key, of_value, None, of_sink_key, (weights.mT @ exact).to(value.dtype), None
+        of_sink_query = (of_score @ sink_key.to(exact.dtype)).to(query.dtype)
+        of_sink_key = (of_score.mT @ sink_query.to(exact.dtype)).to(key.dtype)
+        of_sink_value = (weights.mT @ exact).to(value.dtype)
+        return of_query, of_key, of_value, None, of_sink_query, of_sink_key, of_sink_value, None
 
 
 def _scores(query, sink_key, scaling):

@@ -26,6 +26,7 @@ class AlibiConfigMixin:
     alibi_slopes: one slope per query head, or one such list per layer; each is the m of the bias -m * |i - j|.
     alibi_offsets: of the same shape; with an offset o the bias is -m * max(0, |i - j| - o). Missing: 0.
     alibi_sinks: how many first tokens of every document get no bias. Missing: 0.
+    alibi_sink_distance: from how many tokens away sinks are seen at most, where a rotation is kept. Missing: from anywhere.
     alibi_rotary_scaling: the factor by which the family's rotation multiplied queries and keys, which they keep.
     alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where the table's rows were.
     alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
@@ -80,6 +81,7 @@ def config_class_for(base):
             "alibi_slopes": list | None,
             "alibi_offsets": list | None,
             "alibi_sinks": int | None,
+            "alibi_sink_distance": int | None,
             "alibi_max_sequence_length": int | None,
             "alibi_rotary_scaling": float | None,
             "alibi_position_vector": bool | None,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, rewrite
+from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, policy_of, rewrite
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
@@ -27,6 +27,7 @@ def apply_alibi(
     slopes: Slopes | None = None,
     policy: str = DEFAULT_POLICY,
     sinks: int = 0,
+    sink_distance: int | None = None,
     offsets: Slopes | None = None,
     position_vector: bool = False,
 ) -> None:
@@ -43,13 +44,15 @@ def apply_alibi(
         policy: "replace" removes the positional encoding; "add" keeps a rotation, or T5's relative bias, and adds the bias to its scores.
             Or the name of a plug-in's policy.
         sinks: how many first tokens of every document get no bias.
+        sink_distance: where a rotation is kept, queries see sinks from so many tokens away at most. It should be the trained length: from
+            beyond it a model no longer recognises them.
         offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
             policy "replace", which is textbook ALiBi.
         position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
 
     Raises:
-        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, or nothing in the
-            model could be changed.
+        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, nothing in the model
+            could be changed, or it is converted already by another policy.
         NotImplementedError: more than one optimizer; nothing is changed.
         RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
     """
@@ -65,14 +68,24 @@ def apply_alibi(
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
     chosen = [slopes if slopes is not None else get_slopes(root.config.num_attention_heads) for root in roots]
     for root, values in zip(roots, chosen, strict=True):  # refuse before anything is changed
-        check_reach(root, policy)
+        if isinstance(root.config, AlibiConfigMixin) and policy_of(root.config) != policy:
+            raise ValueError(
+                f"This {type(root).__name__} is converted already, with policy {policy_of(root.config)!r}; another needs the original."
+            )
+        check_reach(root, policy, sinks)
         check_slopes(values, root.config, offsets)
     before = list(model.parameters())
     for root, values in zip(roots, chosen, strict=True):
         for config in configs_of(root):
             if not isinstance(config, AlibiConfigMixin):
                 config.__class__ = config_class_for(type(config))
-            for key, value in alibi_settings(policy, values, sinks, offsets, position_vector).items():
+            settings = alibi_settings(policy, values, sinks, sink_distance, offsets, position_vector)
+            unset = dict.fromkeys(
+                key
+                for key in ("alibi_sinks", "alibi_sink_distance", "alibi_offsets")
+                if getattr(config, key, None) is not None
+            )
+            for key, value in (unset | settings).items():
                 setattr(config, key, value)
             config.alibi_max_sequence_length = max_sequence_length
             if policy == DEFAULT_POLICY or not rotation_reads_length(config):
@@ -86,7 +99,12 @@ def apply_alibi(
 
 
 def alibi_settings(
-    policy: str, slopes: Slopes, sinks: int, offsets: Slopes | None, position_vector: bool
+    policy: str,
+    slopes: Slopes,
+    sinks: int = 0,
+    sink_distance: int | None = None,
+    offsets: Slopes | None = None,
+    position_vector: bool = False,
 ) -> dict[str, Any]:
     """What a conversion adds to a config. What has its default is left out, so that plain conversions are as version 0.1.0 wrote them."""
     settings: dict[str, Any] = {"alibi_slopes": slopes}
@@ -94,6 +112,8 @@ def alibi_settings(
         settings["alibi_policy"] = policy
     if sinks:
         settings["alibi_sinks"] = sinks
+        if sink_distance is not None:
+            settings["alibi_sink_distance"] = sink_distance
     if offsets is not None:
         settings["alibi_offsets"] = offsets
     if position_vector:
@@ -102,10 +122,16 @@ def alibi_settings(
 
 
 def rotation_reads_length(config: Any) -> bool:
-    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may."""
+    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may, and that of Llama 3
+    if the config names no original length, for which transformers then takes the maximum."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
-    return any(kind.get("rope_type", "default") not in ("default", "linear", "llama3") for kind in kinds)
+    for kind in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        original, name = kind.get("original_max_position_embeddings"), kind.get("rope_type", "default")
+        if name not in ("default", "linear", "proportional", "llama3"):
+            return True
+        if name == "llama3" and original in (None, config.max_position_embeddings):
+            return True
+    return False
 
 
 def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:

@@ -54,7 +54,8 @@ class Ladder:
 
     def at(self, arm: str, length: int, kind: str = "full") -> Sums | None:
         rows = self.records.get(arm, {}).get("rows", [])
-        row = next((r for r in rows if (r["length"], r["arm"]) == (length, kind) and r["status"] == "ok"), None)
+        kinds = ("crop", "truncated") if kind == "crop" else (kind,)  # records of 0.1.0 have the first word
+        row = next((r for r in rows if r["length"] == length and r["arm"] in kinds and r["status"] == "ok"), None)
         return None if row is None else Sums(np.array(row["sums"]), np.array(row["counts"], dtype=float))
 
     def difference(self, ours: Sums | None, theirs: Sums | None) -> str:

@@ -1,5 +1,7 @@
 """Every registered backend against the reference; nothing here names one."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -23,16 +25,19 @@ def test_a_chunk_after_a_cache_equals_the_same_rows_of_the_whole(name: str) -> N
     backend = build_attention({"name": name})
     query, key, value = parity.tensors(queries=20, keys=20)
     slopes = parity.slopes_for(6)
-    whole = backend(query, key, value, slopes)
-    chunk = backend(query[:, :, -7:], key, value, slopes)
-    assert (whole[:, :, -7:] - chunk).abs().max() <= 2 * config_of(name).tolerance["float32"]
+    for sinks in parity.sinks_of(name):
+        whole = backend(query, key, value, slopes, sinks=sinks)
+        chunk = backend(query[:, :, -7:], key, value, slopes, sinks=sinks)
+        assert (whole[:, :, -7:] - chunk).abs().max() <= 2 * config_of(name).tolerance["float32"]
 
 
 @pytest.mark.parametrize("name", attention_names())
 def test_an_empty_batch_stays_empty(name: str) -> None:
     for length in (5, 300):
         inputs = parity.tensors(batch=0, queries=length, keys=length)
-        assert build_attention({"name": name})(*inputs, parity.slopes_for(6)).shape == inputs[0].shape
+        for sinks in parity.sinks_of(name):
+            out = build_attention({"name": name})(*inputs, parity.slopes_for(6), sinks=sinks)
+            assert out.shape == inputs[0].shape
 
 
 @pytest.mark.parametrize("name", attention_names())
@@ -47,6 +52,10 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             backend(*arguments)
+    assert config_of(name).takes_sinks  # as do all that come with the package
+    for sinks in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="sinks must be a whole number"):
+            backend(query, key, value, parity.slopes_for(6), sinks=sinks)
     if not config_of(name).symmetric:
         with pytest.raises(ValueError, match="causal only"):
             backend(query, key, value, parity.slopes_for(6), causal=False)
@@ -78,6 +87,6 @@ def test_no_bias_is_held_in_memory_by_folded() -> None:
     peaks = {}
     with torch.no_grad():
         for name in ("folded", "sdpa", "eager"):
-            backend = build_attention({"name": name})
-            peaks[name] = peak_of_allocations(lambda backend=backend: backend(query, key, value, parity.slopes_for(8)))
+            attend = partial(build_attention({"name": name}), query, key, value, parity.slopes_for(8), sinks=3)
+            peaks[name] = peak_of_allocations(attend)
     assert peaks["folded"] < bias / 4 and peaks["sdpa"] > bias and peaks["eager"] > 2 * bias

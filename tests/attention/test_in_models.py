@@ -16,24 +16,30 @@ from tests.cli.run import alibi_here, alibi_inside
 from tests.models import save_tiny
 
 
-def converted(family: str, folder: Path):
+def converted(family: str, folder: Path, **settings):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(save_tiny(family, folder)).eval()
-    apply_alibi(model, max_sequence_length=64)
+    apply_alibi(model, max_sequence_length=64, **settings)
     return model
 
 
 @pytest.mark.parametrize("name", attention_names())
+@pytest.mark.parametrize("settings", [dict(), dict(sinks=3), dict(policy="add", sinks=20)], ids=str)
 @torch.no_grad()
-def test_logits_and_cached_generation_agree(name: str, tmp_path: Path) -> None:
-    model, tokens = converted("llama", tmp_path / "llama"), torch.randint(0, 200, (2, 17))
+def test_logits_and_cached_generation_agree(name: str, settings: dict, tmp_path: Path) -> None:
+    model = converted("llama", tmp_path / "llama", **settings)
+    tokens = torch.randint(0, 200, (2, 17), generator=torch.Generator().manual_seed(3))
+    assert (
+        not settings
+        or (model(tokens).logits - converted("llama", tmp_path / "plain")(tokens).logits).abs().max() > 1e-2
+    )
     expected = model(tokens).logits
     written = model.generate(tokens, max_new_tokens=4, do_sample=False)
     calls = []
     backend = build_attention({"name": name})
     attend = backend.attend
-    backend.attend = lambda *args: (calls.append(1), attend(*args))[1]
+    backend.attend = lambda *args, **options: (calls.append(1), attend(*args, **options))[1]
     with attention_of_models(backend):
         assert (model(tokens).logits - expected).abs().max() < 1e-3
         assert torch.equal(model.generate(tokens, max_new_tokens=4, do_sample=False), written)
@@ -70,6 +76,43 @@ def test_what_a_backend_does_not_compute_is_refused(tmp_path: Path) -> None:
             model(tokens, attention_mask=padding)
         with pytest.raises(AlibiError, match="cannot run this model, whose layers have"):
             converted("gpt_oss", tmp_path / "gpt_oss")(tokens % 50)
+
+
+@torch.no_grad()
+def test_offsets_relative_biases_and_sinks_that_a_backend_does_not_take_are_obstacles(
+    tmp_path: Path, monkeypatch
+) -> None:
+    tokens, said = torch.randint(0, 200, (2, 9)), []
+    model = converted("llama", tmp_path / "llama", policy="add", offsets=[2.0] * 6)
+    expected = model(tokens).logits
+    with (
+        attention_of_models(build_attention({"name": "eager"})),
+        pytest.raises(AlibiError, match="whose layers have offsets"),
+    ):
+        model(tokens)
+    with attention_of_models(build_attention({"name": "auto"}), said.append):
+        assert torch.equal(model(tokens).logits, expected)
+    assert said == ["the model's own: no backend computes offsets"]
+    with_sinks = converted("llama", tmp_path / "llama", sinks=2)
+    backend = build_attention({"name": "eager"})
+    monkeypatch.setattr(type(backend.config), "takes_sinks", False)
+    with attention_of_models(backend), pytest.raises(AlibiError, match="whose layers have attention sinks"):
+        with_sinks(tokens)
+    t5 = converted_t5(tmp_path / "t5")
+    inputs = dict(input_ids=tokens, decoder_input_ids=tokens.flip(1))
+    with (
+        attention_of_models(build_attention({"name": "sdpa"})),
+        pytest.raises(AlibiError, match="whose layers have a scale of 1"),
+    ):
+        t5(**inputs)
+
+
+def converted_t5(folder: Path):
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(save_tiny("t5", folder)).eval()
+    apply_alibi(model, max_sequence_length=64, policy="add")
+    return model
 
 
 @torch.no_grad()

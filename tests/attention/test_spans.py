@@ -20,7 +20,7 @@ import alibi_cli.runtime.alibi_attention as runtime
 import alibi_cli.runtime.alibi_distances as alibi_distances_module
 from alibi_cli import apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
-from alibi_cli.runtime.alibi_attention import HIDDEN, Compact, alibi_attention, alibi_distances
+from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_distances
 from tests.models import tiny_model
 
 LAYER = SimpleNamespace(alibi_slopes=[5.0, 0.2, 0.01], training=False)
@@ -36,32 +36,55 @@ def small_blocks():
 
 @st.composite
 def masks(draw):
-    """The arguments of the mask function: a rule, rows of a batch padded left, right or inside, queries after a cache."""
+    """The arguments of the mask function: a rule, sinks, rows of a batch padded left, right or inside, and a cache: queries after some
+    keys, the first of which may have been dropped, or keys in excess of what a static cache holds. And beside them, for the oracle, what
+    the rule says in plain Python: sees(row, query, key) and document(row, key)."""
     batch, queries, past = draw(st.integers(1, 3)), draw(st.integers(8, 30)), draw(st.integers(0, 12))
-    keys = queries + past
+    total, size = queries + past, draw(st.integers(2, 20))
+    packs = documents(draw, batch, total)
+    names = packs.tolist()
+    one = lambda b, j: 0  # noqa: E731
     rules = {
-        "causal": lambda: causal_mask_function,
-        "both sides": lambda: bidirectional_mask_function,
-        "window": lambda: sliding_window_causal_mask_function(draw(st.integers(1, 20))),
-        "window on both sides": lambda: sliding_window_bidirectional_mask_function(draw(st.integers(1, 20))),
-        "chunks": lambda: chunked_causal_mask_function(draw(st.integers(2, 20)), torch.zeros(batch, dtype=torch.int)),
-        "packed": lambda: and_masks(causal_mask_function, packed_sequence_mask_function(documents(draw, batch, keys))),
-        "own key hidden": lambda: lambda b, h, i, j: j < i,
-    }
-    padding = torch.ones(batch, keys, dtype=torch.bool)
+        "causal": (causal_mask_function, lambda b, i, j: j <= i, one),
+        "both sides": (bidirectional_mask_function, lambda b, i, j: True, one),
+        "window": (sliding_window_causal_mask_function(size), lambda b, i, j: i - size < j <= i, one),
+        "window on both sides": (
+            sliding_window_bidirectional_mask_function(size), lambda b, i, j: abs(i - j) <= size, one,
+        ),
+        "chunks": (  # a chunk cannot be told from a document
+            chunked_causal_mask_function(size, torch.zeros(batch, dtype=torch.int)),
+            lambda b, i, j: i // size == j // size and j <= i,
+            lambda b, j: j // size,
+        ),
+        "packed": (
+            and_masks(causal_mask_function, packed_sequence_mask_function(packs)),
+            lambda b, i, j: names[b][i] == names[b][j] and j <= i,
+            lambda b, j: names[b][j],
+        ),
+        "packed, both sides": (
+            packed_sequence_mask_function(packs), lambda b, i, j: names[b][i] == names[b][j], lambda b, j: names[b][j],
+        ),
+        "own key hidden": (lambda b, h, i, j: j < i, lambda b, i, j: j < i, one),
+    }  # fmt: skip
+    rule, sees, document = rules[draw(st.sampled_from(list(rules)))]
+    padding = torch.ones(batch, total, dtype=torch.bool)
     for row in range(batch):
-        begin, length = draw(st.integers(0, keys - 1)), draw(st.integers(0, keys - 1))
-        hidden = {"left": slice(0, length), "right": slice(keys - length, keys), "inside": slice(begin, begin + 3)}
+        begin, length = draw(st.integers(0, total - 1)), draw(st.integers(0, total - 1))
+        hidden = {"left": slice(0, length), "right": slice(total - length, total), "inside": slice(begin, begin + 3)}
         if (where := draw(st.sampled_from(["nowhere", *hidden]))) != "nowhere":
             padding[row, hidden[where]] = False
+    dropped, room = draw(st.integers(0, past)), draw(st.sampled_from([0, 0, 9]))
     return dict(
         batch_size=batch,
         q_length=queries,
-        kv_length=keys,
-        q_offset=past,
-        mask_function=rules[draw(st.sampled_from(list(rules)))](),
+        kv_length=total - dropped + room,
+        q_offset=torch.tensor(past) if room else past,
+        kv_offset=dropped,
+        mask_function=rule,
         attention_mask=padding,
-    )
+        config=SimpleNamespace(alibi_sinks=draw(st.integers(0, 9))),
+        use_vmap=draw(st.booleans()),
+    ), (sees, document)
 
 
 def documents(draw, batch, keys):
@@ -71,63 +94,118 @@ def documents(draw, batch, keys):
     )
 
 
-def difference(mask, requires_grad=False):
-    """Largest difference to the materialised bias, in float64, over the queries that see something; and that of the gradients."""
-    compact = alibi_distances(**mask)
-    assert isinstance(compact, Compact)
-    whole = compact.entries()
-    assert whole.shape == compact.shape
+def bias_by_loops(mask, sees, document):
+    """(B, 3, Q, K) float64, -inf where hidden: a key at a time, counting the tokens before it that are of its document."""
+    padding, sinks, offset = mask["attention_mask"].tolist(), mask["config"].alibi_sinks, mask["kv_offset"]
+    queries, keys, first = mask["q_length"], mask["kv_length"], int(mask["q_offset"])
+    distance = [[[torch.inf] * keys for _ in range(queries)] for _ in padding]
+    for b, tokens in enumerate(padding):
+        for j in range(offset, min(offset + keys, len(tokens))):
+            earlier = sum(tokens[t] and document(b, t) == document(b, j) for t in range(j))
+            for i in range(first, first + queries):
+                if tokens[j] and sees(b, i, j):
+                    distance[b][i - first][j - offset] = 0 if earlier < sinks else abs(i - j)
+    slopes = torch.tensor(LAYER.alibi_slopes, dtype=torch.float64)
+    return -slopes[:, None, None] * torch.tensor(distance, dtype=torch.float64)[:, None]
+
+
+def difference(mask, bias, requires_grad=False):
+    """Largest difference to attention with the oracle's bias, in float64, over the queries that see something; and that of the
+    gradients. Of what the mask function returns and, if that is in blocks, of its entries."""
+    found = alibi_distances(**mask)
+    if mask["q_length"] > alibi_distances_module.BLOCK and isinstance(mask["q_offset"], int):
+        assert isinstance(found, Compact)
+    batch, keys = mask["batch_size"], mask["kv_length"]
     generator = torch.Generator().manual_seed(0)
-    lengths = mask["q_length"], mask["kv_length"], mask["kv_length"]
     tensors = [
-        torch.randn(mask["batch_size"], 3, n, 8, generator=generator, dtype=torch.float64, requires_grad=requires_grad)
-        for n in lengths
+        torch.randn(batch, 3, n, 8, generator=generator, dtype=torch.float64, requires_grad=requires_grad)
+        for n in (mask["q_length"], keys, keys)
     ]
-    sees = (whole != HIDDEN).any(-1)[:, 0].expand(mask["batch_size"], -1)  # (B, Q)
-    ours, theirs = (alibi_attention(LAYER, *tensors, distances)[0] for distances in (compact, whole))
-    assert ours.isfinite().all()
-    found = [(ours[sees] - theirs[sees]).abs()]
-    if requires_grad:
-        pairs = zip(*(torch.autograd.grad(out[sees].square().sum(), tensors) for out in (ours, theirs)), strict=True)
-        found += [(a - b).abs() for a, b in pairs]
-    return max(part.amax().item() if part.numel() else 0.0 for part in found)
+    sees = bias[:, 0].isfinite().any(-1)  # (B, Q)
+    query, key, value = tensors
+    weights = (query @ key.mT / 8**0.5 + bias).masked_fill(~sees[:, None, :, None], 0).softmax(-1)
+    outputs = [(weights @ value).transpose(1, 2)]
+    for distances in (found, found.entries()) if isinstance(found, Compact) else (found,):
+        outputs.append(alibi_attention(LAYER, *tensors, distances)[0])
+        assert outputs[-1].isfinite().all()
+    gradients = [torch.autograd.grad(out[sees].square().sum(), tensors) for out in outputs if requires_grad]
+    exact, *others = [[out[sees], *(gradients[n] if requires_grad else ())] for n, out in enumerate(outputs)]
+    pairs = [pair for other in others for pair in zip(exact, other, strict=True)]
+    return max((a - b).abs().amax().item() if a.numel() else 0.0 for a, b in pairs)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(masks(), st.booleans())
-def test_every_mask_gives_what_the_materialised_bias_gives(mask, requires_grad: bool) -> None:
-    assert difference(mask, requires_grad) <= 1e-12
+def test_every_mask_gives_what_loops_over_rows_and_keys_give(drawn, requires_grad: bool) -> None:
+    mask, rule = drawn
+    assert difference(mask, bias_by_loops(mask, *rule), requires_grad) <= 1e-12
 
 
-@pytest.mark.parametrize("wrong", ["first key", "last key", "rows", "mask", "own"])
-def test_a_wrong_span_is_noticed(wrong: str, monkeypatch) -> None:
-    correct = alibi_distances_module._spans
+LEFT, RIGHT = torch.ones(2, 2, 30, dtype=torch.bool)
+LEFT[1, :10] = RIGHT[1, 20:] = False
+ONE = lambda b, j: 0  # noqa: E731
+PACKS = torch.tensor([[0] * 4 + [1] * 26, [0] * 17 + [1] * 13])
+PACKED = and_masks(causal_mask_function, packed_sequence_mask_function(PACKS))
+CAUSAL = (LEFT, causal_mask_function, lambda b, i, j: j <= i, ONE)
+OF_PACKS = (LEFT, PACKED, lambda b, i, j: PACKS[b, i] == PACKS[b, j] and j <= i, lambda b, j: PACKS[b, j])
+FAR = lambda b, h, i, j: (j < 5) | (j == 29)  # noqa: E731
+WINDOW = (LEFT, sliding_window_causal_mask_function(5), lambda b, i, j: i - 5 < j <= i, ONE)
+WRONG = {  # what is wrong: (padding, rule, what the rule says, what a document is), sinks
+    "first key": (CAUSAL, 0),
+    "last key": (CAUSAL, 0),
+    "rows": (CAUSAL, 0),
+    "mask": (WINDOW, 0),
+    # queries that only see keys beyond the reach of what would be their own
+    "own": ((LEFT, FAR, lambda b, i, j: j < 5 or j == 29, lambda b, j: 0 if j < 6 else j), 0),
+    "no sinks": (CAUSAL, 3),
+    "one sink more": (CAUSAL, 3),
+    "one sink more, right padding": ((RIGHT, *CAUSAL[1:]), 3),
+    "one sink more, both sides": ((LEFT, bidirectional_mask_function, lambda b, i, j: True, ONE), 3),
+    "other places": (OF_PACKS, 3),
+    "padding counts": (CAUSAL, 3),
+    "one document": (OF_PACKS, 3),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_span_or_sink_is_noticed(wrong: str, monkeypatch) -> None:
+    (padding, rule, sees, document), sinks = WRONG[wrong]
+    mask = dict(batch_size=2, q_length=30, kv_length=30, q_offset=0, kv_offset=0, mask_function=rule)
+    mask |= dict(attention_mask=padding, config=SimpleNamespace(alibi_sinks=sinks))
+    correct, bias = alibi_distances_module._spans, bias_by_loops(mask, sees, document)
+    assert difference(mask, bias) <= 1e-12
+
+    def change(rows, begin, end, seen, own, sinks):
+        gaps = isinstance(seen, torch.Tensor)
+        if wrong == "first key" and end - begin > 1 and not gaps:
+            begin += 1
+        if wrong == "last key" and end - begin > 1 and not gaps:
+            end -= 1
+        if wrong == "rows":
+            rows = slice(0, 1) if rows == slice(1, 2) else rows
+        if wrong == "mask" and gaps:
+            seen = True
+        if wrong == "no sinks":
+            sinks = 0
+        if wrong.startswith("one sink more") and not gaps:
+            sinks += 1
+        if wrong == "other places" and gaps and isinstance(sinks, torch.Tensor):
+            sinks = sinks.roll(1)
+        return rows, begin, end, seen, own or (wrong == "own" and end - begin == 30), sinks
 
     def spans(*arguments):
         found, batch = correct(*arguments)
         return [[change(*part) for part in parts] for parts in found], batch
 
-    def change(rows, begin, end, seen, own, sinks):
-        if wrong == "first key" and end - begin > 1 and not isinstance(seen, torch.Tensor):
-            begin += 1
-        if wrong == "last key" and end - begin > 1 and not isinstance(seen, torch.Tensor):
-            end -= 1
-        if wrong == "rows":
-            rows = slice(0, 1) if rows == slice(1, 2) else rows
-        if wrong == "mask" and isinstance(seen, torch.Tensor):
-            seen = True
-        return rows, begin, end, seen, own or (wrong == "own" and end - begin == 30), sinks
-
-    padding = torch.ones(2, 30, dtype=torch.bool)
-    padding[1, :10] = False
-    mask = dict(batch_size=2, q_length=30, kv_length=30, mask_function=causal_mask_function, attention_mask=padding)
-    if wrong == "mask":
-        mask["mask_function"] = sliding_window_causal_mask_function(5)
-    if wrong == "own":  # queries that only see keys beyond the reach of what would be their own
-        mask["mask_function"] = lambda b, h, i, j: (j < 5) | (j == 29)
-    assert difference(mask) <= 1e-12
+    first_tokens = alibi_distances_module.first_tokens
     monkeypatch.setattr(alibi_distances_module, "_spans", spans)
-    assert difference(mask) > 1e-6
+    if wrong == "padding counts":
+        wrong_tokens = lambda n, b, k, o, function, padding, *rest: first_tokens(n, b, k, o, function, None, *rest)  # noqa: E731
+        monkeypatch.setattr(alibi_distances_module, "first_tokens", wrong_tokens)
+    if wrong == "one document":
+        wrong_tokens = lambda n, b, k, o, function, *rest: first_tokens(n, b, k, o, None, *rest)  # noqa: E731
+        monkeypatch.setattr(alibi_distances_module, "first_tokens", wrong_tokens)
+    assert difference(mask, bias) > 1e-6
 
 
 def test_rows_that_see_the_same_keys_share_a_view_and_windows_keep_only_their_edges() -> None:
@@ -143,13 +221,14 @@ def test_rows_that_see_the_same_keys_share_a_view_and_windows_keep_only_their_ed
 def test_memory_is_linear_in_the_length(monkeypatch) -> None:
     monkeypatch.setattr(alibi_distances_module, "BLOCK", 64)
     padding = lambda n: torch.arange(n)[None] >= torch.tensor([[0], [n // 3]])  # noqa: E731
-    for name in ("padding", "window"):
+    for name in ("padding", "window", "padding and sinks", "window and sinks", "sinks"):
         peaks = []
         for length in (512, 1024, 2048):
             mask = dict(batch_size=2, q_length=length, kv_length=length)
-            if name == "padding":
+            mask["config"] = SimpleNamespace(alibi_sinks=4 if "sinks" in name else 0)
+            if "padding" in name:
                 mask["attention_mask"] = padding(length)
-            else:
+            if "window" in name:
                 mask["mask_function"] = sliding_window_causal_mask_function(100)
             q, k, v = torch.randn(3, 2, 3, length, 8)
             with torch.no_grad():
@@ -159,9 +238,10 @@ def test_memory_is_linear_in_the_length(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "bert", "gpt_oss"])
-def test_models_with_padding_and_windows(family: str, monkeypatch) -> None:
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_models_with_padding_and_windows(family: str, sinks: int, monkeypatch) -> None:
     model = tiny_model(family).eval()
-    apply_alibi(model, max_sequence_length=64)
+    apply_alibi(model, max_sequence_length=64, sinks=sinks)
     tokens = torch.randint(5, 50, (2, 30), generator=torch.Generator().manual_seed(1))
     padding = torch.ones_like(tokens)
     padding[0, :9] = 0

@@ -51,9 +51,9 @@ def command(model: Path, text: Path, output: Path, *more: str) -> list[str]:
     return ["eval", str(model), "--text", str(text), "--output", str(output), *options, *more]
 
 
-def launch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two processes under torchrun."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def launch(*arguments: str | Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Processes under torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [*launcher, *map(str, arguments)],
         cwd=REPOSITORY,

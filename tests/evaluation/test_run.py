@@ -54,9 +54,9 @@ def test_a_table_of_positions_ends_and_the_crop_arm_stands_beside_it(checkpoints
         ("full", 12): "ok",
         ("full", 24): "ok",
         ("full", 48): "out_of_range",
-        ("crop", 48): "ok",
+        ("truncated", 48): "ok",
     }
-    assert rows["crop", 48].nll == rows["full", 24].nll and rows["crop", 48].fed_length == 24
+    assert rows["truncated", 48].nll == rows["full", 24].nll and rows["truncated", 48].fed_length == 24
     assert set(rows_of(results, converted)) == {("full", length) for length in LENGTHS}
     assert len({row.tokens_scored for row in results.rows if row.status == "ok"}) == 1
     keys = list(record)
@@ -65,8 +65,8 @@ def test_a_table_of_positions_ends_and_the_crop_arm_stands_beside_it(checkpoints
 
 def test_rotary_originals_are_measured_beyond_their_range(checkpoints: dict[str, str], text: Text) -> None:
     rows = rows_of(evaluate(Request([checkpoints["llama"]], LENGTHS, text))[0], checkpoints["llama"])
-    assert rows["full", 48].status == "ok" and rows["crop", 48].status == "ok"
-    assert rows["full", 48].nll != rows["crop", 48].nll
+    assert rows["full", 48].status == "ok" and rows["truncated", 48].status == "ok"
+    assert rows["full", 48].nll != rows["truncated", 48].nll
 
 
 @pytest.mark.parametrize("protocol", ["fixed-target", "non-overlapping", "sliding"])
@@ -114,13 +114,14 @@ def test_models_are_compared_in_pairs(checkpoints: dict[str, str], text: Text) -
     results, _ = evaluate(Request([llama, converted], LENGTHS, text, baseline=llama))
     found = {(c.model, c.baseline, c.baseline_arm, c.length, c.baseline_length) for c in results.contrasts}
     assert {(converted, llama, "full", length, length) for length in LENGTHS} <= found
-    assert (converted, llama, "crop", 48, 48) in found and (converted, converted, "full", 48, 12) in found
-    assert {c.verdict for c in results.contrasts} <= {
-        "uses longer context",
-        "improves",
-        "no detectable change",
-        "degrades",
-    }
+    assert (converted, llama, "truncated", 48, 48) in found and (converted, converted, "full", 48, 12) in found
+    for c in results.contrasts:
+        if c.baseline == llama:
+            arm = c.baseline_arm
+            better, worse = ("improves", "degrades") if arm == "full" else (f"better than {arm}", f"worse than {arm}")
+            none = "no detectable change" if arm == "full" else f"no better than {arm}"
+            word = better if c.ci95[1] < 0 else worse if c.ci95[0] > 0 else none
+            assert c.verdict.split(", ")[0] == word
 
 
 def test_a_model_compared_with_itself_shows_no_change(checkpoints: dict[str, str], text: Text) -> None:
@@ -235,7 +236,7 @@ def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
     ]
     result = alibi("eval", *arguments, "--output", out, "--plot", picture)
     assert (
-        "crop 24" in result.stdout
+        "gpt2:truncated" in result.stdout
         and "beyond its position table" in result.stdout
         and "no detectable change" in result.stdout
     )
@@ -415,7 +416,7 @@ def test_a_stock_model_that_no_policy_knows_can_be_measured(text: Text, tmp_path
     AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2").save_pretrained(tmp_path / "neo")
     results, _ = evaluate(Request([str(tmp_path / "neo")], LENGTHS, text))
     assert [(row.arm, row.status) for row in results.rows] == [
-        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("crop", "ok"),
+        ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("truncated", "ok"),
     ]  # fmt: skip
 
 

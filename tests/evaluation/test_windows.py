@@ -102,7 +102,7 @@ def test_masked_positions_are_the_same_at_every_length_and_fifteen_percent() -> 
 def test_the_default_number_of_targets() -> None:
     assert make_protocol("fixed-target", (512, 2048)).targets == 256
     assert make_protocol("fixed-target", (100, 2048)).targets == 50
-    assert make_protocol("fixed-target", (1024, 2048), cropped=300).targets == 150
+    assert make_protocol("fixed-target", (1024, 2048), truncated=300).targets == 150
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Textbook ALiBi, written a second time and by other means than the product's.
 
 The product rewrites modules. Here nothing is rewritten: a stock model gets zeros in its position table and position id 0 for every
-token (a rotation by nought), and its attention is computed by loops over queries in float64 from the definition,
+token (the identity rotation), and its attention is computed by loops over queries in float64 from the definition,
 
     out_i = sum_j softmax_j( scaling * q_i.k_j - m_h |i - j| ) v_j,   j visible to i,
 
-ignoring whatever mask the model built. Only the stock modelling code outside the attention is shared.
+ignoring whatever mask the model built. Only the stock modelling code outside the attention is shared. Under the policy `add` the model
+keeps its tables, its position ids and, if it is a T5, its relative bias. With offsets, max(0, |i - j| - o_h) stands for |i - j|; the first
+tokens of a row, as many as there are sinks, are at distance 0 from every query.
 """
 
 import copy
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
 
 SETTING: dict = {}
 
@@ -47,12 +50,21 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
                 scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
                 if softcap is not None:
                     scores = softcap * np.tanh(scores / softcap)
-                scores -= slopes[h] * np.abs(i - np.array(visible))
+                if SETTING["adds"] and kwargs.get("position_bias") is not None:
+                    scores += kwargs["position_bias"].detach().double().numpy()[0, h, i, visible]
+                if kind != "cross":
+                    scores -= slopes[h] * np.array([_distance(kind, b, h, i, j) for j in visible])
                 sink = -math.inf if sinks is None else float(sinks.reshape(-1)[h])
                 top = max(scores.max(), sink)
                 weights = np.exp(scores - top)
                 out[b, i, h] = (weights / (weights.sum() + math.exp(sink - top))) @ v[b, h // group, visible]
     return torch.from_numpy(out).to(query.dtype), None
+
+
+def _distance(kind: str, b: int, h: int, i: int, j: int) -> float:
+    padding, two_stacks = SETTING["padding"], kind == "causal" and SETTING["two stacks"]
+    nth = j if padding is None or two_stacks else int(padding[b, :j].sum())  # padding is no token
+    return 0.0 if nth < SETTING["sinks"] else max(0.0, abs(i - j) - SETTING["offsets"][h])
 
 
 def _sees(kind: str, window: int | None, b: int, i: int, j: int) -> bool:
@@ -74,9 +86,12 @@ def textbook_logits(
     slopes: list | None = None,
     padding: torch.Tensor | None = None,
     keep_positions: bool = False,
+    sinks: int = 0,
+    offsets: list | None = None,
     **inputs,
 ) -> torch.Tensor:
-    """Logits of an unconverted model, computed as if it had textbook ALiBi. `keep_positions` is the negative control: positions stay on."""
+    """Logits of an unconverted model, computed as if it had textbook ALiBi. keep_positions: policy `add`, and a negative control of
+    `replace`."""
     config = stock.config
     slopes = textbook_slopes(config.num_attention_heads) if slopes is None else slopes
     per_layer = slopes if isinstance(slopes[0], list) else [slopes] * config.num_hidden_layers
@@ -90,11 +105,15 @@ def textbook_logits(
                 for part in ("wpe", "embed_positions.weight", "position_embeddings", "positions_embed", "pos_encoding")
             ):
                 tensor.data.zero_()
+    for module in model.modules():
+        if "embed_positions" in module._buffers:  # GPT-J's and CodeGen's: float32 in every model that was loaded
+            module.embed_positions = create_sinusoidal_positions(*module.embed_positions.shape)
     if not config.is_encoder_decoder:
         ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
         inputs["position_ids"] = ids.expand(tokens.shape)
     kinds = {id(module): _kind(name, stock) for name, module in model.named_modules()}
-    with _setting(slopes=per_layer, padding=padding, kinds=kinds), torch.no_grad():
+    of_heads = {"sinks": sinks, "offsets": offsets or [0.0] * config.num_attention_heads, "adds": keep_positions}
+    with _setting(slopes=per_layer, padding=padding, kinds=kinds, **of_heads), torch.no_grad():
         SETTING["two stacks"] = config.is_encoder_decoder
         return model(input_ids=tokens, attention_mask=padding, use_cache=False, **inputs).logits
 
@@ -150,7 +169,7 @@ def _falcon_mask(module, args, kwargs):
     bias = np.full((batch, heads, length, length), torch.finfo(torch.float64).min)
     for b, h, i, j in np.ndindex(*bias.shape):
         if _sees("causal", None, b, i, j):
-            bias[b, h, i, j] = -SETTING["slopes"][0][h] * abs(i - j)
+            bias[b, h, i, j] = -SETTING["slopes"][0][h] * _distance("causal", b, h, i, j)
     kwargs["attention_mask"] = torch.from_numpy(bias)
     return args, kwargs
 

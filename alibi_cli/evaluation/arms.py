@@ -1,0 +1,215 @@
+"""Arms: what one can have from an unconverted model beyond its trained length without converting it.
+
+truncated       the model is fed the last L tokens, L being its trained length
+window          every token sees itself and the L - 1 tokens before it
+window+sinks    it sees itself, the L - 5 tokens before it, and the first 4 tokens of the sequence: StreamingLLM's shape
+linear, dynamic, yarn    transformers' `rope_parameters` of that rope_type, the factor being length / L
+
+`window:N` and `window+sinks:N` have N in place of L. Within L (or N) tokens every arm is the original. docs/arms.md defines them in full.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.evaluation.head import device_of
+from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
+from alibi_cli.evaluation.window_attention import attend, window_implementation
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
+from alibi_cli.runtime.alibi_rewrite import configs_of
+
+if TYPE_CHECKING:
+    from alibi_cli.evaluation.models import ModelInfo
+
+FULL = "full"  # what rows of the model itself are called where others name their arm
+TRUNCATED, WINDOW, WINDOW_AND_SINKS = "truncated", "window", "window+sinks"
+ROTATIONS = ("linear", "dynamic", "yarn")
+ARMS = (TRUNCATED, WINDOW, WINDOW_AND_SINKS, *ROTATIONS)
+SINKS = 4  # Xiao et al. 2023, arXiv 2309.17453: four are enough, more add nothing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What of a model's own decides which arms it can have. no_window, no_rotation: why it cannot have these, None if it can. own_window:
+    of its layers, if all have one."""
+
+    no_window: str | None = None
+    no_rotation: str | None = None
+    own_window: int | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """kind: one of ARMS. size: the window that was given, None for that of the trained length."""
+
+    kind: str
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.size is None else f"{self.kind}:{self.size}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return ARMS.index(self.kind), self.size or 0
+
+    def reach(self, trained_length: int | None) -> int | None:
+        """Up to how many tokens the arm is the original; None if that cannot be told."""
+        return self.size or trained_length
+
+    def applies(self, info: "ModelInfo", length: int) -> bool:
+        """False for a converted model, for one that cannot have the arm, and where the arm is the original."""
+        reach = self.reach(info.trained_length)
+        return self.obstacle(info) is None and reach is not None and length > reach
+
+    def obstacle(self, info: "ModelInfo") -> str | None:
+        """Why a model cannot have this arm; None if it can."""
+        if info.converted:
+            return "it is converted"
+        reach = self.reach(info.trained_length)
+        if reach is None:
+            return "its config names no trained length"
+        if self.kind.startswith(WINDOW) and info.hard_limit is not None and reach >= info.hard_limit:
+            return f"it has a table of {info.hard_limit} positions, and no window can have more"
+        return self._obstacle(info.limits, reach)
+
+    def _obstacle(self, limits: Limits, reach: int) -> str | None:
+        own = limits.own_window
+        if self.kind == TRUNCATED:
+            return None
+        if self.kind in ROTATIONS:
+            return limits.no_rotation
+        if limits.no_window is None and own is not None and own <= reach:
+            return (
+                f"all its layers have a window of {own} tokens of their own, which a window of {reach} leaves as it is"
+            )
+        return limits.no_window
+
+    def settings(self, trained_length: int, length: int) -> dict[str, float]:
+        """What the arm does at a length: {"window", "sinks"} or {"factor"}; nothing for truncated."""
+        reach = self.size or trained_length
+        if self.kind in ROTATIONS:
+            return {"factor": length / trained_length}
+        sinks = SINKS if self.kind == WINDOW_AND_SINKS else 0
+        return {} if self.kind == TRUNCATED else {"window": reach - sinks, "sinks": sinks}
+
+
+def parse_arm(name: str) -> Arm:
+    """
+    Raises:
+        AlibiError: no arm has this name, or its window has no room.
+    """
+    found = re.fullmatch(r"(.+?)(?::(\d+))?", name)
+    kind, size = (found[1], int(found[2]) if found[2] else None) if found else (name, None)
+    if kind not in ARMS or (size is not None and not kind.startswith(WINDOW)):
+        windows = f"{WINDOW}:N, {WINDOW_AND_SINKS}:N"
+        raise AlibiError(f"There is no arm {name!r}; there are {', '.join(ARMS)}, {windows}.", exit_code=EXIT_USAGE)
+    if size is not None and size <= (SINKS if kind == WINDOW_AND_SINKS else 0):
+        raise AlibiError(f"{name}: a window of {size} tokens has no room for the latest.", exit_code=EXIT_USAGE)
+    return Arm(kind, size)
+
+
+def parse_arms(text: str) -> tuple[str, ...]:
+    """The names in "window,yarn"; none in "none".
+
+    Raises:
+        AlibiError: as `parse_arm`.
+    """
+    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
+    return tuple(dict.fromkeys(parse_arm(name).name for name in names))
+
+
+def split_arm(name: str) -> tuple[str, str | None]:
+    """(MODEL, ARM) of "MODEL:ARM", (name, None) of anything else: folders and Hub names may hold colons of their own."""
+    arms = "|".join(re.escape(kind) for kind in ARMS)
+    found = re.fullmatch(rf"(.+):((?:{arms})|(?:{WINDOW}|{re.escape(WINDOW_AND_SINKS)}):\d+)", name, re.DOTALL)
+    return (name, None) if found is None or Path(name).exists() else (found[1], found[2])
+
+
+def limits_of(model: PreTrainedModel, masked: bool = False) -> Limits:
+    """Of a model that may be on the meta device."""
+    config = model.config.get_text_config()
+    no_window = None
+    if masked or config.is_encoder_decoder:
+        no_window = "windows are for models that predict the next token"
+    elif ATTENTION_NAME in {config._attn_implementation for config in configs_of(model)}:
+        no_window = "its attention is that of ALiBi"
+    elif not model._can_set_attn_implementation():
+        no_window = "its attention does not go through transformers' attention interface"
+    window, layers = getattr(config, "sliding_window", None), getattr(config, "layer_types", None) or [SLIDING]
+    return Limits(no_window, no_stretching(model), window if window and set(layers) == {SLIDING} else None)
+
+
+@contextmanager
+def arm_of(model: PreTrainedModel, name: str, *, trained_length: int, length: int) -> Iterator[None]:
+    """While it lasts, the model computes sequences of `length` tokens as the arm `name` does; then it is what it was.
+
+    It changes nothing where the arm is the original: for "full", and for lengths within the arm's reach.
+
+    Raises:
+        AlibiError: no such arm, one that this model cannot have, or "truncated", which is a matter of what is fed.
+    """
+    if name == FULL:
+        yield
+        return
+    arm = parse_arm(name)
+    if arm.kind == TRUNCATED:
+        raise AlibiError(f"The arm {name} is the model itself: feed it the last {trained_length} tokens.")
+    reach = arm.size or trained_length
+    if reason := arm._obstacle(limits_of(model), reach):
+        raise refusal(name, type(model).__name__, reason)
+    settings = arm.settings(trained_length, length)
+    if length <= reach:
+        yield
+    elif arm.kind in ROTATIONS:
+        with stretched(model, arm.kind, settings["factor"], trained_length):
+            yield
+    else:
+        with _within(model, name, int(settings["window"]), int(settings["sinks"])):
+            yield
+
+
+def refusal(arm: str, model: str, reason: str) -> AlibiError:
+    return AlibiError(f"{model} cannot have the arm {arm}: {reason}.", exit_code=EXIT_USAGE)
+
+
+@contextmanager
+def _within(model: PreTrainedModel, name: str, window: int, sinks: int) -> Iterator[None]:
+    configs, implementation = configs_of(model), window_implementation(window, sinks)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:  # set_attn_implementation does not reach every family
+            config._attn_implementation = implementation
+        _check_layers(model, name, implementation)
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
+
+
+def _check_layers(model: PreTrainedModel, name: str, implementation: str) -> None:
+    """Every layer must attend as the arm says, or its figures would be those of no arm at all: two tokens tell."""
+    seen, layers = [], model.config.get_text_config().num_hidden_layers
+
+    def noting(module: torch.nn.Module, *args: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        seen.append(module)
+        return attend(module, *args, **options)
+
+    AttentionInterface.register(implementation, noting)
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device_of(model)), use_cache=False)
+    except (TypeError, AttributeError) as error:
+        raise refusal(name, type(model).__name__, f"it works on masks itself ({first_line(error)})") from error
+    finally:
+        AttentionInterface.register(implementation, attend)
+    if len(seen) != layers:
+        reason = f"{len(seen)} of its {layers} layers attend through transformers' attention interface"
+        raise refusal(name, type(model).__name__, reason)

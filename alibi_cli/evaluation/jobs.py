@@ -1,0 +1,121 @@
+"""What there is to do for each model: its text in its own tokens, its arms, and so its rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal, split_arm
+from alibi_cli.evaluation.models import ModelInfo, load_tokenizer, resolved_dtype
+from alibi_cli.evaluation.processes import Processes
+from alibi_cli.evaluation.results import Row
+from alibi_cli.evaluation.statistics import Scored
+from alibi_cli.evaluation.token_cache import tokenize_once
+from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
+from alibi_cli.evaluation.windows import Protocol, make_protocol
+
+if TYPE_CHECKING:
+    from alibi_cli.evaluation.run import Request
+
+
+@dataclass
+class Job:
+    """One model with its text as its tokenizer cuts it."""
+
+    info: ModelInfo
+    arms: list[Arm]
+    documents: list[TokenizedDocument]
+    protocol: Protocol
+    prefix: list[int]
+    suffix: list[int]
+    mask_token: int | None
+    facts: dict[str, Any]
+    decode: Callable[[list[int]], str]
+    # By arm and fed length: truncated rows are the model's own at the trained length.
+    cache: dict[tuple[str, int], tuple[Row, Scored | None]] = field(default_factory=dict)
+
+
+def make_jobs(infos: list[ModelInfo], request: "Request", processes: Processes) -> list[Job]:
+    """
+    Raises:
+        AlibiError: an arm that a model cannot have, a tokenizer or a protocol that does not do.
+    """
+    if request.arms and all(info.converted for info in infos):
+        message = "--arms adds rows of unconverted models, and all of these are converted."
+        raise AlibiError(message, hint="Name the original as --baseline.", exit_code=EXIT_USAGE)
+    arms = [_arms_of(info, request) for info in infos]
+    cut = [
+        info.trained_length
+        for info, own in zip(infos, arms, strict=True)
+        if any(arm.kind == TRUNCATED and arm.applies(info, max(request.lengths)) for arm in own)
+    ]
+    shortest = min((length for length in cut if length is not None), default=None)
+    return [_prepare(info, own, shortest, request, processes) for info, own in zip(infos, arms, strict=True)]
+
+
+def _arms_of(info: ModelInfo, request: "Request") -> list[Arm]:
+    """Those that were asked for, that of the baseline included; without any word, the truncated one, if it can have it.
+
+    Raises:
+        AlibiError: one that was asked for and that this model cannot have.
+    """
+    baseline, against = split_arm(request.baseline or "")
+    names = () if info.converted else request.arms or ()
+    if against is not None and info.name == baseline:
+        names = (*names, against)
+    asked = [parse_arm(name) for name in names]
+    for arm in asked:
+        if reason := arm.obstacle(info):
+            raise refusal(arm.name, info.name, reason)
+    return sorted({*asked, *([Arm(TRUNCATED)] if request.arms is None else [])}, key=lambda arm: arm.order)
+
+
+def _prepare(info: ModelInfo, arms: list[Arm], truncated: int | None, request: "Request", processes: Processes) -> Job:
+    tokenizer = load_tokenizer(info, request.trust_remote_code)
+    prefix, suffix = special_tokens(tokenizer)
+    mask_token = tokenizer.mask_token_id if info.masked else None
+    if info.masked and mask_token is None:
+        raise AlibiError(
+            f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with."
+        )
+    protocol = make_protocol(
+        request.protocol,
+        request.lengths,
+        request.targets,
+        request.stride,
+        0 if request.protocol == "lm-eval" else len(prefix),
+        len(suffix),
+        info.masked,
+        truncated,
+    )
+    longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
+    documents = processes.from_first(lambda: tokenize_once(request.text, tokenizer))
+    documents = limit(documents, request.max_segments, longest, whole_segments=fixed)
+    if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
+        documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
+        prefix = suffix = []
+    if not any(len(document.ids) for document in documents):
+        raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
+    facts = {
+        "name": info.name,
+        "model_type": info.model_type,
+        "commit": info.commit,
+        "digest": info.digest,
+        "tokenizer_sha256": info.tokenizer_digest,
+        "dtype": resolved_dtype(info, request.device, request.dtype),
+        "attention": info.attention,
+        "converted": info.converted,
+        "trained_length": info.trained_length,
+        "special_tokens": [prefix, suffix if info.masked else []],
+        "tokens_sha256": tokens_sha256(documents),
+    }
+    return Job(info, arms, documents, protocol, prefix, suffix, mask_token, facts, tokenizer.decode)
+
+
+def rows_of(job: Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """(arm, length) of every row of a model: its arms stand beside it where they are not the model itself."""
+    for length in lengths:
+        yield FULL, length
+        for arm in job.arms:
+            if arm.applies(job.info, length):
+                yield arm.name, length

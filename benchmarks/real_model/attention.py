@@ -1,0 +1,96 @@
+"""What one can have from the original without converting it, until `alibi_cli.evaluation.arms` is there: the same function, to be
+replaced by an import. (It has no `streaming` yet.)
+
+window, window+sinks    every query sees itself and the tokens before it, up to L or with `:N` up to N in all; of these, window+sinks keeps
+                        the first 4 tokens of the sequence (StreamingLLM's shape, Xiao et al. 2023, arXiv 2309.17453)
+streaming               window+sinks as StreamingLLM has it: the first tokens are rotated as if they stood right before the window. With the
+                        rotation of their true place, far beyond L, SmolLM2 no longer finds them after some 12,500 tokens
+linear, dynamic, yarn   transformers' `rope_parameters` of that type, with the factor length / L
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+SINKS = 4
+BLOCK = 512  # queries at a time: the mask is BLOCK x (window + BLOCK)
+
+
+@contextmanager
+def arm_of(model: Any, name: str, *, trained_length: int, length: int) -> Iterator[None]:
+    """While it lasts, a Llama computes sequences of `length` tokens as the arm does; "full" is the model as it is."""
+    kind, _, size = name.partition(":")
+    if kind == "full" or length <= int(size or trained_length):
+        yield
+    elif kind in ("window", "window+sinks", "streaming"):
+        sinks = 0 if kind == "window" else SINKS
+        own, implementation = model.config._attn_implementation, f"study_{name}"
+        frequencies = model.model.rotary_emb.inv_freq if kind == "streaming" else None
+        attend = partial(_attend, window=int(size or trained_length) - sinks, sinks=sinks, frequencies=frequencies)
+        AttentionInterface.register(implementation, attend)
+        model.config._attn_implementation = implementation
+        try:
+            yield
+        finally:
+            model.config._attn_implementation = own
+    else:
+        rotation = model.model.rotary_emb
+        config = copy.deepcopy(model.config)
+        parameters = {**config.rope_parameters, "rope_type": kind, "factor": length / trained_length}
+        if kind == "yarn":
+            parameters["original_max_position_embeddings"] = trained_length
+        config.rope_parameters = parameters
+        model.model.rotary_emb = type(rotation)(config).to(model.device)
+        try:
+            yield
+        finally:
+            model.model.rotary_emb = rotation
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float = 1.0,
+    *,
+    window: int,
+    sinks: int,
+    frequencies: torch.Tensor | None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query (B, H, T, D), key and value (B, G, T, D) of whole sequences without padding -> (B, T, H, D).
+
+    frequencies: (D / 2,) of the rotation, if queries see the first tokens from no farther than window + sinks - 1.
+    """
+    groups, length = query.shape[1] // key.shape[1], query.shape[2]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    place, parts = torch.arange(length, device=query.device), []
+    for start in range(0, length, BLOCK):
+        stop, low = min(start + BLOCK, length), max(0, start - window + 1)
+        seen = torch.cat([place[: min(sinks, low)], place[low:stop]])  # keys of this block
+        distance = place[start:stop, None] - seen  # (block, keys)
+        visible = (distance >= 0) & ((distance < window) | (seen < sinks))
+        queries, keys, values = query[:, :, start:stop], key[:, :, seen], value[:, :, seen]
+        if frequencies is not None and stop > window + sinks:
+            back = (window + sinks - 1 - place[start:stop]).clamp(max=0)
+            near = _turned(queries, back[:, None] * frequencies)  # what queries would be at the end of window + sinks
+            scores = torch.cat([near @ keys[:, :, :sinks].mT, queries @ keys[:, :, sinks:].mT], -1) * scaling
+            parts.append(scores.masked_fill(~visible, -torch.inf).softmax(-1) @ values)
+        else:
+            parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scaling))
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def _turned(vectors: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """(B, H, Q, D) vectors, the pair (f, f + D / 2) turned by angle (Q, D / 2)[:, f], as Llama's rotation does."""
+    first, second = vectors.chunk(2, dim=-1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,266 @@
+"""Tables and a figure from the committed sums alone: neither the model nor the text is needed.
+
+The unit of resampling is the document. A difference is paired: both arms are read at the same tokens of the same resampled documents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alibi_cli.evaluation.statistics import DEGRADES, NO_CHANGE, interval
+from benchmarks.real_model.arms import ARMS, HORIZON_LENGTH, TRAINED_LENGTH, Arm
+from benchmarks.real_model.records import BANDS, Sums
+from benchmarks.real_model.texts import LENGTH, evaluation_documents
+
+BEGIN, END = "<!-- real model: begin (make study) -->", "<!-- real model: end -->"
+NEAR = (0, TRAINED_LENGTH)
+FAR = tuple(band for band in BANDS if band[0] >= TRAINED_LENGTH)
+HORIZON_BANDS = tuple(band for band in BANDS if band[1] <= HORIZON_LENGTH)
+ORIGINAL, RIVAL, HORIZON_RIVAL = "original", "streaming", "horizon-window+sinks"
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """mean, low, high: of the difference in NLL, nats per token, with its 95 % interval (None for one document)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f}" + ("" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]")
+
+    @property
+    def verdict(self) -> str:
+        if self.low is None or self.high is None:
+            return "one document: no interval"
+        return "better" if self.high < 0 else DEGRADES if self.low > 0 else NO_CHANGE
+
+
+@dataclass(frozen=True)
+class Target:
+    """arm against another in the bands that make up (start, end]: met if the mean is at most `most`, and if `sure` the interval as well."""
+
+    what: str
+    against: str
+    start: int
+    end: int
+    most: float
+    sure: bool = False
+    horizon: bool = False
+
+
+TARGETS = (
+    Target("within the trained length, mean over 0 to 8,192", ORIGINAL, 0, 8192, 0.02),
+    Target("10,240 to 12,288", RIVAL, 10240, 12288, 0.02),
+    Target("12,288 to 16,384", RIVAL, 12288, 16384, 0.02),
+    Target("horizon of 1,024, 2,048 to 3,072", HORIZON_RIVAL, 2048, 3072, 0.0, sure=True, horizon=True),
+)
+
+
+class Study:
+    """The sums of all arms that have been measured."""
+
+    def __init__(self, arms: Sequence[Arm] = ARMS):
+        self.arms = [arm for arm in arms if Sums.read(arm.name) is not None]
+        self.sums = {arm.name: sums for arm in self.arms if (sums := Sums.read(arm.name)) is not None}
+        self.kinds = {document.name: document.kind for document in evaluation_documents()}
+
+    def mean(self, arm: str, start: int, end: int) -> float | None:
+        if arm not in self.sums or not (names := self.sums[arm].reaching(end)):
+            return None
+        sums, counts = self.sums[arm].over(start, end, names)
+        return float(sums.sum() / counts.sum())
+
+    def difference(self, arm: str, other: str, start: int, end: int, kind: str | None = None) -> Difference | None:
+        """arm - other over (start, end], on the documents (of a kind) that both have; None if there are none."""
+        if arm not in self.sums or other not in self.sums:
+            return None
+        ours, theirs = self.sums[arm], self.sums[other]
+        names = [
+            name
+            for name in ours.reaching(end)
+            if name in theirs.reaching(end)
+            and ours.tokens[name] == theirs.tokens[name]
+            and kind in (None, self.kinds.get(name))
+        ]
+        if not names:
+            return None
+        (a, counts), (b, _) = ours.over(start, end, names), theirs.over(start, end, names)
+        low, high = interval(a - b, counts) or (None, None)
+        return Difference(float((a - b).sum() / counts.sum()), low, high)
+
+
+def tables(study: Study) -> str:
+    """All tables as Markdown."""
+    if not study.arms:
+        return "No records yet: `make study` makes them."
+    parts = [
+        facts(study),
+        "**NLL in nats per token, by the number of tokens before the one that is predicted**",
+        by_band(study, [arm for arm in study.arms if arm.length == LENGTH], BANDS),
+        "With a horizon of 1,024:",
+        by_band(study, [arm for arm in study.arms if arm.length < LENGTH or arm.name == ORIGINAL], HORIZON_BANDS),
+        "**Differences, with 95 % intervals over documents.** Up to 8,192 tokens against the original; beyond them, where the "
+        "original breaks down, against the best that it can do without any conversion, streaming. Below zero is better.",
+        differences(study),
+        "**The same for prose and code**, means only",
+        by_kind(study),
+        "**Targets**",
+        targets(study),
+    ]
+    return "\n\n".join(parts)
+
+
+def facts(study: Study) -> str:
+    named = sorted({name for sums in study.sums.values() for name in sums.of})
+    fewest = min(len(sums.of) for sums in study.sums.values())
+    text = f"{len(named)} documents: {', '.join(named)}."
+    return (
+        text
+        if fewest == len(named)
+        else f"{text} Not all arms have been measured on all of them: at least on {fewest}."
+    )
+
+
+def by_band(study: Study, arms: Sequence[Arm], bands: Sequence[tuple[int, int]]) -> str:
+    rows = []
+    for arm in arms:
+        means = [study.mean(arm.name, *band) for band in bands]
+        rows.append([f"{arm.name}: {arm.what}", *(NONE if mean is None else f"{mean:.3f}" for mean in means)])
+    return _table(["arm", *(f"–{end:,}" for _, end in bands)], rows)
+
+
+def differences(study: Study) -> str:
+    rows = []
+    for arm in study.arms:
+        if arm.name == ORIGINAL or arm.length < LENGTH:
+            continue
+        near = study.difference(arm.name, ORIGINAL, *NEAR)
+        far = [study.difference(arm.name, RIVAL, *band) if arm.name != RIVAL else None for band in FAR]
+        rows.append([arm.name, *(NONE if found is None else str(found) for found in (near, *far))])
+    return _table(["arm", "0–8,192", *(f"{start:,}–{end:,}" for start, end in FAR)], rows)
+
+
+def by_kind(study: Study) -> str:
+    rows = []
+    for arm in study.arms:
+        if arm.name in (ORIGINAL, RIVAL) or arm.length < LENGTH:
+            continue
+        found = [
+            study.difference(arm.name, other, *band, kind=kind)
+            for other, band in ((ORIGINAL, NEAR), (RIVAL, (TRAINED_LENGTH, LENGTH)))
+            for kind in ("prose", "code")
+        ]
+        rows.append([arm.name, *(NONE if each is None else f"{each.mean:+.3f}" for each in found)])
+    return _table(["arm", "prose, 0–8,192", "code, 0–8,192", "prose, 8,192–16,384", "code, 8,192–16,384"], rows)
+
+
+def targets(study: Study) -> str:
+    """The best of the calibrated arms: the one that meets most targets, and of those the one that loses least."""
+    rows = []
+    for horizon in (False, True):
+        wanted = [target for target in TARGETS if target.horizon == horizon]
+        arms = [arm.name for arm in study.arms if arm.name.startswith("horizon-add" if horizon else "add-")]
+        best = min(arms, key=lambda arm: _rank(study, arm, wanted), default=None)
+        for target in wanted:
+            found = None if best is None else study.difference(best, target.against, target.start, target.end)
+            bar = "interval below zero" if target.sure else f"at most {target.most:.2f}"
+            result = "not measured" if found is None else "met" if _met(target, found) else "missed"
+            shown = NONE if found is None else f"{found} ({found.verdict})"
+            rows.append([target.what, target.against, bar, best or NONE, shown, result])
+    return _table(["where", "against", "target", "best arm", "measured", ""], rows)
+
+
+def _met(target: Target, found: Difference) -> bool:
+    if target.sure:
+        return found.high is not None and found.high < target.most
+    return found.mean <= target.most
+
+
+def _rank(study: Study, arm: str, wanted: Sequence[Target]) -> tuple[int, float]:
+    found = [study.difference(arm, target.against, target.start, target.end) for target in wanted]
+    missed = sum(each is None or not _met(target, each) for target, each in zip(wanted, found, strict=True))
+    return missed, sum(np.inf if each is None else each.mean for each in found)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def into_page(page: Path, figure: Path) -> None:
+    """Replaces the marked block of a page, which is made if it is not there, and draws the figure beside it."""
+    study = Study()
+    text = page.read_text() if page.exists() else f"# What a conversion does to a real model\n\n{BEGIN}\n{END}\n"
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    picture = f"![Difference of NLL by position]({figure.name})\n\n" if draw(study, figure) else ""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{before}{BEGIN}\n\n{picture}{tables(study)}\n\n{END}{after}")
+
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; the dashes tell them apart in grey.
+STYLES = (
+    ("#000000", "-"),
+    ("#D55E00", "--"),
+    ("#0072B2", "-"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1))),
+    ("#56B4E9", (0, (3, 1, 1, 1))),
+)
+STEP, TOP = 1024, 1.0  # tokens of one point; nats, above which lines leave the picture
+
+
+def draw(study: Study, path: Path) -> bool:
+    """The difference to streaming by position; False if there is nothing to draw."""
+    from matplotlib.figure import Figure
+
+    arms = [arm for arm in study.arms if arm.drawn and RIVAL in study.sums]
+    lines = {arm.name: _line(study, arm.name) for arm in arms}
+    if not any(lines.values()):
+        return False
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    shown = [value for points in lines.values() for _, value in points if value <= TOP]
+    bottom = min([*shown, 0.0]) - 0.05
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.axvline(TRAINED_LENGTH, color="grey", linewidth=0.8, linestyle=":")
+    axes.text(TRAINED_LENGTH, TOP, " trained length", va="top", color="grey", fontsize="small")
+    labels = []
+    for (name, points), (color, dashes) in zip(lines.items(), STYLES, strict=False):
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.8)
+        labels.append((min(y[-1], TOP), name if y[-1] <= TOP else f"{name} ({y[-1]:+.1f})", color))
+    for height, (_, label, color) in zip(
+        _apart([height for height, *_ in labels], bottom), sorted(labels), strict=True
+    ):
+        axes.annotate(label, (LENGTH, height), xytext=(4, 0), textcoords="offset points", color=color, va="center")
+    axes.set(xlim=(0, LENGTH), ylim=(bottom, TOP), xlabel="tokens before the one that is predicted")
+    axes.set(ylabel="NLL above streaming (nats per token),\nwhich is the original up to 8,192")
+    axes.set_xticks(range(0, LENGTH + 1, 2048), [f"{place:,}" for place in range(0, LENGTH + 1, 2048)])
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(path, metadata=metadata, dpi=150)
+    return True
+
+
+def _line(study: Study, arm: str) -> list[tuple[float, float]]:
+    found = ((start, study.difference(arm, RIVAL, start, start + STEP)) for start in range(0, LENGTH, STEP))
+    return [(start + STEP / 2, each.mean) for start, each in found if each is not None]
+
+
+def _apart(heights: Sequence[float], bottom: float) -> list[float]:
+    """The heights in ascending order, moved so far apart that labels can be read, and none above the picture."""
+    gap = (TOP - bottom) / 22
+    placed: list[float] = []
+    for height in sorted(heights, reverse=True):
+        placed.append(min(height, placed[-1] - gap) if placed else height)
+    return placed[::-1]
