@@ -87,6 +87,11 @@ def shows_scores(family: str, policy: str) -> bool:
     return all(name != take_bias_as_mask.__name__ for _, name, _ in family_policies(policy)[family])
 
 
+def keeps_rotation(family: str, policy: str) -> bool:
+    """True if queries and keys keep their rotation under "add", in attention of ours, which can turn queries back to their sinks."""
+    return policy == "add" and shows_scores(family, policy) and "relative" not in mechanism(family, policy)
+
+
 def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int = 0) -> None:
     """
     Raises:

@@ -5,6 +5,7 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.windows import CalibrationWindows
+from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
 
 TOKENS_PER_BATCH = 2048
@@ -37,7 +38,10 @@ class Divergence:
             return self.original.hidden(input_ids[:, seen])[compared[:, seen]]
 
     def backward(self, input_ids: torch.Tensor, compared: torch.Tensor) -> float:
-        """The mean KL over the compared tokens of (B, L) windows; adds its gradient to what the converted model learns."""
+        """The mean KL over the compared tokens of (B, L) windows, 0 if there are none; adds its gradient to what the converted model
+        learns."""
+        if not compared.any():  # of a short window, no token may be masked
+            return 0.0
         wanted = self._wanted(input_ids, compared)
         hidden = self.converted.hidden(input_ids)[compared]
         # The head's graph lives for one chunk only: its gradient is collected at the body's output.
@@ -52,7 +56,17 @@ class Divergence:
 
     @torch.no_grad()
     def mean(self, windows: CalibrationWindows) -> float:
-        """The mean KL over all compared tokens of the windows."""
+        """The mean KL over all compared tokens of the windows.
+
+        Raises:
+            AlibiError: there are none.
+        """
+        if not windows.compared.any():
+            raise AlibiError(
+                f"None of {windows.n_tokens} tokens that are to be compared is masked.",
+                hint="Give more text.",
+                exit_code=EXIT_USAGE,
+            )
         size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
         batches = [windows.batch(slice(i, i + size), self.device) for i in range(0, len(windows.input_ids), size)]
         if id(windows) not in self._seen:

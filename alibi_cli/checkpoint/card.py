@@ -46,6 +46,8 @@ def model_card(plan: Plan, command: str, version: str) -> str:
         bias += f" with o = {nearest:.4g}" + (f" to {farthest:.4g} tokens" if farthest > nearest else " tokens")
     if plan.sinks:
         bias += f", except those of the first {plan.sinks} tokens of a document"
+    if plan.sink_distance is not None:
+        bias += f", which queries see as if they were at most {plan.sink_distance} tokens away"
     if plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""

@@ -12,6 +12,7 @@ from alibi_cli.calibration.learnable import Learnable, slope_bounds
 from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows
 from alibi_cli.errors import AlibiError
+from alibi_cli.families import trained_length
 from tests.calibration.helpers import FACTS, random_parts, random_windows
 from tests.models import sample_tokens, tiny_model
 
@@ -41,7 +42,10 @@ def test_the_divergence_falls_on_text_that_was_never_seen_and_no_weight_moves(fa
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) and parameter.grad is None
     # What is reported is the divergence of what was found, on the third part.
-    converted = converted_twin(model, refined.slopes, 48, policy="add", sinks=1, offsets=refined.offsets)
+    near = trained_length(model.config)  # from which sinks are seen at most
+    converted = converted_twin(
+        model, refined.slopes, 48, policy="add", sinks=1, sink_distance=near, offsets=refined.offsets
+    )
     divergence = Divergence(model, converted, context=REACH)
     for length in LENGTHS:
         compared = REACH if length == REACH else REACH // 2
@@ -154,3 +158,12 @@ def test_a_bias_that_hides_nothing_is_what_the_original_does():
         student(input_ids=sample_tokens(1, 16)).logits.argmax(-1),
         model(input_ids=sample_tokens(1, 16)).logits.argmax(-1),
     )
+
+
+def test_windows_in_which_nothing_is_masked():
+    model = tiny_model("esm", torch.float32)
+    divergence = Divergence(model, converted_twin(model, SLOPES, 48, policy="add"))
+    ids = sample_tokens(2, 12)
+    assert divergence.backward(ids, torch.zeros_like(ids, dtype=torch.bool)) == 0.0
+    with pytest.raises(AlibiError, match="None of 24 tokens that are to be compared is masked"):
+        divergence.mean(CalibrationWindows(ids, torch.zeros_like(ids, dtype=torch.bool), FACTS))

@@ -132,7 +132,10 @@ def test_what_is_reported_is_measured_on_the_third_part(policy, method, source, 
     lengths = settings.lengths_of(TRAINED)
     wanted = 2000 + 2 * max(400, lengths[-1])
     parts = Parts.of(make_windows(WORDS, tokenizer, lengths[-1], wanted, whole=policy == "add"), 2000)
-    converted = converted_twin(model, found.slopes, TRAINED, policy=policy, sinks=1, offsets=found.offsets)
+    near = TRAINED if policy == "add" else None
+    converted = converted_twin(
+        model, found.slopes, TRAINED, policy=policy, sinks=1, sink_distance=near, offsets=found.offsets
+    )
     assert not position_vectors(converted)
     kl, context = found.record["kl_nats_per_token"], TRAINED if policy == "add" else None
     counts = [part.n_tokens for part in (parts.chosen_by, parts.reported_on)]

@@ -30,7 +30,10 @@ def shown(converted: torch.nn.Module, tokens: torch.Tensor) -> list[dict[str, An
     def catch(layer: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         groups = query.shape[1] // key.shape[1]
         kept = {name: options.get(name) for name in ("scaling", "softcap", "s_aux", "sliding_window")}
-        caught.append({"query": query.numpy(), "key": key.repeat_interleave(groups, 1).numpy(), **kept})
+        limit, near = getattr(layer.config, "alibi_sink_distance", None), None
+        if limit is not None:
+            near = limit, layer.alibi_rotation[0].inv_freq.double().numpy()
+        caught.append({"query": query.numpy(), "key": key.repeat_interleave(groups, 1).numpy(), "near": near, **kept})
         return alibi_attention(layer, query, key, value, mask, **options)
 
     with registered(catch), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
@@ -52,7 +55,14 @@ def share_beyond(
             seen = np.arange(keys) <= i if causal else np.ones(keys, bool)
             if layer["sliding_window"]:
                 seen &= distance < layer["sliding_window"]
-            scores = layer["key"][window, head] @ layer["query"][window, head, i] * scaling
+            query = layer["query"][window, head, i]
+            scores = layer["key"][window, head] @ query * scaling
+            if layer["near"] is not None and sinks:  # which are seen from where they were trained to be seen
+                limit, frequencies = layer["near"]
+                angle = np.concatenate([frequencies, frequencies]) * min(0, limit - i)
+                half = len(frequencies)
+                turned = query * np.cos(angle) + np.concatenate([-query[half:], query[:half]]) * np.sin(angle)
+                scores[:sinks] = layer["key"][window, head, :sinks] @ turned * scaling
             if layer["softcap"]:
                 scores = layer["softcap"] * np.tanh(scores / layer["softcap"])
             free = np.arange(keys) < sinks
@@ -72,6 +82,7 @@ PLACES: list[int] = []
     ("family", "sinks", "changes"),
     [
         ("llama", 0, {}),
+        ("llama, sinks as if near", 4, {}),
         ("llama", 3, {}),
         ("gptj", 2, {}),
         ("esm", 0, {}),
@@ -82,14 +93,16 @@ PLACES: list[int] = []
     ],
 )
 def test_slopes_are_the_smallest_that_hide_what_lies_beyond(family, sinks, changes, monkeypatch):
-    model = tiny_model(family, **SOFT, **changes)
+    near = 20 if "near" in family else None
+    model = tiny_model(family.partition(",")[0], **SOFT, **changes)
     tokens, causal = sample_tokens(2, LENGTH), not is_encoder(model)
     heads = model.config.num_attention_heads
     offsets = [[0.0, 5.0, 10.0, 20.0, 30.0, 36.0, 38.0, 39.0][:heads], [float(REACH - 8)] * heads]
     before = {name: p.clone() for name, p in model.named_parameters()}
     monkeypatch.setattr(module, "QUERIES", 1000)  # all that have keys beyond the range
     PLACES[:] = [i for i in range(LENGTH) if i > REACH + sinks or (not causal and i < LENGTH - 1 - REACH)]
-    converted = converted_twin(model, [[0.3] * heads] * 2, LENGTH, policy="add", sinks=sinks, offsets=offsets)
+    settings = {"policy": "add", "sinks": sinks, "sink_distance": near, "offsets": offsets}
+    converted = converted_twin(model, [[0.3] * heads] * 2, LENGTH, **settings)
     found = fit_reach(converted, tokens, REACH, EPSILON)
     gentlest, step = gentlest_slope(REACH, EPSILON), 1.02
     grid = gentlest * step ** np.arange(math.ceil(math.log(STEEPEST / gentlest, step)) + 1)

