@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test fuzz bench heal-report study lint docs demo-checkpoints clean
 
-# Converts the demonstration checkpoint, evaluates both at three lengths, draws the picture.
+# A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
 	rm -rf build/demo && mkdir -p build/demo
-	$(BIN)/alibi convert demo-gpt2 -o build/demo/gpt2-alibi
-	$(BIN)/alibi eval build/demo/gpt2-alibi --baseline demo-gpt2 --preset demo --output build/demo/results.json --plot build/demo/results.png
+	$(BIN)/alibi convert demo-llama -o build/demo/kept --policy add --slopes calibrated
+	$(BIN)/alibi convert demo-llama -o build/demo/replaced
+	$(BIN)/alibi eval build/demo/kept build/demo/replaced --baseline demo-llama --preset demo --output build/demo/results.json --plot build/demo/results.png
 	@echo "Picture: build/demo/results.png   Figures: build/demo/results.json"
 
 # A worker for each core, up to four; a file's tests stay together, because they share what is dear to make.

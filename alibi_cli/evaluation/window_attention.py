@@ -111,5 +111,6 @@ def attend(
         hidden = ~rule.seen(at_query[start:stop], at)  # (1, 1, block, keys of the block)
         bias = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)
         block = query[:, :, start:stop], keys, values, bias
-        outputs.append(_attend(*block, scaling, dropout, softcap, s_aux, module.training, False)[0])
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        outputs.append(_attend(*block, scale, dropout, softcap, s_aux, module.training, False)[0])
     return torch.cat(outputs, dim=1).contiguous(), None

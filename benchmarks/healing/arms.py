@@ -30,6 +30,10 @@ LONG_CONTROL = ("--learning-rate", "1e-3", "--batch-tokens", "1024")
 TRAINED_LENGTH = 512
 LENGTHS = tuple(TRAINED_LENGTH * factor for factor in (1, 2, 4, 8))
 ROPE_REMEDIES = ("linear", "yarn")
+KEPT = ("reach", "distil")  # with the rotation kept
+# Sequences of one, two and four trained lengths, so that the model learns to use what its bias lets through.
+HEAL_KEPT = ("--learning-rate", "1e-3", "--batch-tokens", "4096", "--kd-weight", "0", "--train-slopes")
+KEPT_SCHEDULE = ("--length-schedule", "1024:0.5,2048:0.5")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,14 @@ def _without_training(model: str) -> list[Arm]:
         tokens = 0 if method == "look-back" else CALIBRATION_TOKENS
         found.append(Arm(f"{model}-{method}", model, (*convert, *options), tokens=tokens))
     if model == "llama":
+        for method in KEPT:
+            options = ("--policy", "add", "--slopes", "calibrated", "--calibrate", method)
+            found.append(Arm(f"llama-kept-{method}", model, (*convert, *options)))
+        for seed in SEEDS:
+            heal = (*_train(BUDGETS[0], seed), *HEAL_KEPT, *KEPT_SCHEDULE)
+            name = f"llama-kept-healed-{BUDGETS[0]}pct-seed{seed}"
+            tokens = PRETRAINING_TOKENS * BUDGETS[0] // 100
+            found.append(Arm(name, model, heal, "llama-kept-distil", tokens=tokens, seed=seed))
         for kind in ROPE_REMEDIES:
             for length in LENGTHS[1:]:
                 factor = length / TRAINED_LENGTH
