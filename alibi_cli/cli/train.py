@@ -107,7 +107,8 @@ def command(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Learn from this model's predictions too, such as the original's.",
+            help="Learn from this model's predictions too, such as the original's. Of sequences longer than it was trained for it is fed "
+            "windows of its own length.",
             show_default=False,
             rich_help_panel=LOSS,
         ),
@@ -276,6 +277,8 @@ def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
 def _print(report: "TrainReport") -> None:
     first, last = report.losses[0], report.losses[-1]
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
+    if report.teacher_length is not None:
+        teacher += f", fed {report.teacher_length} tokens at a time"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
     passes = f"{report.passes:.2f} passes over {report.text['name']}, {report.text['tokens']} tokens"
     output.print_facts(

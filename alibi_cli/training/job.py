@@ -35,6 +35,18 @@ class Job:
         return output.with_name(output.name + ".training")
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, with special ones."""
+        special = 0 if self.masking is None else len(self.masking.prefix) + len(self.masking.suffix)
+        return max(stage.length for stage in self.budget.stages) + special
+
+    @property
+    def teacher_length(self) -> int | None:
+        """Tokens that the teacher is fed of longer sequences; None if there is no teacher, or it is fed all of them."""
+        trained = None if self.teacher is None else self.teacher.trained_length
+        return None if trained is None or trained >= self.longest else trained
+
+    @property
     def claimed(self) -> bool:
         return (self.work / REQUEST).is_file()
 

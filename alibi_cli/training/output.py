@@ -125,6 +125,8 @@ def _card(report: TrainReport, source: Source) -> str:
     for sentence in UNTRAINED:
         text = text.replace(sentence, "Then it was trained further, as said below. ")
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
+    if report.teacher_length is not None:
+        teacher += f", fed {report.teacher_length} tokens at a time"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
     return f"""{text.rstrip()}
 

@@ -29,7 +29,8 @@ class Loss(BaseModel):
 
 
 class TrainReport(BaseModel):
-    """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated passes included."""
+    """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated passes included. teacher_length: how
+    many tokens the teacher was fed of longer sequences, see `Teacher`; null if all."""
 
     output: str
     source: str
@@ -54,6 +55,7 @@ class TrainReport(BaseModel):
     max_gradient_norm: float
     teacher: str | None
     teacher_digest: str | None
+    teacher_length: int | None
     kd_weight: float | None
     temperature: float | None
     hidden_weight: float | None
@@ -105,6 +107,7 @@ def make_report(
         max_gradient_norm=request.max_gradient_norm,
         teacher=request.teacher,
         teacher_digest=job.teacher.digest if job.teacher is not None else None,
+        teacher_length=job.teacher_length,
         kd_weight=request.kd_weight if taught else None,
         temperature=request.temperature if taught else None,
         hidden_weight=request.hidden_weight if taught else None,

@@ -20,6 +20,7 @@ from alibi_cli.training.output import verify_trained, write_files, write_record,
 from alibi_cli.training.report import TrainReport, make_report
 from alibi_cli.training.settings import Budget, TrainRequest, make_budget
 from alibi_cli.training.slopes import attach_slopes, settle_slopes
+from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.trainer import Guard, HealingTrainer, SaveWhole, last_state, training_arguments
 
 DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless --batch-size says otherwise
@@ -114,16 +115,14 @@ def _masking(info: ModelInfo, tokenizer: Any) -> Masking | None:
 
 
 def _check_models(job: Job, tokenizer: Any) -> None:
-    """Raises AlibiError unless positions reach as far as the sequences, and teacher and student speak of the same tokens."""
-    special = 0 if job.masking is None else len(job.masking.prefix) + len(job.masking.suffix)
-    longest = max(stage.length for stage in job.budget.stages) + special
-    for info in (job.info, job.teacher):
-        if info is not None and info.hard_limit is not None and longest > info.hard_limit:
-            raise AlibiError(
-                f"{info.name} has positions for {info.hard_limit} tokens; sequences of {longest} do not fit.",
-                hint="Choose a shorter --length or --length-schedule.",
-                exit_code=EXIT_USAGE,
-            )
+    """Raises AlibiError unless positions reach as far as the sequences, and teacher and student speak of the same tokens. A teacher's need
+    not reach so far."""
+    if job.info.hard_limit is not None and job.longest > job.info.hard_limit:
+        raise AlibiError(
+            f"{job.info.name} has positions for {job.info.hard_limit} tokens; sequences of {job.longest} do not fit.",
+            hint="Choose a shorter --length or --length-schedule.",
+            exit_code=EXIT_USAGE,
+        )
     if job.teacher is None:
         return
     if job.teacher.masked != job.info.masked:
@@ -191,7 +190,7 @@ def _trainer(job: Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heali
 
     trainer = HealingTrainer(
         request,
-        teacher,
+        None if teacher is None else Teacher(teacher, job.teacher_length, info.masked),
         guard,
         on_step,
         model=model,

@@ -1,7 +1,8 @@
 """Slopes that train with the weights.
 
 Each attention module gets a parameter, the logarithms of its slopes divided by RATE: one step of Adam, which is as long for every
-parameter, then moves a log-slope RATE times as far as a weight. They stay within the bounds of calibration.
+parameter, then moves a log-slope RATE times as far as a weight. They stay within the bounds of calibration. Offsets stay as they are: they
+say up to where the model was trained, and a bias that begins elsewhere is another one.
 """
 
 import math

@@ -19,6 +19,7 @@ from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.training.loss import hidden_loss, token_losses
 from alibi_cli.training.settings import TrainRequest
 from alibi_cli.training.slopes import PARAMETER
+from alibi_cli.training.teacher import Teacher
 
 COMPLETE = "complete.json"  # in a saved state, written last
 WINDOW = 20  # steps over which the guard takes the mean
@@ -63,7 +64,14 @@ class Guard:
 class HealingTrainer(Trainer):
     """compute_loss is the mean over all targets of the optimizer step, whatever processes and accumulation make of it."""
 
-    def __init__(self, request: TrainRequest, teacher: Any, guard: Guard, on_step: Callable[..., None], **kwargs: Any):
+    def __init__(
+        self,
+        request: TrainRequest,
+        teacher: Teacher | None,
+        guard: Guard,
+        on_step: Callable[..., None],
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.request, self.teacher, self.guard, self.on_step = request, teacher, guard, on_step
         # The documented switches: the loss is divided by the targets of the whole step, which the Trainer counts.
@@ -84,16 +92,16 @@ class HealingTrainer(Trainer):
         fed = {name: value for name, value in inputs.items() if name not in ("labels", "shift_labels")}
         fed["output_hidden_states"] = request.hidden_weight > 0
         outputs = model(**fed)
-        theirs = None
+        theirs, states = None, None
         if self.teacher is not None:
-            with torch.no_grad(), self.accelerator.autocast():
-                theirs = self.teacher(**fed)
-        ce, kd = token_losses(outputs.logits, labels, None if theirs is None else theirs.logits, request.temperature)
+            with self.accelerator.autocast():
+                theirs, states = self.teacher(fed)
+        ce, kd = token_losses(outputs.logits, labels, theirs, request.temperature)
         loss, hidden = ce, None
-        if theirs is not None:
+        if self.teacher is not None:
             loss = (1 - request.kd_weight) * ce + request.kd_weight * request.temperature**2 * kd
-            if request.hidden_weight:
-                hidden = hidden_loss(outputs.hidden_states, theirs.hidden_states, labels >= 0)
+            if states is not None:
+                hidden = hidden_loss(outputs.hidden_states, states, labels >= 0)
                 loss = loss + request.hidden_weight * hidden
         # Gradients are averaged over processes, and the targets are counted over all of them.
         scale = self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
