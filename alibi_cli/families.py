@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_policies import policy_registry, take_bias
+from alibi_cli.runtime.alibi_policies import can_turn_back, policy_registry, take_bias
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
@@ -69,6 +69,18 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
             if hasattr(getattr(import_module(module), name), "create_position_ids_from_input_ids"):
                 return int(length) - config.pad_token_id - 1
     return int(length)
+
+
+def sink_distance(config: "PreTrainedConfig", policy: str, sinks: int) -> int | None:
+    """From how many tokens away sinks are seen at most: the trained length, where a rotation is kept that can be turned back."""
+    family, registry = family_of(config.model_type), policy_registry.named(policy)
+    functions = [
+        registry[key]
+        for key in registry
+        if _family_of_module(key.rpartition(".")[0] if isinstance(key, str) else key.__module__) == family
+    ]
+    trained = trained_length(config)
+    return max(trained, sinks) if sinks and trained and can_turn_back(functions) else None
 
 
 def policy_names() -> list[str]:

@@ -143,6 +143,7 @@ def _config(folder: Path, facts: dict[str, Any]) -> Iterator[Finding]:
         "policy_name": config.get("alibi_policy") or DEFAULT_POLICY,
         "offsets": config.get("alibi_offsets"),
         "sinks": config.get("alibi_sinks") or 0,
+        "sink_distance": config.get("alibi_sink_distance"),
     }
     layers = slopes if isinstance(slopes, list) and slopes and isinstance(slopes[0], list) else [slopes]
     wrong = None

@@ -39,6 +39,9 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     bias = "−m·max(0, |i−j| − o)" if plan.offsets is not None else "−m·|i−j|"
     if plan.sinks:
         bias += f", except those of the first {plan.sinks} tokens of a document"
+    sinks = str(plan.sinks)
+    if plan.sink_distance is not None:
+        sinks += f", seen from at most {plan.sink_distance} tokens"
     if plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""
@@ -75,7 +78,7 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 | family | {plan.family} |
 | policy | {plan.policy} |
 | slopes | {plan.slopes_scheme} |
-| attention sinks | {plan.sinks} |
+| attention sinks | {sinks} |
 | trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |

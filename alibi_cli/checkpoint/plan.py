@@ -15,7 +15,7 @@ from alibi_cli.checkpoint.meta import MetaSurgery, check_tensors
 from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import check_policy, config_of, family_of, mechanism, model_class, trained_length
+from alibi_cli.families import check_policy, config_of, family_of, mechanism, model_class, sink_distance, trained_length
 from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
@@ -32,7 +32,8 @@ LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_at
 class Plan:
     """Everything that `convert` is going to do, before any weight is read.
 
-    policy, slopes, offsets, sinks: see `apply_alibi`. position_vector: a constant vector stands where a table was. mechanism: in words.
+    policy, slopes, offsets, sinks, sink_distance: see `apply_alibi`.
+    position_vector: a constant vector stands where a table was. mechanism: in words.
     config: the converted config.json. copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names
     that the converted model has and the source lacks. changed: {file's name: model's name} of tensors whose values calibration changes,
     which are none of `copied`. learned: those values and those of `added`. carried: side files, byte for byte. edited: {side file: new
@@ -147,6 +148,7 @@ class Plan:
             "slopes": self.slopes,
             "offsets": self.offsets,
             "sinks": self.sinks,
+            "sink_distance": self.sink_distance,
             "trained_length": self.trained_length,
             "max_sequence_length": self.max_sequence_length,
             "tensors": {
@@ -212,9 +214,7 @@ def make_plan(
     if sinks is None:
         sinks = learned.sinks if learned is not None else 0
     offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
-    # T5 has no rotation that could be turned back, and Falcon adds our bias to scores that it computes itself.
-    can_turn = policy == "add" and config.model_type not in ("t5", "falcon")
-    near = trained if can_turn and sinks and trained else None
+    near = sink_distance(config, policy, sinks)
     settings: dict[str, Any] = {"sinks": sinks, "sink_distance": near, "offsets": offsets}
     settings["position_vector"] = learned is not None and bool(learned.added)
 

@@ -31,7 +31,8 @@ class Verification(BaseModel):
 class ConvertReport(BaseModel):
     """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
     were not calibrated. trained_length: tokens that the source's positions were made for.
-    policy: the family, as version 0.1.0 had it; policy_name: "replace", "add" or a plug-in's. offsets, sinks: see `apply_alibi`.
+    policy: the family, as version 0.1.0 had it; policy_name: "replace", "add" or a plug-in's. offsets, sinks, sink_distance: see
+    `apply_alibi`.
     non_finite: kept tensors that hold a NaN or an Inf."""
 
     output: str
@@ -47,6 +48,7 @@ class ConvertReport(BaseModel):
     slopes: list[Any]
     offsets: list[Any] | None
     sinks: int
+    sink_distance: int | None
     trained_length: int
     max_sequence_length: int
     tensors: Tensors

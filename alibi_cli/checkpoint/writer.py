@@ -78,6 +78,7 @@ def write(
             slopes=plan.slopes,
             offsets=plan.offsets,
             sinks=plan.sinks,
+            sink_distance=plan.sink_distance,
             trained_length=plan.trained_length,
             max_sequence_length=plan.max_sequence_length,
             tensors=Tensors(
