@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alibi_cli.checkpoint.source import check_plausible
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.runtime.alibi_policies import policy_registry, take_bias, take_bias_as_mask
+from alibi_cli.runtime.alibi_policies import can_turn_back, policy_registry, take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
@@ -71,6 +71,18 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
     return int(length)
 
 
+def sink_distance(config: "PreTrainedConfig", policy: str, sinks: int) -> int | None:
+    """From how many tokens away sinks are seen at most: the trained length, where a rotation is kept that can be turned back."""
+    family, registry = family_of(config.model_type), policy_registry.named(policy)
+    functions = [
+        registry[key]
+        for key in registry
+        if _family_of_module(key.rpartition(".")[0] if isinstance(key, str) else key.__module__) == family
+    ]
+    trained = trained_length(config)
+    return max(trained, sinks) if sinks and trained and can_turn_back(functions) else None
+
+
 def policy_names() -> list[str]:
     """The policies that somebody has registered functions for, the default one first."""
     return [name for name, registry in policy_registry.policies.items() if registry]
@@ -85,11 +97,6 @@ def mechanism(family: str, policy: str = DEFAULT_POLICY) -> str:
 def shows_scores(family: str, policy: str) -> bool:
     """False where attention is the family's own code, whose queries and keys nobody sees: reach cannot fit its slopes."""
     return all(name != take_bias_as_mask.__name__ for _, name, _ in family_policies(policy)[family])
-
-
-def keeps_rotation(family: str, policy: str) -> bool:
-    """True if queries and keys keep their rotation under "add", in attention of ours, which can turn queries back to their sinks."""
-    return policy == "add" and shows_scores(family, policy) and "relative" not in mechanism(family, policy)
 
 
 def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int = 0) -> None:

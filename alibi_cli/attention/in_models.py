@@ -21,8 +21,9 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
     explain: is told once, for each kind of layer, how it is computed and why, if the backend chooses.
 
     Raises:
-        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, offsets, soft caps, learned
-            sinks, a scale other than 1 / sqrt(D), dropout, or attention sinks where the backend takes none; unless the backend leaves
+        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, offsets, a distance from
+            which sinks are seen at most (beyond it), soft caps, learned sinks,
+            a scale other than 1 / sqrt(D), dropout, or attention sinks where the backend takes none; unless the backend leaves
             such layers alone.
     """
     name = name_of(backend.config)
@@ -39,7 +40,10 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
         slopes = getattr(module, "alibi_slopes", None)
         if slopes is None or attention_mask is None or attention_mask.dtype != torch.int32:  # the latter two it refuses
             return alibi_attention(module, query, key, value, attention_mask, **options)
-        obstacle, plain = _obstacle(module, query, options), _causal_and_sinks(attention_mask, key.shape[2])
+        obstacle, plain = (
+            _obstacle(module, query, key.shape[2], options),
+            _causal_and_sinks(attention_mask, key.shape[2]),
+        )
         if obstacle is None and plain is not None and plain[1] and not backend.config.takes_sinks:
             obstacle = "attention sinks"
         if obstacle is None and plain is not None:
@@ -85,15 +89,15 @@ def registered(attend: Callable[..., Any]) -> Iterator[None]:
             interface.register(ATTENTION_NAME, function)
 
 
-def _obstacle(module: torch.nn.Module, query: torch.Tensor, options: dict[str, Any]) -> str | None:
+def _obstacle(module: torch.nn.Module, query: torch.Tensor, keys: int, options: dict[str, Any]) -> str | None:
     """What else a layer does to its scores, which no backend computes."""
     scale = options.get("scaling")
     if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:
         return f"a scale of {scale:.4g}"
     if getattr(module, "alibi_offsets", None) is not None:
         return "offsets"
-    if sees_sinks_as_near(module):
-        return "sinks that are seen as if near"
+    if sees_sinks_as_near(module) and keys - 1 > module.config.alibi_sink_distance:
+        return f"attention sinks that are seen from at most {module.config.alibi_sink_distance} tokens"
     if getattr(module, "alibi_keeps_relative_bias", False):
         return "a relative bias"
     for option, what in (("softcap", "a soft cap"), ("s_aux", "learned sinks"), ("dropout", "dropout")):

@@ -19,7 +19,7 @@ from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules, converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, Parts
-from alibi_cli.families import family_of, keeps_rotation, trained_length
+from alibi_cli.families import sink_distance
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def _twin(
 ) -> PreTrainedModel:
     """The converted model with what is known of its slopes."""
     heads = model.config.num_attention_heads
-    turns = sinks and keeps_rotation(family_of(model.config.model_type), policy)
-    near = (trained_length(model.config) or reach) if turns else None
+    near = sink_distance(model.config, policy, sinks)
     gentle = [gentlest_slope(reach, epsilon)] * heads
     converted = converted_twin(model, gentle, reach, policy=policy, sinks=sinks, sink_distance=near)
     for index, module in enumerate(attention_modules(converted).values()):

@@ -48,6 +48,9 @@ def model_card(plan: Plan, command: str, version: str) -> str:
         bias += f", except those of the first {plan.sinks} tokens of a document"
     if plan.sink_distance is not None:
         bias += f", which queries see as if they were at most {plan.sink_distance} tokens away"
+    sinks = str(plan.sinks)
+    if plan.sink_distance is not None:
+        sinks += f", seen from at most {plan.sink_distance} tokens"
     if plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""
@@ -85,7 +88,7 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 | family | {plan.family} |
 | policy | {plan.policy} |
 | slopes | {plan.slopes_scheme} |
-| attention sinks | {plan.sinks} |
+| attention sinks | {sinks} |
 | trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |

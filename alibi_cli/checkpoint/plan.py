@@ -15,15 +15,7 @@ from alibi_cli.checkpoint.meta import MetaSurgery, check_tensors
 from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.families import (
-    check_policy,
-    config_of,
-    family_of,
-    keeps_rotation,
-    mechanism,
-    model_class,
-    trained_length,
-)
+from alibi_cli.families import check_policy, config_of, family_of, mechanism, model_class, sink_distance, trained_length
 from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
@@ -227,7 +219,7 @@ def make_plan(
     if sinks is None:
         sinks = (learned.sinks if learned is not None else 0) or 0
     offsets = learned.offsets if learned is not None else [float(offset)] * heads if offset else None
-    near = trained if sinks and trained and keeps_rotation(family_of(config.model_type), policy) else None
+    near = sink_distance(config, policy, sinks)
     settings: dict[str, Any] = {"sinks": sinks, "sink_distance": near, "offsets": offsets}
     settings["position_vector"] = learned is not None and bool(learned.added)
 

@@ -46,7 +46,9 @@ def verify(plan: Plan, folder: Path) -> Verification:
     expected, expected_head = outputs(source, tokens)
     del source
     gc.collect()
-    found, found_head = outputs(reload(folder, plan.architecture), tokens)
+    reloaded = reload(folder, plan.architecture)
+    _check_config(plan, reloaded.config)
+    found, found_head = outputs(reloaded, tokens)
     difference = _difference(plan, expected, found)
     if expected_head.keys() != found_head.keys() or not all(
         torch.equal(expected_head[name], found_head[name]) for name in expected_head
@@ -66,10 +68,7 @@ def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
     del source
     gc.collect()
     reloaded = reload(folder, plan.architecture, load_layers)
-    config = reloaded.config
-    written = config.alibi_slopes, config.alibi_offsets, config.alibi_sinks or 0
-    if written != (plan.slopes, plan.offsets, plan.sinks):  # those of the other layers too
-        raise AlibiError("Verification failed: config.json does not hold the slopes of the plan.", HINT)
+    _check_config(plan, reloaded.config)
     found, _ = outputs_of_layers(reloaded, 1, length)
     return Verification(
         max_abs_logit_difference=_difference(plan, expected, found),
@@ -78,6 +77,17 @@ def _verify_sampled(plan: Plan, folder: Path, length: int) -> Verification:
         layers=layers,
         passed=True,
     )
+
+
+def _check_config(plan: Plan, config: Any) -> None:
+    """What the sample does not show: slopes of layers that take no part, and a distance of sinks that is beyond its length.
+
+    Raises:
+        AlibiError: the config does not hold the plan's slopes, offsets and sinks.
+    """
+    written = config.alibi_slopes, config.alibi_offsets, config.alibi_sinks or 0, config.alibi_sink_distance
+    if written != (plan.slopes, plan.offsets, plan.sinks, plan.sink_distance):
+        raise AlibiError("Verification failed: config.json does not hold the slopes and sinks of the plan.", HINT)
 
 
 def _load_whole(cls: type[PreTrainedModel], folder: Path, **options: Any) -> PreTrainedModel:

@@ -21,7 +21,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, runs
 from .alibi_reach import reaches
-from .alibi_sinks import as_if_near, attend_beside_sinks, can_attend_beside, of_far_sinks, sees_sinks_as_near
+from .alibi_sinks import (
+    as_if_near,
+    attend_beside_sinks,
+    can_attend_beside,
+    far_sinks,
+    sees_sinks_as_near,
+    what_far_sinks_add,
+)
 
 # Attention names are global to the process: the version keeps two generations of these files from overwriting each other.
 ATTENTION_NAME = "alibi_v2"
@@ -84,11 +91,8 @@ def alibi_attention(
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
     explicit = keeps_weights or (bias.dtype != query.dtype)  # learned in 16 bits
-    far = None
-    if sees_sinks_as_near(module):
-        entries = attention_mask[..., : key.shape[-2]]
-        sink = (entries < SINK) & (entries != HIDDEN)
-        far = of_far_sinks(module, query, key, sink, SINK - 1 - entries, scaling)
+    found = _far_sinks_of(attention_mask[..., : key.shape[-2]], module)
+    far = what_far_sinks_add(module, query, key, found, scaling)
     output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
     return output.contiguous(), weights if keeps_weights else None
 
@@ -103,12 +107,13 @@ def _in_blocks(module, query, key, value, line, compact, options):
     attend = partial(checkpoint, _attend, use_reentrant=False) if learns else _attend
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
+    as_near = sees_sinks_as_near(module)
     reach_of_blocks, outputs = reaches(query, key, value, line, block, *options), []
     for first, reach, parts in zip(range(0, queries, block), reach_of_blocks, compact.spans, strict=True):
         low, high = max(keys - queries, keys - first - block), keys - first  # the positions of the block
         # Row r is query i = Q - 1 - r, at position K - 1 - r.
         rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
-        place = torch.arange(high - 1, low - 1, -1, device=query.device)
+        place = torch.arange(high - 1, low - 1, -1, device=query.device) if as_near else None
         for batch, begin, end, seen, own, sinks in parts:
             gaps, free = isinstance(seen, torch.Tensor), isinstance(sinks, torch.Tensor) or sinks > 0
             # Sinks stand beside the other keys, except where gaps mix the two, where a query of the block may not see all of them, where
@@ -122,9 +127,9 @@ def _in_blocks(module, query, key, value, line, compact, options):
                     min(end, stop), first_key + 1
                 )  # sinks may reach farther than the block's queries, and be more than they are
                 near.append((max(first_key, start), stop) if own and not mixed else (first_key, end))
-            nearer = rows
-            if beside and sees_sinks_as_near(module) and high - begin > module.config.alibi_sink_distance:
-                nearer = as_if_near(module, rows, (place - begin).abs())
+            is_far = free and as_near and high - 1 - begin > module.config.alibi_sink_distance
+            if is_far and not gaps:
+                nearer = as_if_near(module, rows[batch], place - begin)
             of_heads = []
             for (start, stop), some in runs(near):  # neighbouring heads with equal spans
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
@@ -140,10 +145,15 @@ def _in_blocks(module, query, key, value, line, compact, options):
                 of_sinks = far = None
                 if beside:
                     others = slice(begin, first_key)
-                    of_sinks = nearer[batch, some], key[batch, some, others], value[batch, some, others]
-                elif mixed and sees_sinks_as_near(module):
+                    sink_rows = nearer[:, some] if is_far else None
+                    of_sinks = sink_rows, key[batch, some, others], value[batch, some, others]
+                elif is_far and gaps:
                     away = (place[:, None] - torch.arange(start, stop, device=place.device)).abs()
-                    far = of_far_sinks(module, rows[batch, some], near_keys[0], free, away, options[0])
+                    found = far_sinks(free, away, module.config.alibi_sink_distance)
+                    far = what_far_sinks_add(module, rows[batch, some], near_keys[0], found, options[0])
+                elif is_far:  # the first keys; a query that does not see all of them is near
+                    more = (nearer[:, some] - rows[batch, some]) @ near_keys[0][:, :, :sinks].mT * options[0]
+                    far = slice(0, sinks), more
                 of_heads.append(attend(rows[batch, some], *near_keys, bias, *options, learns, of_sinks, far)[0])
             of_batch.append(torch.cat(of_heads, dim=2))
         outputs.append(torch.cat(of_batch).flip(1))
@@ -162,26 +172,27 @@ def _free(begin, end, seen, sinks, last, queries, device):
 def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None, far=None):
     """(B, H, Q, D), (B, H, K, D), (B, H, K, D), (B, H, Q, K) -> (B, Q, H, D), weights (B, H, Q, K) or None
 
-    sinks: queries (B, H, Q, D), keys and values (B, H, N, D) of sinks that every query sees. far: as `of_far_sinks`.
+    sinks: queries (B, H, Q, D) if not the same, keys and values (B, H, N, D) of sinks that every query sees. far: (columns, what to add to
+    their scores).
     """
     fused = softcap is None and s_aux is None and not shows_weights
     if sinks is not None and fused and can_attend_beside(query, value, bias, dropout):
+        sinks = query if sinks[0] is None else sinks[0], *sinks[1:]
         return attend_beside_sinks(query, key, value, bias, *sinks, scaling).transpose(1, 2), None
     if sinks is not None:
         sink_query, *others = sinks
-        far = torch.arange(others[0].shape[2], device=key.device), (sink_query - query) @ others[0].mT * scaling
+        if sink_query is not None:
+            far = slice(0, others[0].shape[2]), (sink_query - query) @ others[0].mT * scaling
         key, value = (torch.cat(pair, dim=2) for pair in zip(others, (key, value), strict=True))
         bias = pad(bias, (others[0].shape[2], 0))
     if far is not None and fused:
-        columns, more = far
-        bias = bias.expand(len(more), -1, -1, -1).index_add(-1, columns, more.to(bias.dtype))
+        bias = _with_more(bias.expand(len(query), -1, -1, -1), *far)
     if fused:
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
         return output.transpose(1, 2), None
     scores = query @ key.transpose(-1, -2) * scaling  # (B, H, Q, K)
     if far is not None:
-        columns, more = far
-        scores = scores.index_add(-1, columns, more.to(scores.dtype))
+        scores = _with_more(scores, *far)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + bias
@@ -192,6 +203,27 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
     output = torch.nn.functional.dropout(weights, dropout, training) @ value
     return output.transpose(1, 2), weights
+
+
+def _with_more(scores, columns, more):
+    """A copy of `scores` (B, H, Q, K) with `more` (B, H, Q, n) added to some columns, which are indices or a slice."""
+    scores = scores.clone()
+    scores[..., columns] += more.to(scores.dtype)
+    return scores
+
+
+def _far_sinks_of(entries, module):
+    """`far_sinks` of the entries of `alibi_distances`; like their bias, found once per forward."""
+    if not sees_sinks_as_near(module) or entries.shape[-1] - 1 <= module.config.alibi_sink_distance:
+        return None
+    owner = entries if entries._base is None else entries._base
+    key, cached = (module.config.alibi_sink_distance, entries.shape[-1]), getattr(owner, "_alibi_far", None)
+    if torch.compiler.is_compiling() or cached is None or cached[0] != key:
+        sink = (entries < SINK) & (entries != HIDDEN)
+        cached = key, far_sinks(sink, SINK - 1 - entries, module.config.alibi_sink_distance)
+        if not torch.compiler.is_compiling():
+            owner._alibi_far = cached
+    return cached[1]
 
 
 def _bias_of_layer(module, distances, dtype):

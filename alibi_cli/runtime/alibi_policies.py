@@ -20,6 +20,7 @@ add = policy_registry.named("add")
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
 NO_SINKS = "This model computes ALiBi itself, which knows no attention sinks: their number must be 0."
+NO_TURN = "has no rotation that its attention could turn back, so it cannot have a sink_distance."
 
 
 class NoPosition(torch.nn.Module):
@@ -160,6 +161,9 @@ def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_l
     return take_bias(module, module_index, max_sequence_length)
 
 
+take_bias_as_mask.turns_back = False
+
+
 def _distances_to_bias(module, args, kwargs):
     states = args[0] if args else kwargs["hidden_states"]
     offsets = getattr(module, "alibi_offsets", None)
@@ -295,10 +299,30 @@ def keep_rotation(module: torch.nn.Module, module_index: int, max_sequence_lengt
     return module
 
 
+keep_rotation.turns_back = True
+
+
 def keep_interleaved_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
     """The same for families that rotate neighbouring dimensions against each other."""
     module.alibi_interleaved = True
     return module
+
+
+keep_interleaved_rotation.turns_back = True
+
+
+def rotates(module):
+    """False for attention that leaves its queries and keys unrotated: some layers of SmolLM 3, and those of Cohere 2 without a window."""
+    if module.config.model_type.endswith("cohere2"):
+        return module.sliding_window is not None
+    return bool(getattr(module, "use_rope", True))
+
+
+def can_turn_back(functions):
+    """True if, among the functions of a policy that reach a model, one keeps a rotation that can be turned back, and none gives the bias to
+    attention that computes its scores elsewhere: see `alibi_sink_distance`. A function says so by its attribute `turns_back`."""
+    said = {getattr(function, "turns_back", None) for function in functions}
+    return True in said and False not in said
 
 
 def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
@@ -370,6 +394,9 @@ def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_le
     if hasattr(module, "_get_embed_positions"):
         module._get_embed_positions = types.MethodType(_all_sines, module)
     return take_bias_in_attn(module, module_index, max_sequence_length)
+
+
+keep_sine_buffer.turns_back = True
 
 
 def _all_sines(self, position_ids):

@@ -7,12 +7,15 @@ import torch
 from .alibi_attention import ATTENTION_NAME
 from .alibi_policies import (
     NO_SINKS,
+    NO_TURN,
     POSITION_TABLES,
     NoPosition,
     NoRotation,
     NoTable,
+    can_turn_back,
     policy_registry,
     rescale_own_bias,
+    rotates,
 )
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
@@ -67,10 +70,11 @@ def _link_rotations(model, biased):
     rotations = [module for module in model.modules() if hasattr(module, "alibi_interleaved")]
     for module in biased:
         own = [part for part in module.modules() if part in rotations] or rotations
-        if own:  # in a tuple, which hides it from whoever lists the module's parts
+        if own and rotates(module):  # in a tuple, which hides it from whoever lists the module's parts
             module.alibi_rotation = own[0], own[0].alibi_interleaved
-        if getattr(model.config, "alibi_sink_distance", None) is not None and not hasattr(module, "alibi_rotation"):
-            raise ValueError(f"{type(model).__name__} keeps no rotation, so alibi_sink_distance means nothing for it.")
+    wanted = getattr(model.config, "alibi_sink_distance", None) is not None
+    if wanted and not any(hasattr(module, "alibi_rotation") for module in biased):
+        raise ValueError(f"{type(model).__name__} {NO_TURN}")
 
 
 def attention_of(model):
@@ -110,7 +114,7 @@ def policies(name):
     return policy_registry.named(name).loaded()
 
 
-def check_reach(model, policy, sinks=0):
+def check_reach(model, policy, sinks=0, sink_distance=None):
     """Raises ValueError if the named policy has no function for any module of the model, or cannot do with it what is asked for."""
     functions, modules = policies(policy), list(model.modules())
     reached = {function for cls, function in functions.items() if any(isinstance(module, cls) for module in modules)}
@@ -126,6 +130,8 @@ def check_reach(model, policy, sinks=0):
         )
     if sinks and rescale_own_bias in reached:
         raise ValueError(NO_SINKS)
+    if sink_distance is not None and not can_turn_back(reached):
+        raise ValueError(f"{type(model).__name__} with policy {policy!r} {NO_TURN}")
 
 
 def check_slopes(slopes, config, offsets=None):

@@ -28,8 +28,16 @@ def can_attend_beside(query, value, bias, dropout):
     return known and not dropout and query.shape[-1] == value.shape[-1] and not bias.requires_grad
 
 
+def sees_sinks_as_near(module):
+    """True if the module has a rotation that is kept, and a distance from which sinks are seen at most."""
+    return hasattr(module, "alibi_rotation") and getattr(module.config, "alibi_sink_distance", None) is not None
+
+
 def as_if_near(module, query, distance):
-    """(B, H, Q, D) rotated queries at a distance (…, Q) from the first sink -> the same from `alibi_sink_distance` at most."""
+    """(B, H, Q, D) rotated queries at a distance (…, Q) from the first sink -> the same from `alibi_sink_distance` at most.
+
+    Rotated in float32 or better and rounded once; queries that are near enough stay as they are, to the bit.
+    """
     limit = module.config.alibi_sink_distance
     rotation, interleaved = module.alibi_rotation
     if hasattr(rotation, "inv_freq"):
@@ -37,36 +45,42 @@ def as_if_near(module, query, distance):
     else:  # one set for each type of layer
         layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
         frequencies = getattr(rotation, f"{module.config.layer_types[layer]}_inv_freq")
-    frequencies = frequencies.to(device=query.device, dtype=torch.float64)  # (R / 2,): angles of many turns
+    of_angle = torch.float32 if query.device.type == "mps" else torch.float64  # angles of many turns
+    frequencies = frequencies.to(device=query.device, dtype=of_angle)  # (R / 2,)
+    exact = torch.promote_types(query.dtype, torch.float32)
     angle = (limit - distance).clamp_max(0)[..., None] * frequencies
-    cos, sin = angle.cos().to(query.dtype), angle.sin().to(query.dtype)
+    cos, sin = angle.cos().to(exact), angle.sin().to(exact)
     width = 2 * frequencies.numel()
-    turned = query[..., :width]
+    turned = query[..., :width].to(exact)
     if interleaved:
         first, second = turned[..., 0::2], turned[..., 1::2]
     else:
         first, second = turned.chunk(2, dim=-1)
     parts = first * cos - second * sin, second * cos + first * sin
     turned = torch.stack(parts, dim=-1).flatten(-2) if interleaved else torch.cat(parts, dim=-1)
-    return torch.cat([turned, query[..., width:]], dim=-1)
+    turned = turned.to(query.dtype)
+    return turned if width == query.shape[-1] else torch.cat([turned, query[..., width:]], dim=-1)
 
 
-def of_far_sinks(module, query, key, sink, distance, scaling):
-    """(columns, what to add to their scores (B, H, Q, n)) for sinks farther away than `alibi_sink_distance`; None if there are none.
-
-    query (B, H, Q, D), key (B, H, K, D); sink, distance (…, Q, K): which keys are sinks that a query sees, and how far away keys are.
-    """
-    farthest = torch.where(sink, distance, 0).amax(-1)  # (…, Q), from the first sink
-    if not (farthest > module.config.alibi_sink_distance).any():
+def far_sinks(sink, distance, limit):
+    """Of sinks (…, Q, K) that a query sees, at distances (…, Q, K): (columns that hold sinks, distance (…, Q) of each query from the first
+    that it sees, sinks in these columns (…, Q, n)); None if none is farther away than `limit`."""
+    farthest = torch.where(sink, distance, 0).amax(-1)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what depends on the data cannot be asked for
+        return slice(None), farthest, sink
+    if not (farthest > limit).any():
         return None
     columns = sink.flatten(0, -2).any(0).nonzero().squeeze(-1)
+    return columns, farthest, sink[..., columns]
+
+
+def what_far_sinks_add(module, query, key, found, scaling):
+    """What `far_sinks` found, query (B, H, Q, D), key (B, H, K, D) -> (columns, what is added to their scores (B, H, Q, n)), or None"""
+    if found is None:
+        return None
+    columns, farthest, sink = found
     more = (as_if_near(module, query, farthest) - query) @ key[:, :, columns].mT * scaling
-    return columns, more.masked_fill(~sink[..., columns], 0)
-
-
-def sees_sinks_as_near(module):
-    """True if the module has a rotation that is kept, and a distance from which sinks are seen at most."""
-    return hasattr(module, "alibi_rotation") and getattr(module.config, "alibi_sink_distance", None) is not None
+    return columns, more.masked_fill(~sink, 0)
 
 
 def attend_beside_sinks(query, key, value, bias, sink_query, sink_key, sink_value, scaling):

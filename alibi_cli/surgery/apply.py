@@ -45,21 +45,20 @@ def apply_alibi(
             Or the name of a plug-in's policy.
         sinks: how many first tokens of every document get no bias.
         sink_distance: where a rotation is kept, queries see sinks from so many tokens away at most. It should be the trained length: from
-            beyond it a model no longer recognises them.
+            beyond it a model no longer recognises them. Without sinks it is ignored.
         offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
             policy "replace", which is textbook ALiBi.
         position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
 
     Raises:
-        ValueError: max_sequence_length is not positive, slopes, sinks or offsets do not fit, there is no such policy, nothing in the model
-            could be changed, or it is converted already by another policy.
+        ValueError: max_sequence_length is not positive, slopes, sinks, sink_distance or offsets do not fit, there is no such policy,
+            nothing in the model could be changed, or it is converted already by another policy.
         NotImplementedError: more than one optimizer; nothing is changed.
         RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
     """
     if isinstance(max_sequence_length, bool) or not isinstance(max_sequence_length, int) or max_sequence_length < 1:
         raise ValueError(f"max_sequence_length must be a positive integer, not {max_sequence_length!r}.")
-    if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
-        raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
+    _check_sinks(sinks, sink_distance)
     if offsets is not None and policy == DEFAULT_POLICY:
         raise ValueError(f"Offsets are not for the policy {policy!r}, which is textbook ALiBi.")
     optimizer = the_one(optimizers)
@@ -72,7 +71,7 @@ def apply_alibi(
             raise ValueError(
                 f"This {type(root).__name__} is converted already, with policy {policy_of(root.config)!r}; another needs the original."
             )
-        check_reach(root, policy, sinks)
+        check_reach(root, policy, sinks, sink_distance)
         check_slopes(values, root.config, offsets)
     before = list(model.parameters())
     for root, values in zip(roots, chosen, strict=True):
@@ -119,6 +118,13 @@ def alibi_settings(
     if position_vector:
         settings["alibi_position_vector"] = True
     return settings
+
+
+def _check_sinks(sinks: int, distance: int | None) -> None:
+    if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
+        raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
+    if distance is not None and (type(distance) is not int or distance < max(1, sinks)):
+        raise ValueError(f"sink_distance must be a whole number of tokens, at least {max(1, sinks)}, not {distance!r}.")
 
 
 def rotation_reads_length(config: Any) -> bool:

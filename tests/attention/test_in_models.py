@@ -142,3 +142,20 @@ def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> 
     with pytest.raises(AlibiError, match="not converted: --attention is for models with ALiBi"):
         run_task(Request("listops", [str(tiny_llama)], (150,), attention="eager"))
     assert "--attention needs --task" in alibi_inside("eval", "--attention", "eager", code=2).stderr
+
+
+@torch.no_grad()
+def test_sinks_that_are_seen_from_a_distance_at_most_are_an_obstacle_beyond_it(tmp_path: Path) -> None:
+    tokens, said = torch.randint(0, 200, (2, 9)), []
+    model = converted("llama", tmp_path / "llama", policy="add", sinks=2, sink_distance=5)
+    expected = model(tokens).logits
+    eager = build_attention({"name": "eager"})
+    with attention_of_models(eager):
+        assert (model(tokens[:, :6]).logits - expected[:, :6]).abs().max() < 1e-3
+        with pytest.raises(
+            AlibiError, match="cannot run this model, whose layers have attention sinks that are seen from at most 5"
+        ):
+            model(tokens)
+    with attention_of_models(build_attention({"name": "auto"}), said.append):
+        assert torch.equal(model(tokens).logits, expected)
+    assert said == ["the model's own: no backend computes attention sinks that are seen from at most 5 tokens"]

@@ -54,7 +54,7 @@ def change_slopes(folder: Path) -> None:
 
 def change_code(folder: Path) -> None:
     """A checkpoint whose heads take each other's slopes: nothing but running it can tell."""
-    code, line = (folder / "alibi_policies.py").read_text(), "module.alibi_slopes = [float(slope) for slope in slopes]"
+    code, line = (folder / "alibi_policies.py").read_text(), "    return [float(value) for value in values]"
     assert line in code
     (folder / "alibi_policies.py").write_text(code.replace(line, f"{line}[::-1]"))
 

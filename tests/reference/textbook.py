@@ -7,11 +7,14 @@ token (the identity rotation), and its attention is computed by loops over queri
 
 ignoring whatever mask the model built. Only the stock modelling code outside the attention is shared. Under the policy `add` the model
 keeps its tables, its position ids and, if it is a T5, its relative bias. With offsets, max(0, |i - j| - o_h) stands for |i - j|; the first
-tokens of a row, as many as there are sinks, are at distance 0 from every query.
+tokens of a row, as many as there are sinks, are at distance 0 from every query. With a sink distance R, a query more than R positions after
+the first sink meets sinks as if it stood R positions after it: the family's own function rotates it once more, with the cosines and sines
+of that position.
 """
 
 import copy
 import math
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +41,7 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     scale = width**-0.5 if scaling is None else scaling
     group = heads // k.shape[1]
     kind = SETTING["kinds"][id(module)]
+    turned = SETTING.pop("turned", None)  # by the rotation that this layer has just made, if it has made one
     slopes = np.zeros(heads) if kind == "cross" else SETTING["slopes"][getattr(module, "layer_idx", None) or 0]
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     out = np.zeros((batch, queries, heads, width))
@@ -48,6 +52,13 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
                 if not visible:
                     continue  # a padded query: its output is read by nobody
                 scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
+                near = _near(b, visible, kind, i)
+                if turned is not None and near < i:
+                    width, as_near = turned(near)
+                    moved = np.concatenate([as_near[b, h, i], q[b, h, i, width:]])
+                    for nth, j in enumerate(visible):
+                        if _is_sink(kind, b, j):
+                            scores[nth] = scale * float(moved @ k[b, h // group, j])
                 if softcap is not None:
                     scores = softcap * np.tanh(scores / softcap)
                 if SETTING["adds"] and kwargs.get("position_bias") is not None:
@@ -62,9 +73,19 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
 
 
 def _distance(kind: str, b: int, h: int, i: int, j: int) -> float:
+    return 0.0 if _is_sink(kind, b, j) else max(0.0, abs(i - j) - SETTING["offsets"][h])
+
+
+def _is_sink(kind: str, b: int, j: int) -> bool:
     padding, two_stacks = SETTING["padding"], kind == "causal" and SETTING["two stacks"]
     nth = j if padding is None or two_stacks else int(padding[b, :j].sum())  # padding is no token
-    return 0.0 if nth < SETTING["sinks"] else max(0.0, abs(i - j) - SETTING["offsets"][h])
+    return nth < SETTING["sinks"]
+
+
+def _near(b: int, visible: list[int], kind: str, i: int) -> int:
+    """The position from which query i meets sinks."""
+    sinks = [j for j in visible if _is_sink(kind, b, j)]
+    return min(i, sinks[0] + SETTING["sink distance"]) if sinks and SETTING["sink distance"] else i
 
 
 def _sees(kind: str, window: int | None, b: int, i: int, j: int) -> bool:
@@ -88,6 +109,7 @@ def textbook_logits(
     keep_positions: bool = False,
     sinks: int = 0,
     offsets: list | None = None,
+    sink_distance: int | None = None,
     **inputs,
 ) -> torch.Tensor:
     """Logits of an unconverted model, computed as if it had textbook ALiBi. keep_positions: policy `add`, and a negative control of
@@ -112,8 +134,14 @@ def textbook_logits(
         ids = torch.arange(length)[None] if keep_positions else torch.zeros(1, length, dtype=torch.long)
         inputs["position_ids"] = ids.expand(tokens.shape)
     kinds = {id(module): _kind(name, stock) for name, module in model.named_modules()}
-    of_heads = {"sinks": sinks, "offsets": offsets or [0.0] * config.num_attention_heads, "adds": keep_positions}
-    with _setting(slopes=per_layer, padding=padding, kinds=kinds, **of_heads), torch.no_grad():
+    of_heads = {
+        "sinks": sinks,
+        "sink distance": sink_distance,
+        "offsets": offsets or [0.0] * config.num_attention_heads,
+        "adds": keep_positions,
+    }
+    setting = _setting(slopes=per_layer, padding=padding, kinds=kinds, **of_heads)
+    with setting, _rotations_kept(sys.modules[type(model).__module__]), torch.no_grad():
         SETTING["two stacks"] = config.is_encoder_decoder
         return model(input_ids=tokens, attention_mask=padding, use_cache=False, **inputs).logits
 
@@ -180,6 +208,37 @@ def _xglm_forward(self, hidden_states, **kwargs):
         for p in (self.q_proj, self.k_proj, self.v_proj)
     ]
     return self.out_proj(textbook_attention(self, *split, None)[0].flatten(2)), None
+
+
+@contextmanager
+def _rotations_kept(modeling: types.ModuleType) -> Iterator[None]:
+    """Keeps of every rotation of queries, for the attention that follows it, how they would be turned at another position: position ->
+    (width of what is rotated, queries (B, H, Q, width))."""
+    rotate = getattr(modeling, "apply_rotary_pos_emb", None)
+
+    rows_of_its_own = (
+        "gptj" in modeling.__name__ or "codegen" in modeling.__name__
+    )  # (B, Q, H, width); queries after keys
+
+    def keeping(query, *rest, **options):
+        def turned(at):
+            moved = [x[:, [at]].expand_as(x) for x in (rest if rows_of_its_own else rest[1:3])]
+            again = (
+                rotate(query, *moved) if rows_of_its_own else rotate(query, rest[0], *moved, *rest[3:], **options)[0]
+            )
+            again = again.transpose(1, 2) if rows_of_its_own else again
+            return query.shape[-1], again.detach().double().numpy()
+
+        SETTING["turned"] = turned
+        return rotate(query, *rest, **options)
+
+    if rotate is not None:
+        modeling.apply_rotary_pos_emb = keeping
+    try:
+        yield
+    finally:
+        if rotate is not None:
+            modeling.apply_rotary_pos_emb = rotate
 
 
 @contextmanager
