@@ -71,7 +71,8 @@ class Study:
         self.kinds = {document.name: document.kind for document in evaluation_documents()}
 
     def mean(self, arm: str, start: int, end: int) -> float | None:
-        if arm not in self.sums or not (names := self.sums[arm].reaching(end)):
+        """None unless all of the arm's documents reach so far: bands of different documents are not to be compared."""
+        if arm not in self.sums or len(names := self.sums[arm].reaching(end)) < len(self.sums[arm].tokens):
             return None
         sums, counts = self.sums[arm].over(start, end, names)
         return float(sums.sum() / counts.sum())
