@@ -176,9 +176,9 @@ def known(study) -> dict[str, np.ndarray]:
     written("streaming", base)
     written("add-reach", {name: values + 0.5 for name, values in base.items()})
     near = {name: values + 0.01 + noise[i] / 10 for i, (name, values) in enumerate(base.items())}
-    written("add-distil-sinks", near)
+    written("add-distil", near)
     written("horizon-window+sinks", {name: values[:4096] for name, values in base.items()})
-    written("horizon-add-distil-sinks", {name: values[:4096] - 0.01 for name, values in base.items()})
+    written("horizon-add-distil", {name: values[:4096] - 0.01 for name, values in base.items()})
     return base
 
 
@@ -197,13 +197,13 @@ def test_differences_are_paired_by_document(known):
     beyond = found.difference("original", "streaming", 12288, 16384)
     assert (beyond.mean, beyond.low, beyond.high) == pytest.approx((2, 2, 2), abs=1e-6)
     assert beyond.verdict == "degrades"
-    near = found.difference("add-distil-sinks", "original", 0, 8192)
+    near = found.difference("add-distil", "original", 0, 8192)
     offsets = [0.01 + (values[0] - 0.001) / 10 for values in known.values()]
     assert near.mean == pytest.approx(np.mean(offsets), abs=1e-6)
     assert near.low < near.mean < near.high and near.high - near.low < 0.002
-    better = found.difference("horizon-add-distil-sinks", "original", 2048, 3072)
+    better = found.difference("horizon-add-distil", "original", 2048, 3072)
     assert better.verdict == "better", "a shorter record is compared where it reaches"
-    assert found.difference("horizon-add-distil-sinks", "original", 8192, 10240) is None
+    assert found.difference("horizon-add-distil", "original", 8192, 10240) is None
 
 
 def test_other_text_under_the_same_name_is_not_compared(known):
@@ -219,7 +219,7 @@ def test_the_page_is_made_from_the_records_alone(known, tmp_path):
     report.into_page(page, figure)
     text = page.read_text()
     assert "old" not in text and text.startswith("# Quality\n\nbefore\n") and text.endswith(f"{END}\n\nafter\n")
-    assert "| add-distil-sinks | +0.010 [" in text and figure.read_text().count("<path") > 10
+    assert "| add-distil | +0.010 [" in text and figure.read_text().count("<path") > 10
     verdicts = [
         line.split(" | ")[-1].strip(" |") for line in text.splitlines() if line.startswith(("| within", "| horizon"))
     ]

@@ -97,7 +97,7 @@ def test_c2_examples_in_the_readme_run(tiny_gpt2, tmp_path, monkeypatch) -> None
     snippets = re.findall(r"`(from alibi_cli import [^`]+)`", readme)
     assert blocks and snippets
     monkeypatch.chdir(tmp_path)
-    write(make_plan(open_source(str(tiny_gpt2)), tmp_path / "gpt2-alibi"))
+    write(make_plan(open_source(str(tiny_gpt2)), tmp_path / "llama-kept"))
     for text in (*blocks, *snippets):
         exec(text, {"model": tiny_model("gpt2")})
     assert [*inspect.signature(apply_alibi).parameters][:3] == ["model", "max_sequence_length", "optimizers"]
