@@ -16,14 +16,14 @@ from alibi_cli.slopes import get_slopes
 
 
 class AlibiPositionalBias(nn.Module):
-    """-m_h * |i - j| for the first `heads` of `total_heads` heads; the others get nought.
+    """-m_h * |i - j| for the first `heads` of `total_heads` heads; the others get zero.
 
     The largest bias made so far is kept and smaller ones are cut out of it. What is returned never depends on earlier calls.
     Nothing is in the state dict: slopes follow from the arguments, the bias from the slopes. The arithmetic is in float32 (float64 once the
     module was moved to float64), whatever the precision of the model around it; cast the result.
 
     Raises:
-        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` finite numbers of at least nought.
+        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` finite numbers, zero at least.
     """
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
@@ -115,7 +115,7 @@ class LearnedAlibiPositionalBias(AlibiPositionalBias):
     `learned_logslopes` (heads,) is in the state dict. The bias depends on it and is made anew in every call; `bias` is None.
 
     Raises:
-        ValueError: as above, or a slope of nought.
+        ValueError: as above, or a slope of zero.
     """
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):

@@ -89,7 +89,7 @@ checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was use
 | policy | {plan.policy} |
 | slopes | {plan.slopes_scheme} |
 | attention sinks | {sinks} |
-| trained length, promised length | {plan.trained_length}, {plan.max_sequence_length} tokens |
+| trained length, declared length | {plan.trained_length}, {plan.max_sequence_length} tokens |
 | tensors kept, dropped, added | {len(plan.copied)}, {len(plan.dropped)}, {len(plan.added)} |
 | dropped | {dropped} |
 | added | {added} |

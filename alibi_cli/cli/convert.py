@@ -180,7 +180,7 @@ def print_plan(plan: "Plan", json: bool) -> None:
 def _print_report(report: "ConvertReport", plan: "Plan") -> None:
     if "own_bias" in report.mechanism:
         output.note(
-            f"A {report.base_model_type} has ALiBi already; only its slopes and the promised length were changed."
+            f"A {report.base_model_type} has ALiBi already; only its slopes and the declared length were changed."
         )
     verified = "not verified (--no-verify)"
     if report.verified is not None:

@@ -140,7 +140,7 @@ def command(
     ] = 0.1,
     decay: Annotated[
         Literal["cosine", "linear", "constant"],
-        typer.Option(help="How it falls to nought afterwards; constant stays.", rich_help_panel=OPTIMIZER),
+        typer.Option(help="How the rate falls to zero after the warmup; constant keeps it.", rich_help_panel=OPTIMIZER),
     ] = "cosine",
     weight_decay: Annotated[float, typer.Option(min=0, help="Of AdamW.", rich_help_panel=OPTIMIZER)] = 0.0,
     max_gradient_norm: Annotated[

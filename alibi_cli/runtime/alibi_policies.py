@@ -35,7 +35,7 @@ class NoPosition(torch.nn.Module):
         self.register_parameter("vector", None)
 
     def learn_vector(self, dtype, device):
-        """From now on add a vector, which is nought until it is trained or loaded."""
+        """From now on add a vector, which is zero until it is trained or loaded."""
         if self.vector is None:
             self.vector = torch.nn.Parameter(torch.zeros(self.width, dtype=dtype, device=device))
 
@@ -46,7 +46,7 @@ class NoPosition(torch.nn.Module):
 
 
 class NoRotation(torch.nn.Module):
-    """Stands where a rotary embedding was: the rotation by nought, cos = scaling and sin = 0, as (1, 1, width) each.
+    """Stands where a rotary embedding was: the identity rotation, cos = scaling and sin = 0, as (1, 1, width) each.
 
     `scaling` is the factor with which YaRN and its like multiply cos and sin; queries and keys must keep it.
     """
@@ -60,7 +60,7 @@ class NoRotation(torch.nn.Module):
 
 
 class NoTable:
-    """Stands where a table of positions was kept as a buffer: every row is nought. No tensor, so that nothing fills it on loading."""
+    """Stands where a table of positions was kept as a buffer: every row is zero. No tensor, so that nothing fills it on loading."""
 
     _is_hf_initialized = True
 
@@ -95,7 +95,7 @@ class SineTable(NoTable):
 
 
 class NoSineTable(NoTable):
-    """The same where a row holds the sines and cosines of a rotation: the rotation by nought."""
+    """The same where a row holds the sines and cosines of a rotation: the identity rotation."""
 
     device = None
 
@@ -289,7 +289,7 @@ def _default_token_types(module, args, kwargs):
 
 
 def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
-    """Rotary positions: rotate by nought. The width is that of the rotated part, which may be less than the head."""
+    """Rotary positions: the identity rotation. The width is that of the rotated part, which may be less than the head."""
     return NoRotation(*_rotation(module, 2))
 
 

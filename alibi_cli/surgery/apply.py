@@ -48,7 +48,7 @@ def apply_alibi(
             beyond it a model no longer recognises them. Without sinks it is ignored.
         offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
             policy "replace", which is textbook ALiBi.
-        position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, nought at first.
+        position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, zero at first.
 
     Raises:
         ValueError: max_sequence_length is not positive, slopes, sinks, sink_distance or offsets do not fit, there is no such policy,

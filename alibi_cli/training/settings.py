@@ -85,7 +85,7 @@ class TrainRequest:
                 raise _bad(name, value, "positive")
         for name in ("weight_decay", "hidden_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise _bad(name, getattr(self, name), "nought or more")
+                raise _bad(name, getattr(self, name), "zero or more")
         for name in ("kd_weight", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _bad(name, getattr(self, name), "between 0 and 1")
