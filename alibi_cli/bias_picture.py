@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.slopes import get_slopes
 
 SHADES = " .:-=+*#%@"
@@ -39,8 +39,8 @@ def draw(path: Path, heads: int, length: int, causal: bool) -> None:
         AlibiError: the file cannot be written, or its ending is not that of a picture.
     """
     if path.suffix not in (".png", ".svg", ".pdf") or path.is_dir():
-        raise AlibiError(
-            f"{path} cannot be written: a picture's name ends in .png, .svg or .pdf.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"{path} cannot be written: a picture's name ends in .png, .svg or .pdf."
         )
     import matplotlib
 
@@ -70,6 +70,6 @@ def draw(path: Path, heads: int, length: int, causal: bool) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise AlibiError(f"Cannot write {path}: {error}.", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"Cannot write {path}: {error}.") from None
     finally:
         pyplot.close(figure)

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.checkpoint.source import check_plausible
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.runtime.alibi_policies import can_turn_back, policy_registry, take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
@@ -106,15 +106,14 @@ def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int
     """
     if policy not in policy_names():
         close = difflib.get_close_matches(policy, policy_names(), n=1)
-        raise AlibiError(
+        raise UsageError(
             f"There is no policy {policy!r}; there are {', '.join(policy_names())}.",
             f"Did you mean {close[0]}?" if close else None,
-            EXIT_USAGE,
         )
     family = family_of(config.model_type)
     if family in family_policies(policy):
         if sinks and "own_bias" in mechanism(family, policy):
-            raise AlibiError(f"{where} computes ALiBi itself, which knows no sinks.", exit_code=EXIT_USAGE)
+            raise UsageError(f"{where} computes ALiBi itself, which knows no sinks.")
         return
     replaced = mechanism(family) if family in family_policies() else ""
     if policy == "add" and "own_bias" in replaced:
@@ -127,7 +126,7 @@ def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int
     else:
         known = [name for name in policy_names() if family in family_policies(name)]
         reason = f"Policy {policy} does not know the family {family}, which {', '.join(known)} does"
-    raise AlibiError(f"{reason}.", exit_code=EXIT_USAGE)
+    raise UsageError(f"{reason}.")
 
 
 def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
@@ -140,21 +139,19 @@ def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":
 
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        raise AlibiError(f"The config.json of {where} has no model_type.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The config.json of {where} has no model_type.")
     if model_type.startswith(CONVERTED):
-        raise AlibiError(
+        raise UsageError(
             f"{where} is already converted (model_type {model_type}).",
             hint="Convert its source again to change slopes or length.",
-            exit_code=EXIT_USAGE,
         )
     if reason := REFUSED.get(model_type):
-        raise AlibiError(f"Model type {model_type!r} is not converted: {reason}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"Model type {model_type!r} is not converted: {reason}.")
     known = {family for name in policy_names() for family in family_policies(name)}
     if family_of(model_type) not in known or model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(family_of(model_type), known, n=1, cutoff=0)
-        raise AlibiError(
+        raise UsageError(
             f"Model type {model_type!r} is not supported. Supported: {', '.join(sorted(known))}. The closest is {close[0]}.",
-            exit_code=EXIT_USAGE,
         )
     check_plausible(raw, where)
     try:
@@ -187,4 +184,4 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
     for mapping in (language, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             return mapping[type(config)]
-    raise AlibiError(f"transformers has no model class for {type(config).__name__}.", exit_code=EXIT_USAGE)
+    raise UsageError(f"transformers has no model class for {type(config).__name__}.")

@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from alibi_cli.errors import AlibiError
+from alibi_cli.errors import UsageError
 
 PRESS_MAX_BIAS = 8.0
 LARGEST = 1e30  # well inside float32, in which biases are computed
@@ -44,18 +44,18 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
     try:
         slopes = json.loads(path.read_text())
     except OSError as error:
-        raise AlibiError(
-            f"Cannot read the slopes file {path}: {error.strerror}.", hint=f"It should hold {expected}.", exit_code=2
+        raise UsageError(
+            f"Cannot read the slopes file {path}: {error.strerror}.", hint=f"It should hold {expected}."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise AlibiError(f"{path} is not JSON: {error}.", hint=f"It should hold {expected}.", exit_code=2) from None
+        raise UsageError(f"{path} is not JSON: {error}.", hint=f"It should hold {expected}.") from None
     layers = slopes if isinstance(slopes, list) and slopes and isinstance(slopes[0], list) else [slopes]
     if layers is slopes and len(layers) != n_layers:
-        raise AlibiError(f"{path} holds {len(layers)} lists of slopes; the model has {n_layers} layers.", exit_code=2)
+        raise UsageError(f"{path} holds {len(layers)} lists of slopes; the model has {n_layers} layers.")
     for layer in layers:
         if not isinstance(layer, list) or len(layer) != n_heads or not all(is_slope(slope) for slope in layer):
-            raise AlibiError(
-                f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}.", exit_code=2
+            raise UsageError(
+                f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}."
             )
     return slopes
 

@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from alibi_cli.attention.registry import attention_names, build_attention
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.slopes import get_slopes
 
 PLAIN = "plain"  # causal attention without a bias: what the unconverted model runs
@@ -55,7 +55,7 @@ def benchmark(request: Request, update: Callable[[str, float, float], None] = la
     """
     names = request.backends or tuple(attention_names())
     if PLAIN in names:
-        raise AlibiError(f"{PLAIN!r} is measured in every run.", "Leave it out of --backends.", EXIT_USAGE)
+        raise UsageError(f"{PLAIN!r} is measured in every run.", "Leave it out of `backends`.")
     backends = {name: build_attention({"name": name}) for name in names}
     rows: list[dict[str, Any]] = []
     for index, length in enumerate(request.lengths):

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 EXTRA = 8  # kernels want head widths that are multiples of 8; two of the extra dimensions are used
 
@@ -40,7 +40,7 @@ class FoldedConfig(AttentionConfig):
 
     def __post_init__(self) -> None:
         if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise AlibiError(f"block must be a positive whole number, not {self.block!r}.", exit_code=EXIT_USAGE)
+            raise UsageError(f"block must be a positive whole number, not {self.block!r}.")
 
 
 @register_attention("folded", FoldedConfig)

@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_distances import HIDDEN, SINK, Compact, distance_of
 from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
@@ -52,10 +52,9 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
             return backend(query, key, value, slopes, causal=causal, sinks=sinks).transpose(1, 2).contiguous(), None
         obstacle = obstacle or "a mask of padding, windows or packing"
         if not backend.config.keeps_own:
-            raise AlibiError(
+            raise UsageError(
                 f"The attention {name!r} cannot run this model, whose layers have {obstacle}.",
-                "Leave --attention out.",
-                EXIT_USAGE,
+                "Leave `attention` out.",
             )
         tell(f"the model's own: no backend computes {obstacle}")
         return alibi_attention(module, query, key, value, attention_mask, **options)

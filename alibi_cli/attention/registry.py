@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
@@ -187,22 +187,21 @@ def build_attention(config: dict[str, Any] | AttentionConfig) -> AttentionBacken
     settings = dict(config)
     name = settings.pop("name", None)
     if name is None:
-        raise AlibiError('The config of an attention needs a "name".', _names(), EXIT_USAGE)
+        raise UsageError('The config of an attention needs a "name".', _names())
     config_of(name)
     entry = _registry[name]
     fields = {field.name: field for field in dataclasses.fields(entry.config) if field.init}
     for unknown in [key for key in settings if key not in fields]:
         close = difflib.get_close_matches(unknown, fields, n=1)
         has = f"It has {', '.join(fields)}." if fields else "It has none."
-        raise AlibiError(
+        raise UsageError(
             f"The attention {name!r} has no setting {unknown!r}.",
             (f"Did you mean {close[0]}? " if close else "") + has,
-            EXIT_USAGE,
         )
     nothing = dataclasses.MISSING
     needed = [key for key, field in fields.items() if field.default is nothing and field.default_factory is nothing]
     if missing := [key for key in needed if key not in settings]:
-        raise AlibiError(f"The attention {name!r} needs the setting {', '.join(missing)}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The attention {name!r} needs the setting {', '.join(missing)}.")
     return entry.constructor(entry.config(**settings))
 
 
@@ -234,7 +233,7 @@ def name_of(config: AttentionConfig) -> str:
     for name in attention_names():
         if _registry[name].config is type(config):
             return name
-    raise AlibiError(f"{type(config).__name__} is not the Config of a registered attention.", _names(), EXIT_USAGE)
+    raise UsageError(f"{type(config).__name__} is not the Config of a registered attention.", _names())
 
 
 def unregister_attention(name: str) -> None:
@@ -245,7 +244,7 @@ def unregister_attention(name: str) -> None:
 def _no_such(name: object) -> AlibiError:
     close = difflib.get_close_matches(str(name), attention_names(), n=1)
     hint = (f"Did you mean {close[0]}? " if close else "") + _names()
-    return AlibiError(f"There is no attention named {name!r}.", hint, EXIT_USAGE)
+    return UsageError(f"There is no attention named {name!r}.", hint)
 
 
 def _names() -> str:

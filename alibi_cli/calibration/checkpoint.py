@@ -12,7 +12,7 @@ from alibi_cli.calibration.run import CalibrationSettings, estimate, learn, stat
 from alibi_cli.calibration.state import State
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.checkpoint.source import Source
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
 from alibi_cli.evaluation.text import Text
 from alibi_cli.families import check_policy, config_of, family_of, model_class, shows_scores, trained_length
@@ -30,15 +30,14 @@ def planned(source: Source, settings: CalibrationSettings) -> Learned:
     config = config_of(source.config, source.name)
     check_policy(config, settings.policy, source.name, settings.sinks or 0)
     if config.is_encoder_decoder:
-        raise AlibiError(
-            f"A {config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"A {config.model_type} is an encoder-decoder; calibration reads one text."
         )
     settings.check()
     if settings.policy != DEFAULT_POLICY and not shows_scores(family_of(config.model_type), settings.policy):
-        raise AlibiError(
+        raise UsageError(
             f"The attention of a {config.model_type} does not show its queries and keys, from which slopes of an added bias are found.",
-            hint="Give slopes with --slopes FILE, or take --policy replace.",
-            exit_code=EXIT_USAGE,
+            hint="Give slopes with `slopes=FILE`, or take `policy=replace`.",
         )
     if (trained := trained_length(config)) is not None:
         settings.lengths_of(trained)
@@ -76,7 +75,7 @@ def calibrate_source(
     """
     info = describe(source.name if source.commit is None else str(source.folder))
     if info.trained_length is None:
-        raise AlibiError(f"The config of {source.name} names no length to calibrate at.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The config of {source.name} names no length to calibrate at.")
     config = config_of(source.config, source.name)
     width = {"bfloat16": 2, "float16": 2}.get(info.stored_dtype, 4)
     cost = estimate(source.weight_bytes * 4 // width, config, settings, info.trained_length)

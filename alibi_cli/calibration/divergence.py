@@ -5,7 +5,7 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.windows import CalibrationWindows
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
 
 TOKENS_PER_BATCH = 2048
@@ -62,10 +62,9 @@ class Divergence:
             AlibiError: there are none.
         """
         if not windows.compared.any():
-            raise AlibiError(
+            raise UsageError(
                 f"None of {windows.n_tokens} tokens that are to be compared is masked.",
                 hint="Give more text.",
-                exit_code=EXIT_USAGE,
             )
         size = max(1, TOKENS_PER_BATCH // windows.input_ids.shape[1])
         batches = [windows.batch(slice(i, i + size), self.device) for i in range(0, len(windows.input_ids), size)]

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.twin import attention_modules, converted_twin
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.runtime.alibi_rewrite import configs_of
 from alibi_cli.runtime.modeling_alibi import AlibiModelMixin
 from alibi_cli.slopes import get_slopes
@@ -79,7 +79,7 @@ def observe_heads(
             model.base_model(input_ids=batch, use_cache=False, return_dict=True, output_attentions=True)
             on_batch(done)
     if not totals or any(total.queries == 0 for total in totals):
-        raise AlibiError(f"The attention of a {type(model).__name__} does not show its weights.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The attention of a {type(model).__name__} does not show its weights.")
     distance, entropy, first_token, sink_weight = np.stack([total.means() for total in totals], axis=1)
     without = distance if sinks == 0 else np.stack([total.distance_without_sinks() for total in totals])
     leading = np.mean([total.leading() for total in totals], axis=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 
 def draw(path: Path, title: str, maps: Sequence[tuple[str, Sequence[Sequence[float | None]], bool]]) -> None:
@@ -41,4 +41,4 @@ def draw(path: Path, title: str, maps: Sequence[tuple[str, Sequence[Sequence[flo
     except OSError as error:
         raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
     except ValueError as error:
-        raise AlibiError(f"Cannot draw {path}: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"Cannot draw {path}: {str(error).splitlines()[0]}") from None

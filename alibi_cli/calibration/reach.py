@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
 from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
@@ -47,7 +47,7 @@ def fit_reach(
         AlibiError: an attention that is not computed by this package, scores that are not finite, or windows that end within the range.
     """
     if input_ids.shape[1] <= reach:
-        raise AlibiError(f"Windows of {input_ids.shape[1]} tokens do not reach beyond {reach}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"Windows of {input_ids.shape[1]} tokens do not reach beyond {reach}.")
     modules = list(attention_modules(converted).values())
     known: list[list[float]] = state.load("reach") or []
     fitted: list[list[float]] = []
@@ -84,9 +84,8 @@ def fit_reach(
     with _watched(modules, watch):
         body.hidden(input_ids.to(converted.device))
     if len(fitted) != len(modules):
-        raise AlibiError(
+        raise UsageError(
             f"The attention of a {type(converted).__name__} does not show its queries and keys; its slopes cannot be fitted by reach.",
-            exit_code=EXIT_USAGE,
         )
     return fitted
 

@@ -19,7 +19,7 @@ from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
 from alibi_cli.calibration.windows import Parts
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.slopes import get_slopes
 
 OBSERVED_TOKENS = 1 << 13  # of those that distillation learns from; the look-back looks at all
@@ -61,8 +61,8 @@ def calibrate(
     if method not in METHODS["replace"]:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS['replace'])}.")
     if model.config.is_encoder_decoder:
-        raise AlibiError(
-            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text."
         )
     started = time.monotonic()
     model.eval()

@@ -7,7 +7,7 @@ from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
 from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.calibration.windows import make_windows
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.models import describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.text import Text
 
@@ -37,9 +37,9 @@ def head_report(
     trained = original_length(info)
     window = length or min(_known(trained, name), DEFAULT_LONGEST)
     if info.hard_limit is not None and window > info.hard_limit:
-        raise AlibiError(f"{name} has positions for {info.hard_limit} tokens, not {window}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{name} has positions for {info.hard_limit} tokens, not {window}.")
     if sinks >= window:
-        raise AlibiError(f"{sinks} sinks leave nothing of a window of {window} tokens.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{sinks} sinks leave nothing of a window of {window} tokens.")
     windows = make_windows(text, load_tokenizer(info), window, n_tokens, info.masked)
     model = load_model(info)
     weights = model.config.num_attention_heads * window**2
@@ -65,7 +65,7 @@ def head_report(
 
 def _known(trained_length: Any, name: str) -> int:
     if not isinstance(trained_length, int):
-        raise AlibiError(
-            f"{name} does not say at which length it was trained.", hint="Give --length.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"{name} does not say at which length it was trained.", hint="Give `length`."
         )
     return trained_length

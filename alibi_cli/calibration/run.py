@@ -19,7 +19,7 @@ from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.checkpoint.learned import Learned
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.text import Text
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
@@ -62,11 +62,11 @@ class CalibrationSettings:
         known = methods(self.policy)
         if self.method is not None and self.method not in known:
             message = f"The policy {self.policy} is not calibrated by {self.method}, but by {' or '.join(known)}."
-            raise AlibiError(message, exit_code=EXIT_USAGE)
+            raise UsageError(message)
         for name in ("offset", "horizon"):
             if self.policy == DEFAULT_POLICY and getattr(self, name) is not None:
                 message = f"{name} is for a bias that is added; the policy {self.policy} is textbook ALiBi."
-                raise AlibiError(message, exit_code=EXIT_USAGE)
+                raise UsageError(message)
 
     def tokens(self) -> int:
         if self.n_tokens is not None:
@@ -81,11 +81,11 @@ class CalibrationSettings:
         """
         if self.horizon is not None and self.horizon > trained_length:
             message = f"The horizon of {self.horizon} tokens is beyond the trained length, {trained_length}."
-            raise AlibiError(message, exit_code=EXIT_USAGE)
+            raise UsageError(message)
         reach = self.horizon or trained_length
         if self.offset is not None and self.offset > reach:
             message = f"An offset of {self.offset} tokens leaves what lies beyond {reach} without a bias."
-            raise AlibiError(message, exit_code=EXIT_USAGE)
+            raise UsageError(message)
         return reach
 
     def lengths_of(self, trained_length: int) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ class CalibrationSettings:
         if self.policy == DEFAULT_POLICY:
             if self.length is not None and self.length > reach:
                 message = f"Windows of {self.length} tokens are longer than the original was trained for, {reach}."
-                raise AlibiError(message, exit_code=EXIT_USAGE)
+                raise UsageError(message)
             return (self.length or reach,)
         only_reach = self.chosen_method == "reach"
         longest = self.length or int((REACH_LENGTH if only_reach else LONGEST) * reach)
@@ -108,7 +108,7 @@ class CalibrationSettings:
             message = (
                 f"Windows of {longest} tokens do not reach beyond {reach}, where an added bias has its work to do."
             )
-            raise AlibiError(message, "Take a longer length or a shorter horizon.", EXIT_USAGE)
+            raise UsageError(message, "Take a longer length or a shorter horizon.")
         if only_reach:
             return (longest,)
         doublings = math.ceil(math.log2(longest / reach))
@@ -136,8 +136,8 @@ def learn(
     """
     settings.check()
     if model.config.is_encoder_decoder:
-        raise AlibiError(
-            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text."
         )
     update("Reading the text", 0, 1)
     if settings.policy == DEFAULT_POLICY:

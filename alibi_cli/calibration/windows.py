@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.tokens import special_tokens
 
@@ -65,10 +65,9 @@ class Parts:
         learned = min(max(1, n_tokens // length), rows - 2)
         chosen = (rows - learned) // 2
         if learned < 1:
-            raise AlibiError(
+            raise UsageError(
                 f"{windows.text['name']} gives {rows} windows of {length} tokens; calibration needs three.",
                 hint="Give more text.",
-                exit_code=EXIT_USAGE,
             )
         first, others = windows.split(learned)
         return cls(first, *others.split(chosen))
@@ -109,10 +108,9 @@ def make_windows(
     stream = [*inside, *others, *stream]
     count = min(len(stream), wanted) // room if room > 0 else 0
     if count < 2:
-        raise AlibiError(
+        raise UsageError(
             f"{text.name} has {len(stream):,} tokens; calibration needs at least two windows of {length}.",
             hint="Give more text.",
-            exit_code=EXIT_USAGE,
         )
     rows = np.asarray(stream[: count * room], dtype=np.int64).reshape(count, room)
     rows = rows[generator.permutation(count)]  # neighbours come from one document

@@ -11,7 +11,7 @@ from alibi_cli.checkpoint.copying import sha256_of
 from alibi_cli.checkpoint.inside import check_links, check_name
 from alibi_cli.checkpoint.safetensors_io import read_header
 from alibi_cli.checkpoint.source import read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
+from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.families import CONVERTED
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
@@ -48,7 +48,7 @@ def audit(folder: Path) -> Audit:
         AlibiError: no such folder, or one without a readable alibi.json.
     """
     if not folder.is_dir():
-        raise AlibiError(f"There is no folder {folder}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"There is no folder {folder}.")
     with explained(f"Cannot read {folder}"):
         check_links(folder)
         if not (folder / "alibi.json").is_file():

@@ -35,7 +35,7 @@ def link_file(source: Path, target: Path, on_bytes: Callable[[int], None] = lamb
     Raises:
         AlibiError: the file system cannot link these.
     """
-    with explained(f"Cannot link {target} to {source}", hint="Without --link it is copied."):
+    with explained(f"Cannot link {target} to {source}", hint="Without `link` it is copied."):
         os.link(source.resolve(), target)  # of the Hub's cache, the file itself and not the link to it
     on_bytes(target.stat().st_size)
 

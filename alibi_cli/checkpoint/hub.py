@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alibi_cli.checkpoint.inside import check_name
 from alibi_cli.checkpoint.safetensors_io import TensorInfo
-from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 
 # Weights in formats that are never read; a repository often holds the same weights four times.
 FOREIGN_WEIGHTS = (
@@ -47,21 +47,20 @@ def download(model: str, revision: str | None, read_weights: bool = True) -> tup
         if not any(folder.glob("*.safetensors")) and (read_weights or not _has_safetensors(model, folder)):
             folder = Path(snapshot_download(model, revision=revision, ignore_patterns=NEVER))
     except HFValidationError:
-        raise AlibiError(
-            f"There is no folder {model}, and it is not the name of a Hub repository.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"There is no folder {model}, and it is not the name of a Hub repository."
         ) from None
     except GatedRepoError:
         raise AlibiError(
             f"Access to {model} is restricted.", hint="Ask for access on its page, then `hf auth login`."
         ) from None
     except RepositoryNotFoundError:
-        raise AlibiError(
+        raise UsageError(
             f"There is no folder and no Hub repository {model}.",
             hint="A private one needs `hf auth login`.",
-            exit_code=EXIT_USAGE,
         ) from None
     except RevisionNotFoundError:
-        raise AlibiError(f"{model} has no revision {revision}.", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"{model} has no revision {revision}.") from None
     except LocalEntryNotFoundError:
         raise AlibiError(f"There is no folder {model}, and the Hub cannot be reached to look for it.") from None
     except (HfHubHTTPError, HTTPError, OSError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from alibi_cli.checkpoint.lock import exclusive
-from alibi_cli.errors import EXIT_USAGE, AlibiError, explained, first_line
+from alibi_cli.errors import AlibiError, UsageError, explained, first_line
 
 MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
 
@@ -21,23 +21,22 @@ def check_output(output: Path, source: Path, force: bool) -> None:
     with explained(f"Cannot write {output}"):
         resolved, source_folder = output.resolve(), source.resolve()
         if not resolved.name:
-            raise AlibiError(f"{output} cannot be an output folder.", exit_code=EXIT_USAGE)
+            raise UsageError(f"{output} cannot be an output folder.")
         if resolved == source_folder or resolved in source_folder.parents or source_folder in resolved.parents:
             raise AlibiError(f"The output {output} and the source {source} overlap.", hint="Choose another output.")
         if output.is_symlink():
             raise AlibiError(f"{output} is a link, and is not followed.", hint="Name the folder itself.")
         if output.exists() and not output.is_dir():
-            raise AlibiError(f"{output} exists and is not a folder.", exit_code=EXIT_USAGE)
+            raise UsageError(f"{output} exists and is not a folder.")
         if not force:
             _check_free(output)
 
 
 def _check_free(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
-        raise AlibiError(
+        raise UsageError(
             f"{output} exists and is not empty.",
-            hint="Choose another folder, or replace it with --force.",
-            exit_code=EXIT_USAGE,
+            hint="Choose another folder, or replace it with `force`.",
         )
 
 
@@ -77,10 +76,9 @@ def _start(partial: Path) -> None:
             [path.name for path in partial.iterdir()] if not partial.is_symlink() and partial.is_dir() else ["a file"]
         )
         if left and not {MARKER, "alibi.json"} & set(left):
-            raise AlibiError(
+            raise UsageError(
                 f"{partial} exists and was not made by an interrupted conversion.",
                 hint="Move it away.",
-                exit_code=EXIT_USAGE,
             )
         shutil.rmtree(partial)
     partial.mkdir()

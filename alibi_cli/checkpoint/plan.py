@@ -14,7 +14,7 @@ from alibi_cli.checkpoint.learned import Learned, in_dtype
 from alibi_cli.checkpoint.meta import MetaSurgery, check_tensors
 from alibi_cli.checkpoint.safetensors_io import NewTensor
 from alibi_cli.checkpoint.source import Source, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.families import check_policy, config_of, family_of, mechanism, model_class, sink_distance, trained_length
 from alibi_cli.plugins import travelling_source
 from alibi_cli.runtime import RUNTIME_FILES
@@ -76,7 +76,7 @@ class Plan:
     def output_state(self) -> str:
         """A remark if the output folder is in the way."""
         occupied = self.output.is_dir() and any(self.output.iterdir())
-        return " (exists and is not empty: --force would replace it)" if occupied else ""
+        return " (exists and is not empty: `force` would replace it)" if occupied else ""
 
     @property
     def auto_class(self) -> str:
@@ -203,14 +203,14 @@ def make_plan(
     config = config_of(source.config, source.name)
     check_policy(config, policy, source.name, sinks or 0)
     if offset and policy == DEFAULT_POLICY:
-        raise AlibiError(
-            "An offset is for a bias that is added; policy replace is textbook ALiBi.", exit_code=EXIT_USAGE
+        raise UsageError(
+            "An offset is for a bias that is added; policy replace is textbook ALiBi."
         )
     cls = model_class(config)
     trained = trained_length(config) or 0
     promised = max_sequence_length or 4 * trained
     if promised < 1:
-        raise AlibiError("The config names no length.", hint="Give --max-sequence-length.", exit_code=EXIT_USAGE)
+        raise UsageError("The config names no length.", hint="Give `max_sequence_length`.")
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     if not all(type(n) is int and n >= 1 for n in (heads, layers)):
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
@@ -269,8 +269,8 @@ def _slopes(slopes: str | Learned, max_bias: float | None, heads: int, layers: i
         return slopes.slopes, slopes.scheme
     if slopes != "press":
         if max_bias is not None:
-            raise AlibiError(
-                "--max-bias shapes Press's slopes; it cannot be combined with a slopes file.", exit_code=EXIT_USAGE
+            raise UsageError(
+                "`max_bias` shapes Press's slopes; it cannot be combined with a slopes file."
             )
         return read_slopes(Path(slopes), heads, layers), f"file {Path(slopes).name}"
     if max_bias is None:
@@ -278,7 +278,7 @@ def _slopes(slopes: str | Learned, max_bias: float | None, heads: int, layers: i
     try:
         return get_slopes(heads, max_bias), f"press, max_bias {max_bias:g}"
     except ValueError as error:
-        raise AlibiError(str(error), exit_code=EXIT_USAGE) from None
+        raise UsageError(str(error)) from None
 
 
 def _converted_config(

@@ -29,7 +29,7 @@ class Verification(BaseModel):
 
 
 class ConvertReport(BaseModel):
-    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if --no-verify was given, calibration if the slopes
+    """The JSON of `alibi convert`. Sizes in bytes, times in seconds. verified is null if it was not asked for, calibration if the slopes
     were not calibrated. trained_length: tokens that the source's positions were made for.
     policy: the family, as version 0.1.0 had it; policy_name: "replace", "add" or a plug-in's. offsets, sinks, sink_distance: see
     `apply_alibi`.
@@ -58,3 +58,40 @@ class ConvertReport(BaseModel):
     seconds: float
     verified: Verification | None
     loads_with: str
+
+
+class SideFiles(BaseModel):
+    """Names of files beside the weights. carried: byte for byte; edited: with changes; left_behind: not taken."""
+
+    carried: list[str]
+    edited: list[str]
+    left_behind: list[str]
+
+
+class PlanReport(BaseModel):
+    """The JSON of `alibi inspect plan` and of `alibi convert --dry-run`; fields as in `ConvertReport`. null stands for what a calibration
+    is going to find. output_occupied: the output
+    exists and is not empty. n_tensors: in the source."""
+
+    source: str
+    source_commit: str | None
+    output: str
+    base_model_type: str
+    model_type: str
+    policy: str
+    policy_name: str
+    mechanism: str
+    slopes_scheme: str
+    slopes: list[Any] | None
+    offsets: list[Any] | None
+    sinks: int | None
+    sink_distance: int | None
+    trained_length: int
+    max_sequence_length: int
+    tensors: Tensors
+    side_files: SideFiles
+    bytes_to_write: int
+    free_bytes: int
+    loads_with: str
+    output_occupied: bool
+    n_tensors: int

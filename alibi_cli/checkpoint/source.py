@@ -11,7 +11,7 @@ from alibi_cli.checkpoint.inside import LEFT_BEHIND, check_links, check_name
 from alibi_cli.checkpoint.integrity import Stamp, stamps
 from alibi_cli.checkpoint.pickled import index_of
 from alibi_cli.checkpoint.safetensors_io import TensorInfo, read_header
-from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
+from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.presets import DEMONSTRATIONS, presets_folder
 
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
@@ -66,8 +66,8 @@ def open_source(model: str, revision: str | None = None, read_weights: bool = Tr
 def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     folder, commit = locate(model, revision, read_weights)
     if revision is not None and commit is None:
-        raise AlibiError(
-            f"{model} is a local folder; --revision chooses one of a Hub repository.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"{model} is a local folder; `revision` chooses one of a Hub repository."
         )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     before = stamps(files)
@@ -106,9 +106,9 @@ def locate(model: str, revision: str | None = None, read_weights: bool = True) -
     if model in DEMONSTRATIONS and not exists:
         return presets_folder() / model, None
     if exists:
-        raise AlibiError(f"{model} is a file; a checkpoint is a folder with a config.json.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{model} is a file; a checkpoint is a folder with a config.json.")
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise AlibiError(f"There is no folder {model}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"There is no folder {model}.")
     return download(model, revision, read_weights)
 
 
@@ -117,10 +117,9 @@ def read_json(path: Path) -> dict[str, Any]:
     with explained(f"Cannot read {path}"):
         is_file = path.is_file()  # a device or a pipe could be read for ever
     if not is_file:
-        raise AlibiError(
+        raise UsageError(
             f"{path.parent} has no {path.name}.",
             hint="A checkpoint folder holds config.json and weights.",
-            exit_code=EXIT_USAGE,
         )
     try:
         with explained(f"Cannot read {path}"):
@@ -169,10 +168,9 @@ def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo
             if name not in tensors or tensors[name][0].name != Path(file).name:
                 raise AlibiError(f"{single}.index.json says that {name!r} is in {file}, which does not hold it.")
         return shards, tensors
-    raise AlibiError(
+    raise UsageError(
         f"{folder} has no weights that can be converted.",
         hint="Expected model.safetensors or pytorch_model.bin, or their index.",
-        exit_code=EXIT_USAGE,
     )
 
 

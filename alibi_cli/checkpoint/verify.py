@@ -118,7 +118,7 @@ def _difference(plan: Plan, expected: torch.Tensor, found: torch.Tensor) -> floa
     if not numbers.any():
         raise AlibiError(
             f"Every output of {plan.source.name} is NaN or Inf, so nothing can be verified.",
-            hint="--no-verify writes it all the same.",
+            hint="`verify=False` writes it all the same.",
         )
     # Where the source has no number, the checkpoint must have none either.
     difference = (found - expected)[numbers].abs().max().item() if torch.equal(numbers, found.isfinite()) else math.inf

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.cli import output
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 if TYPE_CHECKING:
     from alibi_cli.calibration.run import CalibrationSettings
@@ -22,13 +22,13 @@ def check_options(chosen: dict[str, Any], calibration_text: list[Path]) -> None:
     """
     calibrated = chosen["slopes"] == "calibrated"
     if calibrated and chosen["max_bias"] is not None:
-        raise AlibiError(
-            "--max-bias shapes Press's slopes; it cannot be combined with calibrated ones.", exit_code=EXIT_USAGE
+        raise UsageError(
+            "--max-bias shapes Press's slopes; it cannot be combined with calibrated ones."
         )
     given = [name for name in ONLY_CALIBRATED if chosen[name] is not None]
     given += ["calibration_text"] if calibration_text else []
     if given and not calibrated:
-        raise AlibiError(f"--{given[0].replace('_', '-')} needs --slopes calibrated.", exit_code=EXIT_USAGE)
+        raise UsageError(f"--{given[0].replace('_', '-')} needs --slopes calibrated.")
 
 
 def _settings(chosen: dict[str, Any]) -> "CalibrationSettings":

@@ -11,7 +11,7 @@ from alibi_cli.cli import heads as heads_of_a_model
 from alibi_cli.cli.heat_map import HeatMap
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
 
 app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion plans, policies and presets.")
@@ -39,7 +39,7 @@ def slopes(
     Slopes that differ by layer are shown as a heat map. Figures: --json.
     """
     if model is not None and heads is not None:
-        raise AlibiError("Give MODEL or --heads, not both.", exit_code=EXIT_USAGE)
+        raise UsageError("Give MODEL or --heads, not both.")
     if max_bias is not None and not 0 < max_bias < math.inf:
         raise typer.BadParameter("it must be positive and finite.", param_hint="--max-bias")
     found = _slopes_of(model, heads, max_bias or PRESS_MAX_BIAS)
@@ -70,13 +70,13 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
     check_plausible(config, model)
     found = next((config[key] for key in keys if type(config.get(key)) is int), 0)
     if found < 1:
-        raise AlibiError(f"The config.json of {model} does not say how many heads it has.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The config.json of {model} does not say how many heads it has.")
     if (own := config.get("alibi_slopes")) is not None:
         layers = own if isinstance(own, list) and own and isinstance(own[0], list) else [own]
         if not all(isinstance(layer, list) and len(layer) == found and all(map(is_slope, layer)) for layer in layers):
             raise AlibiError(f"The alibi_slopes in the config.json of {model} are not {found} positive numbers.")
         if max_bias != PRESS_MAX_BIAS:
-            raise AlibiError(f"{model} has slopes of its own; --max-bias does not apply.", exit_code=EXIT_USAGE)
+            raise UsageError(f"{model} has slopes of its own; --max-bias does not apply.")
         return {"n_heads": found, "scheme": "checkpoint", "max_bias": None, "slopes": own}
     return {"n_heads": found, "scheme": "press", "max_bias": max_bias, "slopes": get_slopes(found, max_bias)}
 

@@ -1,144 +1,123 @@
-"""Types of arguments and options that several commands share."""
+"""Typer's options, made of the settings of a verb."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from alibi_cli.errors import SETTING
+from alibi_cli.settings.declaration import Declared, Verb, declared, settings_of
 
-class Lengths(tuple[int, ...]):
-    """Sequence lengths in tokens, ascending."""
-
-
-def parse_lengths(text: str) -> Lengths:
-    """'512,1024,2048', or '512:8192' for every doubling of 512 up to 8192."""
-    try:
-        if ":" in text:
-            first, last = (int(part) for part in text.split(":"))
-            lengths = []
-            while 0 < first <= last:
-                lengths.append(first)
-                first *= 2
-        else:
-            lengths = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list like 512,1024,2048 or a range like 512:8192.") from None
-    if not lengths or min(lengths) < 2:
-        raise typer.BadParameter(f"{text!r}: lengths are whole numbers from 2 on, ascending.")
-    return Lengths(lengths)
-
-
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A local folder, or the name of a Hub repository.", show_default=False)
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.", show_default=False)]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Let MODEL's own Python code run. Off unless given; stock families do not need it.",
-        rich_help_panel="Dangerous options",
-    ),
-]
-Policy = Annotated[
-    str,
-    typer.Option(
-        metavar="replace|add|NAME",
-        help="replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a rotation that stays. "
-        "NAME: a plug-in's policy.",
-    ),
-]
-Sinks = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration chooses.",
-        show_default=False,
-    ),
-]
-SlopesFrom = Annotated[
-    str,
-    typer.Option(
-        "--slopes",
-        metavar="press|calibrated|FILE",
-        help="Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one list per layer.",
-    ),
-]
-Calibrate = Annotated[
-    Literal["reach", "look-back", "distil", "distil+norms"] | None,
-    typer.Option(
-        help="How --slopes calibrated finds slopes. reach (for --policy add): the gentlest that hide what lies beyond the trained length, "
-        "in one forward pass. look-back (for replace): from how far each head looks back. distil: by imitating the original's predictions. "
-        "distil+norms (for replace): normalisation weights too. Default: reach for add, distil for replace.",
-        show_default=False,
-    ),
-]
-CalibrationText = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="FILE", help="Calibrate on this text; repeatable. Default: the embedded text.", show_default=False
-    ),
-]
-CalibrationTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
-        "and look-back.",
-        show_default=False,
-    ),
-]
-CalibrationLength = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        help="Tokens of the longest window that calibration feeds. Default: for --policy add 1.5 (reach) or 4 (distil) times the trained "
-        "length; for replace the trained length.",
-        show_default=False,
-    ),
-]
-Horizon = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        help="Calibrate an added bias for the last H tokens instead of the trained length.",
-        metavar="H",
-        show_default=False,
-    ),
-]
-Offset = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias. Default: the trained "
-        "length, or the horizon, with calibrated slopes; 0 with others.",
-        metavar="N",
-        show_default=False,
-    ),
-]
-MaxBias = Annotated[
-    float | None, typer.Option(help="Exponent of the gentlest slope, 2^-B, instead of Press's 8.", show_default=False)
-]
-MaxSequenceLength = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="The length that the config promises; no table is sized by it. Default: 4 x the trained length.",
-        show_default=False,
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Where to write. Default: MODEL's name + -alibi.", show_default=False
-    ),
-]
-Plugin = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE.py", help="Load a plug-in that registers policies; repeatable.", show_default=False),
-]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Settings from presets/NAME.yaml; options given here win.", show_default=False),
+    typer.Option(metavar="NAME|FILE", help="Settings from presets/NAME.yaml, or a file of one's own; options given here win.", show_default=False),
 ]
+
+
+def takes(cls: type[Verb]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator of a function of (settings, …): a command with an option for each setting of `cls`, and one for each other parameter.
+
+    Options that were left at their default are not given, so that a preset can have its say.
+    """
+
+    def decorator(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "settings"]
+        found = [each for each in declared(cls) if each.setting.option]
+        found.sort(key=lambda each: (not each.setting.argument, not each.required))
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
+        parameters += [inspect.Parameter(e.name, keyword, default=_default(e), annotation=_annotation(e)) for e in found]
+        parameters += [p.replace(kind=keyword, annotation=hints[p.name]) for p in own if p.name != "preset"]
+        last = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own if p.name == "preset"]
+
+        def command(context: typer.Context, **values: Any) -> None:
+            given = {each.name: values.pop(each.name) for each in found}
+            given = {name: value for name, value in given.items() if was_given(context, name)}
+            for hidden in declared(cls):
+                if hidden.name == "command":
+                    given["command"] = command_line()
+            function(settings_of(cls, given, values.pop("preset", None)), **values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature([*parameters, *last])  # type: ignore[attr-defined]
+        command.__annotations__ = {}
+        return command
+
+    return decorator
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """True unless the option was left at its default."""
+    return getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
+
+
+def command_line() -> str:
+    """What was typed, for the records."""
+    import shlex
+    import sys
+
+    return shlex.join(["alibi", *sys.argv[1:]])
+
+
+def _default(each: Declared) -> Any:
+    if each.required:
+        return inspect.Parameter.empty
+    if get_origin(each.kind) is tuple:
+        if each.setting.parse is None:
+            return None  # a repeatable option
+        return ",".join(map(str, each.default)) if each.default else None
+    return each.default
+
+
+def _annotation(each: Declared) -> Any:
+    setting, default = each.setting, _default(each)
+    kind: Any = each.kind
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        kind = str if setting.parse is not None else list[str if inner is Any else inner]
+    elif kind is Any:
+        kind = str
+    if default is None:
+        kind = kind | None
+    extra: dict[str, Any] = {"help": setting.help, "metavar": setting.metavar, "rich_help_panel": setting.panel}
+    extra["show_default"] = default not in (None, inspect.Parameter.empty)
+    if each.kind in (int, float):
+        extra |= {"min": setting.minimum, "max": setting.maximum}
+    if setting.argument:
+        return Annotated[kind, typer.Argument(**extra)]
+    flags = setting.flags or ((option_of(each.name),) if kind is bool else ())
+    return Annotated[kind, typer.Option(*flags, **extra)]
+
+
+def option_of(name: str) -> str:
+    """max_bias -> --max-bias"""
+    return f"--{name.replace('_', '-')}"
+
+
+def in_options(text: str) -> str:
+    """A message of the library, its settings in the words of the command line: `max_bias` -> --max-bias, `verify=False` -> --no-verify."""
+
+    def option(found: Any) -> str:
+        name, value = found[1], found[2]
+        if name not in _names():
+            return str(found[0])
+        if value == "False":
+            return f"--no-{name.replace('_', '-')}"
+        return option_of(name) if value in (None, "True") else f"{option_of(name)} {value}"
+
+    return SETTING.sub(option, text)
+
+
+def _names() -> set[str]:
+    classes, names = [Verb], set()
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        names |= {each.name for each in declared(cls)}
+    return names
+
+

@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import UsageError
 from alibi_cli.presets import load_preset
 
 
@@ -14,7 +14,7 @@ def settings(context: typer.Context, preset: str | None, command: str, given: di
         return given
     made_for, _, chosen = load_preset(preset)
     if made_for != command:
-        raise AlibiError(f"Preset {preset} is for `alibi {made_for}`.", exit_code=EXIT_USAGE)
+        raise UsageError(f"Preset {preset} is for `alibi {made_for}`.")
     at_default = {name for name in given if getattr(context.get_parameter_source(name), "name", "") == "DEFAULT"}
     if "protocol" in given and "protocol" not in at_default:
         chosen = {

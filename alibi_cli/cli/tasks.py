@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from alibi_cli.cli import output
-from alibi_cli.errors import EXIT_FAILED, EXIT_USAGE, AlibiError
+from alibi_cli.errors import EXIT_FAILED, AlibiError, UsageError
 
 ONLY_PERPLEXITY = (
     "baseline",
@@ -37,7 +37,7 @@ def check_options(context: typer.Context, task: str | None) -> None:
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         reason = "is about perplexity and does not go with --task" if task is not None else "needs --task"
-        raise AlibiError(f"{names} {reason}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{names} {reason}.")
 
 
 def run(json: bool, verbose: bool, **request: Any) -> None:

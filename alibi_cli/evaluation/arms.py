@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.head import device_of
 from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
 from alibi_cli.evaluation.window_attention import attend, window_implementation
@@ -110,9 +110,9 @@ def parse_arm(name: str) -> Arm:
     kind, size = (found[1], int(found[2]) if found[2] else None) if found else (name, None)
     if kind not in ARMS or (size is not None and not kind.startswith(WINDOW)):
         windows = f"{WINDOW}:N, {WINDOW_AND_SINKS}:N"
-        raise AlibiError(f"There is no arm {name!r}; there are {', '.join(ARMS)}, {windows}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"There is no arm {name!r}; there are {', '.join(ARMS)}, {windows}.")
     if size is not None and size <= (SINKS if kind == WINDOW_AND_SINKS else 0):
-        raise AlibiError(f"{name}: a window of {size} tokens has no room for the latest.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{name}: a window of {size} tokens has no room for the latest.")
     return Arm(kind, size)
 
 
@@ -177,7 +177,7 @@ def arm_of(model: PreTrainedModel, name: str, *, trained_length: int, length: in
 
 
 def refusal(arm: str, model: str, reason: str) -> AlibiError:
-    return AlibiError(f"{model} cannot have the arm {arm}: {reason}.", exit_code=EXIT_USAGE)
+    return UsageError(f"{model} cannot have the arm {arm}: {reason}.")
 
 
 @contextmanager

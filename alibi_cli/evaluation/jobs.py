@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal, split_arm
 from alibi_cli.evaluation.models import ModelInfo, load_tokenizer, resolved_dtype
 from alibi_cli.evaluation.processes import Processes
@@ -41,8 +41,8 @@ def make_jobs(infos: list[ModelInfo], request: "Request", processes: Processes) 
         AlibiError: an arm that a model cannot have, a tokenizer or a protocol that does not do.
     """
     if request.arms and all(info.converted for info in infos):
-        message = "--arms adds rows of unconverted models, and all of these are converted."
-        raise AlibiError(message, hint="Name the original as --baseline.", exit_code=EXIT_USAGE)
+        message = "`arms` adds rows of unconverted models, and all of these are converted."
+        raise UsageError(message, hint="Name the original as `baseline`.")
     arms = [_arms_of(info, request) for info in infos]
     cut = [
         info.trained_length

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from alibi_cli.checkpoint.integrity import checked_sha256
 from alibi_cli.checkpoint.source import check_plausible, locate, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.arms import Limits, limits_of
 from alibi_cli.families import CONVERTED, trained_length
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
@@ -67,7 +67,7 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
     if not trust_remote_code and any("attn_implementation" in key and "/" in str(raw[key]) for key in raw):
         raise AlibiError(
             f"The config.json of {name} asks for attention from the Hub, which is code; it was not loaded.",
-            hint="--trust-remote-code lets it run.",
+            hint="`trust_remote_code` lets it run.",
         )
     model_type = str(raw.get("model_type"))
     base = model_type.removeprefix(CONVERTED)
@@ -79,17 +79,16 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
         not causal and base in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     )
     if raw.get("is_encoder_decoder") or base in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        raise AlibiError(
-            f"{name} is an encoder-decoder, which cannot be scored by windows of one text.", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"{name} is an encoder-decoder, which cannot be scored by windows of one text."
         )
     known = MODEL_FOR_MASKED_LM_MAPPING_NAMES if masked else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     of_plugin = base in CONFIG_MAPPING and CONFIG_MAPPING[base] in AutoModelForCausalLM._model_mapping
     if base not in known and not of_plugin and not (trust_remote_code and "auto_map" in raw):
-        hint = "It brings its own code; --trust-remote-code lets that run." if "auto_map" in raw else None
-        raise AlibiError(
+        hint = "It brings its own code; `trust_remote_code` lets that run." if "auto_map" in raw else None
+        raise UsageError(
             f"{name} has the model type {model_type!r}, which is no language model that transformers knows.",
             hint,
-            EXIT_USAGE,
         )
     trained = hard = None
     attention, limits = ATTENTION_NAME, Limits()
@@ -250,7 +249,7 @@ def pick_device(device: str) -> str:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise AlibiError(
-            f"Device {device!r} cannot be used: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE
+        raise UsageError(
+            f"Device {device!r} cannot be used: {str(error).splitlines()[0]}"
         ) from None
     return device

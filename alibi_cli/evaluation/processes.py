@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from alibi_cli.checkpoint.lock import exclusive
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.models import SPLIT, pick_device
 
 T = TypeVar("T")
@@ -41,8 +41,8 @@ class Processes:
             AlibiError: `name` asks for one model on several devices, of which every process would need its own.
         """
         if self.count > 1 and name == SPLIT:
-            raise AlibiError(
-                f"--device {SPLIT} spreads one model over all devices; it runs in one process.", exit_code=EXIT_USAGE
+            raise UsageError(
+                f"`device={SPLIT}` spreads one model over all devices; it runs in one process."
             )
         if self.count > 1 and name in ("auto", "cuda") and pick_device(name) == "cuda":
             return f"cuda:{self.local_index}"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from alibi_cli.checkpoint.partial import new_file
-from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.arms import FULL, TRUNCATED
 from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, mean_interval, per_document
 
@@ -186,18 +186,16 @@ def load(path: Path) -> tuple[Results, dict[str, Scored]]:
         OSError,
         RecursionError,
     ) as error:
-        raise AlibiError(
+        raise UsageError(
             f"{path} and the record beside it are not results that can be resumed: {first_line(error)}",
-            hint="Choose another --output.",
-            exit_code=EXIT_USAGE,
+            hint="Choose another `output`.",
         ) from None
     results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
     for row in results.rows:
         if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
-            raise AlibiError(
+            raise UsageError(
                 f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed.",
-                hint="Delete the file, or choose another --output.",
-                exit_code=EXIT_USAGE,
+                hint="Delete the file, or choose another `output`.",
             )
         if row.arm in OLD_NAMES:
             before, row.arm = row.key, OLD_NAMES[row.arm]
@@ -223,20 +221,18 @@ def check_same_run(old: Results, new: Results, path: Path) -> None:
                 if isinstance(now, dict)
                 else part
             )
-            raise AlibiError(
+            raise UsageError(
                 f"{path} was made differently ({what}); its rows cannot be resumed.",
-                hint="Choose another --output.",
-                exit_code=EXIT_USAGE,
+                hint="Choose another `output`.",
             )
     known = {str(model.get("name")): model for model in old.models}
     for model in new.models:
         if model["name"] in known and known[model["name"]] != model:
             before = known[model["name"]]
             key = next(k for k in {**model, **before} if k not in before or k not in model or before[k] != model[k])
-            raise AlibiError(
+            raise UsageError(
                 f"{model['name']} has changed since {path} was made ({key}).",
-                hint="Choose another --output.",
-                exit_code=EXIT_USAGE,
+                hint="Choose another `output`.",
             )
 
 

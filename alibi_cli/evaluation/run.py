@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import results as results_file
 from alibi_cli.evaluation.arms import FULL, TRUNCATED, arm_of, parse_arm, split_arm
 from alibi_cli.evaluation.contrasts import contrasts
@@ -67,9 +67,8 @@ def evaluate(
     """
     infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
     if len({info.masked for info in infos}) > 1:
-        raise AlibiError(
+        raise UsageError(
             "Models that fill in masked tokens and models that predict the next one cannot be scored together.",
-            exit_code=EXIT_USAGE,
         )
     baseline, against = split_arm(request.baseline) if request.baseline is not None else (None, None)
     jobs = make_jobs(infos, request, processes)
@@ -125,10 +124,9 @@ def _earlier(request: Request, results: Results) -> tuple[Results, dict[str, Sco
     if request.output is None or not request.output.exists():
         return None
     if not request.resume:
-        raise AlibiError(
+        raise UsageError(
             f"{request.output} exists.",
-            hint="Continue it with --resume, or choose another --output.",
-            exit_code=EXIT_USAGE,
+            hint="Continue it with `resume`, or choose another `output`.",
         )
     old, record = results_file.load(request.output)
     results_file.check_same_run(old, results, request.output)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import python_docs
 
 DEFAULT = "python-docs"
@@ -60,7 +60,7 @@ def load_text(
     name, found = open_text(dataset, files, split_on=split_on, column=column)
     documents = list(islice(found, max_documents))
     if not documents:
-        raise AlibiError(f"{name} holds no text.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{name} holds no text.")
     return Text(name, documents)
 
 
@@ -78,7 +78,7 @@ def open_text(
     """
     files = list(files)
     if files and dataset:
-        raise AlibiError("Give --text or --dataset, not both.", exit_code=EXIT_USAGE)
+        raise UsageError("Give `text` or `dataset`, not both.")
     if files:
         return ", ".join(path.name for path in files), _from_files(files, split_on)
     if dataset in (None, DEFAULT):
@@ -92,14 +92,14 @@ def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
             with path.open("rb") as file:  # which may be a device that never ends
                 content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
-                raise AlibiError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes.", "Split it.", EXIT_USAGE)
+                raise UsageError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes.", "Split it.")
             text = content.decode("utf-8")
         except OSError as error:
-            raise AlibiError(f"Cannot read {path}: {error.strerror}.", exit_code=EXIT_USAGE) from None
+            raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
         except UnicodeDecodeError as error:
-            raise AlibiError(f"{path} is not UTF-8 text (byte {error.start}).", exit_code=EXIT_USAGE) from None
+            raise UsageError(f"{path} is not UTF-8 text (byte {error.start}).") from None
         if "\x00" in text:
-            raise AlibiError(f"{path} is not text: it holds NUL bytes.", exit_code=EXIT_USAGE)
+            raise UsageError(f"{path} is not text: it holds NUL bytes.")
         if split_on == "file":
             parts = [(path.name, text)]
         else:
@@ -112,10 +112,9 @@ def _from_files(files: list[Path], split_on: str) -> Iterable[tuple[str, str]]:
 
 def _bounded(name: str, text: str) -> str:
     if len(text) > MAX_CHARACTERS:
-        raise AlibiError(
+        raise UsageError(
             f"{name} is a document of {len(text):,} characters; at most {MAX_CHARACTERS:,} can be cut into tokens.",
-            "Split it, or use --split-on blank-line if blank lines separate its documents.",
-            EXIT_USAGE,
+            "Split it, or use `split_on=blank-line` if blank lines separate its documents.",
         )
     return text
 
@@ -126,25 +125,24 @@ def _from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[
 
     path, config, split, *rest = [*spec.split(":"), "", ""]
     if any(rest):
-        raise AlibiError(f"{spec!r} is not path, path:config or path:config:split.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{spec!r} is not path, path:config or path:config:split.")
     try:
         rows = load_dataset(path, config or None, split=split or default_split, streaming=True)
     except DatasetNotFoundError:
-        raise AlibiError(f"There is no dataset {path}.", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"There is no dataset {path}.") from None
     except (
         ValueError,
         OSError,
         RuntimeError,
     ) as error:  # unknown config or split, unreachable Hub, a dataset that is a script
-        raise AlibiError(f"Dataset {spec} cannot be read: {str(error).splitlines()[0]}", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"Dataset {spec} cannot be read: {str(error).splitlines()[0]}") from None
     for index, row in enumerate(rows):
         if column in row and row[column] is None:
             continue
         if not isinstance(row.get(column), str):
-            raise AlibiError(
+            raise UsageError(
                 f"{spec} has no text column {column!r}; its columns: {', '.join(row)}.",
-                hint="Name it with --text-column.",
-                exit_code=EXIT_USAGE,
+                hint="Name it with `text_column`.",
             )
         if row[column].strip():
             yield f"{path}#{index}", _bounded(f"{path}#{index}", row[column])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.tokens import TokenizedDocument
 
 PROTOCOLS = ("fixed-target", "non-overlapping", "sliding", "lm-eval")
@@ -70,10 +70,9 @@ class Protocol:
                     found.append(Window(index, begin, end, targets))
         if not found:
             longest = max((len(document.ids) for document in documents), default=0)
-            raise AlibiError(
+            raise UsageError(
                 f"No document is long enough: the longest has {longest} tokens, and {self.name} at {max(self.lengths)} needs more.",
-                hint="Use shorter --lengths, other text, or --protocol non-overlapping.",
-                exit_code=EXIT_USAGE,
+                hint="Use shorter `lengths`, other text, or `protocol=non-overlapping`.",
             )
         return found
 
@@ -118,30 +117,28 @@ def make_protocol(
         AlibiError: an option that the protocol does not have, or numbers that leave nothing to score.
     """
     if name not in PROTOCOLS:
-        raise AlibiError(f"There is no protocol {name!r}; there are {', '.join(PROTOCOLS)}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"There is no protocol {name!r}; there are {', '.join(PROTOCOLS)}.")
     if targets is not None and name != "fixed-target":
-        raise AlibiError(f"--targets belongs to the fixed-target protocol, not to {name}.", exit_code=EXIT_USAGE)
+        raise UsageError(f"`targets` belongs to the fixed-target protocol, not to {name}.")
     if (stride is None) == (name == "sliding"):
-        raise AlibiError("The sliding protocol, and no other, needs --stride.", exit_code=EXIT_USAGE)
+        raise UsageError("The sliding protocol, and no other, needs `stride`.")
     if name == "lm-eval" and masked:
-        raise AlibiError(
-            "The lm-eval protocol is for models that predict the next token, not for masked ones.", exit_code=EXIT_USAGE
+        raise UsageError(
+            "The lm-eval protocol is for models that predict the next token, not for masked ones."
         )
     if name == "fixed-target" and targets is None:
         targets = max(1, min(256, min(*lengths, truncated or max(lengths)) // 2))
     protocol = Protocol(name, tuple(lengths), targets, stride, prefix, suffix, masked)
     shortest = protocol.room(min(*lengths, truncated or max(lengths)))
     if targets is not None and not 1 <= targets < shortest + (1 if masked or prefix else 0):
-        raise AlibiError(
-            f"--targets {targets} leaves no context in a window of {shortest} tokens.",
+        raise UsageError(
+            f"`targets={targets}` leaves no context in a window of {shortest} tokens.",
             hint="K must be smaller than the shortest length.",
-            exit_code=EXIT_USAGE,
         )
     if stride is not None and not 1 <= stride <= protocol.room(min(lengths)):
-        raise AlibiError(
-            f"--stride must lie between 1 and {protocol.room(min(lengths))}, the shortest window; it is {stride}.",
-            exit_code=EXIT_USAGE,
+        raise UsageError(
+            f"`stride` must lie between 1 and {protocol.room(min(lengths))}, the shortest window; it is {stride}.",
         )
     if shortest < 1:
-        raise AlibiError(f"A window of {min(lengths)} tokens has no room for text.", exit_code=EXIT_USAGE)
+        raise UsageError(f"A window of {min(lengths)} tokens has no room for text.")
     return protocol

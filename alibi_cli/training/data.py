@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.windows import MASKED_SHARE
 from alibi_cli.surgery.batch import scale_train_sequence_length
 from alibi_cli.training.settings import Budget
@@ -58,7 +58,7 @@ def write_tokens(
             if limit is not None and starts[-1] >= limit:
                 break
     if len(starts) == 1:
-        raise AlibiError(f"{name} holds no text.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{name} holds no text.")
     np.save(folder / "text.starts.npy", np.asarray(starts, dtype=np.int64))
     facts = {"name": name, "sha256": digest.hexdigest(), "documents": len(starts) - 1, "bytes": n_bytes}
     (folder / "text.json").write_text(json.dumps({**facts, "tokens": starts[-1]}))  # last: shows that the rest is whole
@@ -93,10 +93,9 @@ class Blocks(torch.utils.data.Dataset):
         self.tokens, self.budget, self.seed, self.masking = tokens, budget, seed, masking
         self.per_pass = (len(tokens.ids) - 1) // budget.block
         if self.per_pass == 0:
-            raise AlibiError(
+            raise UsageError(
                 f"{tokens.fingerprint['name']} holds {len(tokens.ids):,} tokens, fewer than one sequence of {budget.block}.",
                 hint="Give more text or shorter sequences.",
-                exit_code=EXIT_USAGE,
             )
         self._order: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from alibi_cli.checkpoint.source import read_json
 from alibi_cli.checkpoint.writer import write_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError, explained
+from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.evaluation.models import ModelInfo
 from alibi_cli.evaluation.text import DEFAULT, open_text
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
@@ -53,7 +53,7 @@ class Job:
     @property
     def what_is_kept(self) -> str:
         state = last_state(self.work)
-        return f"Step {state[1]['step']} is kept: --resume continues from it." if state else "No step had been saved."
+        return f"Step {state[1]['step']} is kept: `resume` continues from it." if state else "No step had been saved."
 
     def identity(self, processes: int) -> dict[str, Any]:
         """What a continuation must share."""
@@ -76,7 +76,7 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
     if tokens is None:
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
-            raise AlibiError(f"The tokenizer of {job.info.name} has no end-of-text token.", exit_code=EXIT_USAGE)
+            raise UsageError(f"The tokenizer of {job.info.name} has no end-of-text token.")
         streamed = request.dataset not in (None, DEFAULT)
         name, documents = open_text(
             request.dataset, request.text, split_on=request.split_on, column=request.text_column, training=True
@@ -92,24 +92,22 @@ def _claim(job: Job, identity: dict[str, Any]) -> None:
     """A work folder for this run: a new one, or that of the run which is to be continued."""
     work, request = job.work, job.request
     if work.exists() and not job.claimed and any(work.iterdir()):
-        raise AlibiError(f"{work} exists and holds no training.", hint="Move it away.", exit_code=EXIT_USAGE)
+        raise UsageError(f"{work} exists and holds no training.", hint="Move it away.")
     state = last_state(work)
     if state is not None and request.resume:
         before = read_json(work / REQUEST)
         different = sorted(name for name in identity if before.get(name) != identity[name])
         if different:
             name = different[0]
-            raise AlibiError(
+            raise UsageError(
                 f"{work} belongs to a run with other settings: {name} was {before.get(name)!r} and is {identity[name]!r}.",
-                hint="Resume with the same settings, or start anew with --force.",
-                exit_code=EXIT_USAGE,
+                hint="Resume with the same settings, or start anew with `force`.",
             )
         return
     if state is not None and not request.force:
-        raise AlibiError(
+        raise UsageError(
             f"{work} holds step {state[1]['step']} of a run that was not finished.",
-            hint="Continue it with --resume, or discard it with --force.",
-            exit_code=EXIT_USAGE,
+            hint="Continue it with `resume`, or discard it with `force`.",
         )
     try:
         if work.exists():

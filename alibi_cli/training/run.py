@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.checkpoint.partial import check_output, partial_folder
 from alibi_cli.checkpoint.source import Source, open_source, read_json
-from alibi_cli.errors import EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.models import ModelInfo, describe, load_model, load_tokenizer, original_length
 from alibi_cli.evaluation.tokens import special_tokens
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
@@ -23,7 +23,7 @@ from alibi_cli.training.slopes import attach_slopes, settle_slopes
 from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.trainer import Guard, HealingTrainer, SaveWhole, last_state, training_arguments
 
-DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless --batch-size says otherwise
+DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless `batch_size` says otherwise
 
 Update = Callable[[str, float, float], None]
 
@@ -46,7 +46,7 @@ def train(request: TrainRequest, update: Update = lambda *_: None) -> TrainRepor
     tokenizer = load_tokenizer(info, request.trust_remote_code)
     masking = _masking(info, tokenizer)
     if request.train_slopes and not info.converted:
-        raise AlibiError(f"--train-slopes: {info.name} is not converted and has no slopes.", exit_code=EXIT_USAGE)
+        raise UsageError(f"`train_slopes`: {info.name} is not converted and has no slopes.")
     budget = make_budget(request, _trained_length(info, masking))
     job = Job(request, info, teacher_info, budget, masking, round(request.warmup * budget.steps))
     _check_models(job, tokenizer)
@@ -109,7 +109,7 @@ def _masking(info: ModelInfo, tokenizer: Any) -> Masking | None:
     if not info.masked:
         return None
     if tokenizer.mask_token_id is None:
-        raise AlibiError(f"The tokenizer of {info.name} has no mask token.", exit_code=EXIT_USAGE)
+        raise UsageError(f"The tokenizer of {info.name} has no mask token.")
     prefix, suffix = special_tokens(tokenizer)
     return Masking(tokenizer.mask_token_id, len(tokenizer), tuple(prefix), tuple(suffix))
 
@@ -118,27 +118,24 @@ def _check_models(job: Job, tokenizer: Any) -> None:
     """Raises AlibiError unless positions reach as far as the sequences, and teacher and student speak of the same tokens. A teacher's need
     not reach so far."""
     if job.info.hard_limit is not None and job.longest > job.info.hard_limit:
-        raise AlibiError(
+        raise UsageError(
             f"{job.info.name} has positions for {job.info.hard_limit} tokens; sequences of {job.longest} do not fit.",
-            hint="Choose a shorter --length or --length-schedule.",
-            exit_code=EXIT_USAGE,
+            hint="Choose a shorter `length` or `length_schedule`.",
         )
     if job.teacher is None:
         return
     if job.teacher.masked != job.info.masked:
-        raise AlibiError(
+        raise UsageError(
             f"The teacher {job.teacher.name} and {job.info.name} do not predict the same: one fills in masked tokens.",
-            exit_code=EXIT_USAGE,
         )
     other = load_tokenizer(job.teacher, job.request.trust_remote_code)
     sizes = [read_json(info.folder / "config.json").get("vocab_size") for info in (job.info, job.teacher)]
     probe = "def f(x):\n    return 'naïve' + str(x)  # 1234 …"
     same = tokenizer.get_vocab() == other.get_vocab() and tokenizer(probe)["input_ids"] == other(probe)["input_ids"]
     if not same or sizes[0] != sizes[1]:
-        raise AlibiError(
+        raise UsageError(
             f"The teacher {job.teacher.name} and {job.info.name} do not have the same tokens.",
             hint="A teacher must share tokenizer and vocabulary, such as the original of a converted checkpoint does.",
-            exit_code=EXIT_USAGE,
         )
 
 
@@ -146,11 +143,10 @@ def _batches(request: TrainRequest, budget: Budget, processes: int) -> tuple[int
     """(blocks that a device takes at a time, how many such batches make a step)."""
     each, rest = divmod(budget.blocks_per_step, processes)
     if rest:
-        raise AlibiError(
-            f"--batch-tokens {budget.batch_tokens} are {budget.blocks_per_step} sequences of {budget.block} tokens, which "
+        raise UsageError(
+            f"`batch_tokens={budget.batch_tokens}` are {budget.blocks_per_step} sequences of {budget.block} tokens, which "
             f"{processes} processes cannot share evenly.",
-            hint="Give --batch-tokens.",
-            exit_code=EXIT_USAGE,
+            hint="Give `batch_tokens`.",
         )
     most = request.batch_size or max(1, DEVICE_TOKENS // budget.block)
     size = max(size for size in range(1, each + 1) if each % size == 0 and size <= most)
@@ -175,9 +171,8 @@ def _trainer(job: Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heali
         teacher.config.use_cache = False
     packed = not info.masked and all(keeps_documents_apart(m) for m in (model, teacher) if m is not None)
     if request.hidden_weight and not packed:
-        raise AlibiError(
-            f"--hidden-weight needs rows that hold several documents, which {job.info.name} cannot keep apart.",
-            exit_code=EXIT_USAGE,
+        raise UsageError(
+            f"`hidden_weight` needs rows that hold several documents, which {job.info.name} cannot keep apart.",
         )
     guard = Guard(lambda: job.what_is_kept)
     if state is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 MOST_BATCH_TOKENS = (
     4096  # of a step, unless told otherwise; fewer if the budget would be spent in fewer than ENOUGH_STEPS
@@ -75,9 +75,9 @@ class TrainRequest:
     def check(self) -> None:
         """Raises AlibiError for numbers that make no sense, whatever the model."""
         if (self.tokens is None) == (self.steps is None):
-            raise AlibiError("Give the budget as --tokens or as --steps.", exit_code=EXIT_USAGE)
+            raise UsageError("Give the budget as `tokens` or as `steps`.")
         if self.length is not None and self.length_schedule is not None:
-            raise AlibiError("Give --length or --length-schedule, not both.", exit_code=EXIT_USAGE)
+            raise UsageError("Give `length` or `length_schedule`, not both.")
         positive = ("tokens", "steps", "batch_tokens", "length", "batch_size", "save_every")
         for name in (*positive, "learning_rate", "temperature", "max_gradient_norm"):
             value = getattr(self, name)
@@ -92,7 +92,7 @@ class TrainRequest:
         if not 0 < self.train_sequence_length_scaling <= 1:
             raise _bad("train_sequence_length_scaling", self.train_sequence_length_scaling, "above 0 and at most 1")
         if self.hidden_weight and self.teacher is None:
-            raise AlibiError("--hidden-weight needs a --teacher.", exit_code=EXIT_USAGE)
+            raise UsageError("`hidden_weight` needs a `teacher`.")
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a continuation must share, as JSON."""
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 
 def _bad(name: str, value: Any, must: str) -> AlibiError:
-    return AlibiError(f"--{name.replace('_', '-')} must be {must}; it is {value}.", exit_code=EXIT_USAGE)
+    return UsageError(f"`{name}` must be {must}; it is {value}.")
 
 
 class Stage(BaseModel):
@@ -157,26 +157,24 @@ def make_budget(request: TrainRequest, trained_length: int | None) -> Budget:
     if schedule is None:
         length = request.length or trained_length
         if length is None:
-            raise AlibiError(
+            raise UsageError(
                 f"{request.checkpoint} does not say at which length it was trained.",
-                hint="Give --length.",
-                exit_code=EXIT_USAGE,
+                hint="Give `length`.",
             )
         schedule = ((length, 1.0),)
     if not all(length >= 2 and share > 0 for length, share in schedule):
-        raise AlibiError("Lengths are whole numbers from 2 on and their shares positive.", exit_code=EXIT_USAGE)
+        raise UsageError("Lengths are whole numbers from 2 on and their shares positive.")
     if abs(sum(share for _, share in schedule) - 1) > 1e-6:
-        raise AlibiError("The shares of a --length-schedule must add up to 1.", exit_code=EXIT_USAGE)
+        raise UsageError("The shares of a `length_schedule` must add up to 1.")
     block = max(length for length, _ in schedule)
     lengths = [_scaled(length, request.train_sequence_length_scaling, block) for length, _ in schedule]
     wanted = MOST_BATCH_TOKENS if request.tokens is None else min(MOST_BATCH_TOKENS, request.tokens // ENOUGH_STEPS)
     batch_tokens = request.batch_tokens or max(wanted // block, 1) * block
     if batch_tokens % block:
         below = batch_tokens // block * block
-        raise AlibiError(
-            f"--batch-tokens {batch_tokens} is not a multiple of the longest length, {block}.",
+        raise UsageError(
+            f"`batch_tokens={batch_tokens}` is not a multiple of the longest length, {block}.",
             hint=f"Take {below or block}{f' or {below + block}' if below else ''}.",
-            exit_code=EXIT_USAGE,
         )
     steps = request.steps or math.ceil((request.tokens or 0) / batch_tokens)
     ends = [0, *(round(steps * sum(share for _, share in schedule[: i + 1])) for i in range(len(schedule)))]
@@ -187,9 +185,8 @@ def make_budget(request: TrainRequest, trained_length: int | None) -> Budget:
 def _scaled(length: int, scaling: float, block: int) -> int:
     scaled = round(length * scaling)
     if scaled < 2 or abs(length * scaling - scaled) > 1e-6 * length or block % scaled:
-        raise AlibiError(
+        raise UsageError(
             f"A length of {length}{f' scaled by {scaling:g}' if scaling != 1 else ''} does not divide the longest length, {block}.",
             hint="Choose lengths that do, such as powers of two.",
-            exit_code=EXIT_USAGE,
         )
     return scaled

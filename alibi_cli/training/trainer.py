@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from alibi_cli.checkpoint.partial import fsync
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.training.loss import hidden_loss, token_losses
 from alibi_cli.training.settings import TrainRequest
 from alibi_cli.training.slopes import PARAMETER
@@ -57,7 +57,7 @@ class Guard:
     def _stopped(self, step: int, what: str) -> AlibiError:
         return AlibiError(
             f"Training stopped at step {step}: {what}.",
-            hint=f"Try a lower --learning-rate, a longer --warmup or --dtype float32. {self.what_is_kept()}",
+            hint=f"Try a lower `learning_rate`, a longer `warmup` or `dtype=float32`. {self.what_is_kept()}",
         )
 
 
@@ -192,7 +192,7 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
     if (
         request.deepspeed is not None and find_spec("deepspeed") is None
     ):  # the library's own refusal leaves its settings behind
-        raise AlibiError("Training cannot be set up: --deepspeed needs the package deepspeed.", exit_code=EXIT_USAGE)
+        raise UsageError("Training cannot be set up: `deepspeed` needs the package deepspeed.")
     try:
         args = TrainingArguments(
             output_dir=str(work),
@@ -223,5 +223,5 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             callback()  # whether its package is installed
         args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by several processes, not by nn.DataParallel
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        raise AlibiError(f"Training cannot be set up: {' '.join(str(error).split())}", exit_code=EXIT_USAGE) from None
+        raise UsageError(f"Training cannot be set up: {' '.join(str(error).split())}") from None
     return args

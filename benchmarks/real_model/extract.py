@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from benchmarks.real_model.tokenizer import SMOLLM, BytePairs, WrongTokenizer, check, mend
 
+CONTROL = 3  # the token type of GGUF files for special tokens
 ROUNDED = 1e-3  # of a weight, by bfloat16: half a unit in the last of 8 bits is 2^-9
 
 
@@ -36,14 +37,15 @@ def main() -> None:
 def check_tokenizer(file: Path, folder: Path) -> None:
     """Against the file's own metadata, on the probe and on the text of this package."""
     fields = GGUFReader(file).fields
-    said = {key: fields[f"tokenizer.ggml.{key}"].contents() for key in ("model", "pre", "tokens", "merges")}
+    said = {key: fields[f"tokenizer.ggml.{key}"].contents() for key in ("model", "pre", "tokens", "merges", "token_type")}
     if (said["model"], said["pre"]) != ("gpt2", "smollm"):
         raise WrongTokenizer(f"The file asks for {said['model']} and {said['pre']}, not for gpt2 and smollm.")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.get_vocab() != {token: index for index, token in enumerate(said["tokens"])}:
         raise WrongTokenizer("The tokens differ from the file's.")
     texts = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    check(tokenizer, BytePairs(said["tokens"], said["merges"], SMOLLM), texts)
+    special = [token for token, kind in zip(said["tokens"], said["token_type"], strict=True) if kind == CONTROL]
+    check(tokenizer, BytePairs(said["tokens"], said["merges"], SMOLLM, special), texts)
 
 
 def check_model(folder: Path) -> None:

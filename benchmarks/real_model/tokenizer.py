@@ -7,6 +7,7 @@ the file's own tokens and merges.
 """
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -81,11 +82,16 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 class BytePairs:
     """Byte-pair encoding as Sennrich et al. (2016, arXiv 1508.07909) define it, on bytes written as GPT-2 writes them.
 
-    tokens, merges: the file's `tokenizer.ggml.tokens` and `.merges`. patterns: of its pre-tokenisation.
+    tokens, merges: the file's `tokenizer.ggml.tokens` and `.merges`. patterns: of its pre-tokenisation. special: tokens that are cut out of
+    the text before anything else.
     """
 
-    def __init__(self, tokens: list[str], merges: list[str], patterns: tuple[str, ...] = SMOLLM):
+    def __init__(
+        self, tokens: list[str], merges: list[str], patterns: tuple[str, ...] = SMOLLM, special: Sequence[str] = ()
+    ):
         self.id_of = {token: index for index, token in enumerate(tokens)}
+        self.special = set(special)
+        self.special_pattern = regex.compile("|".join(map(regex.escape, special)) or r"(?!)")
         self.rank = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
         self.patterns = [regex.compile(pattern) for pattern in patterns]
         visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -94,10 +100,14 @@ class BytePairs:
         self.piece_ids = lru_cache(1 << 16)(self._piece_ids)
 
     def ids(self, text: str) -> list[int]:
-        pieces = [text]
+        pieces = _cut(self.special_pattern, text)
         for pattern in self.patterns:
-            pieces = [part for piece in pieces for part in _cut(pattern, piece)]
-        return [token for piece in pieces for token in self.piece_ids(piece)]
+            pieces = [part for piece in pieces for part in ([piece] if piece in self.special else _cut(pattern, piece))]
+        return [
+            token
+            for piece in pieces
+            for token in ([self.id_of[piece]] if piece in self.special else self.piece_ids(piece))
+        ]
 
     def _piece_ids(self, piece: str) -> list[int]:
         parts = [self.written[byte] for byte in piece.encode()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar, TypeVar
 
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 
 TaskClass = TypeVar("TaskClass", bound=type["Task"])
 Encode = Callable[[str], list[int]]  # text -> tokens without special ones
@@ -81,7 +81,7 @@ def get_task(name: str) -> Task:
     if name not in task_names():
         close = difflib.get_close_matches(name, task_names(), n=1)
         hint = (f"Did you mean {close[0]}? " if close else "") + f"There are {', '.join(task_names())}."
-        raise AlibiError(f"There is no task {name!r}.", hint, EXIT_USAGE)
+        raise UsageError(f"There is no task {name!r}.", hint)
     return _registry[name]()
 
 
@@ -107,10 +107,9 @@ def make_items(task: Task, name: str, encode: Encode, room: int, depth: float | 
 
 
 def too_short(name: str, room: int, needed: int) -> AlibiError:
-    return AlibiError(
+    return UsageError(
         f"The shortest {name} question is {needed} tokens long with this tokenizer; {room} are too few.",
-        "Give longer --lengths.",
-        EXIT_USAGE,
+        "Give longer `lengths`.",
     )
 
 

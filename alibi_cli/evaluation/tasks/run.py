@@ -18,7 +18,7 @@ import torch
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
 from alibi_cli.checkpoint.partial import new_file
-from alibi_cli.errors import EXIT_USAGE, AlibiError
+from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.models import ModelInfo, describe, device_type, load_model, load_tokenizer
 from alibi_cli.evaluation.processes import ALONE, Processes
 from alibi_cli.evaluation.run import PACKAGES
@@ -101,15 +101,15 @@ def run_task(
     task = get_task(request.task)
     samples = request.samples or task.samples
     if request.output is not None and processes.from_first(request.output.exists):
-        raise AlibiError(f"{request.output} exists.", "Choose another --output.", EXIT_USAGE)
+        raise UsageError(f"{request.output} exists.", "Choose another `output`.")
     infos = [describe(name, request.revision, request.trust_remote_code) for name in request.models]
     for info in infos:
         if info.masked:
             message = f"{info.name} fills in masked tokens; tasks are for models that predict the next token."
-            raise AlibiError(message, exit_code=EXIT_USAGE)
+            raise UsageError(message)
         if request.attention is not None and not info.converted:
-            message = f"{info.name} is not converted: --attention is for models with ALiBi."
-            raise AlibiError(message, exit_code=EXIT_USAGE)
+            message = f"{info.name} is not converted: `attention` is for models with ALiBi."
+            raise UsageError(message)
     attention = (
         nullcontext()
         if request.attention is None

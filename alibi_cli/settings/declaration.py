@@ -1,0 +1,161 @@
+"""What a setting is, and how values become settings, wherever they come from: Python, the command line, or a preset."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from alibi_cli.errors import UsageError
+
+Settings = TypeVar("Settings", bound="Verb")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What there is to say about a setting besides its name, type and default; the annotation of a field of a settings class.
+
+    help: stands alone. argument: its place on the command line says which it is. option: False for what the command line cannot give.
+    flags: its options, if not --name. metavar, panel: in --help. minimum, maximum: bounds, included; above: bound, excluded.
+    parse: makes a value of the text that a command line or a preset holds. preset: a preset may hold it. part_of: a setting that gives it
+    its meaning; where that one is given, a preset's value for this one is of another case.
+    """
+
+    help: str
+    argument: bool = False
+    option: bool = True
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    panel: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    parse: Callable[[str], Any] | None = None
+    preset: bool = True
+    part_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field of a settings class. kind: its type without None; optional: it may be None."""
+
+    name: str
+    kind: Any
+    optional: bool
+    default: Any
+    setting: Setting
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def choices(self) -> tuple[Any, ...] | None:
+        return get_args(self.kind) if get_origin(self.kind) is Literal else None
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Base of the settings of a verb."""
+
+    def check(self) -> None:
+        """
+        Raises:
+            UsageError: settings that do not go together, whatever the model.
+        """
+
+
+@cache
+def declared(cls: type[Verb]) -> tuple[Declared, ...]:
+    """The settings of a verb in order."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for field in fields(cls):
+        annotation, setting = get_args(hints[field.name])[:2]
+        parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        kinds = [part for part in parts if part is not NoneType]
+        kind = kinds[0] if len(kinds) == 1 else Union[tuple(kinds)]  # noqa: UP007 - made from a list
+        found.append(Declared(field.name, kind, NoneType in parts, field.default, setting))
+    return tuple(found)
+
+
+def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | None = None) -> Settings:
+    """The settings of a verb: those that are given, the preset's in place of others, defaults for the rest.
+
+    Raises:
+        UsageError: an unknown name, a value of another kind or out of range, settings that do not go together, a preset of another verb.
+    """
+    known = {each.name: each for each in declared(cls)}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"There is no setting {name!r}.", f"Did you mean `{close[0]}`?" if close else None)
+    values = {**_from_preset(cls, preset, given), **given}
+    missing = [name for name, each in known.items() if each.required and name not in values]
+    if missing:
+        raise UsageError(f"`{missing[0]}` is needed.")
+    made = cls(**{name: normal(known[name], value) for name, value in values.items()})
+    made.check()
+    return made
+
+
+def _from_preset(cls: type[Verb], preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    from alibi_cli.presets import COMMANDS, load_preset
+
+    command, _, chosen = load_preset(preset)
+    if COMMANDS[command] is not cls:
+        raise UsageError(f"Preset {preset} is for `alibi {command}`.")
+    of = {each.name: each.setting.part_of for each in declared(cls)}
+    return {name: value for name, value in chosen.items() if of[name] not in given}
+
+
+def normal(declared: Declared, value: Any) -> Any:
+    """A value as the settings class has it: text is parsed, lists become tuples, names of files paths.
+
+    Raises:
+        UsageError: it is of another kind, or out of range.
+    """
+    name, setting, kind = declared.name, declared.setting, declared.kind
+    if value is None:
+        if not declared.optional:
+            raise UsageError(f"`{name}` must not be None.")
+        return None
+    if isinstance(value, str) and setting.parse is not None:
+        value = setting.parse(value)
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        parts = [value] if isinstance(value, (str, Path)) else list(value)
+        value = tuple(Path(part) if inner is Path else tuple(part) if get_origin(inner) is tuple else part for part in parts)
+    elif kind is Path:
+        value = Path(value)
+    elif kind is float and type(value) is int:
+        value = float(value)
+    if declared.choices is not None and value not in declared.choices:
+        raise UsageError(f"`{name}` is {', '.join(declared.choices)}; it is {value!r}.")
+    if kind in (int, float, str, bool) and type(value) is not kind:
+        raise UsageError(f"`{name}` is of type {kind.__name__}; it is {value!r}.")
+    if kind in (int, float):
+        _check_range(name, value, setting)
+    return value
+
+
+def _check_range(name: str, value: float, setting: Setting) -> None:
+    low, high, above = setting.minimum, setting.maximum, setting.above
+    inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    if inside and math.isfinite(value):
+        return
+    if above is not None:
+        must = f"above {above:g}" + ("" if high is None else f" and at most {high:g}")
+    elif low is not None:
+        must = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+    else:
+        must = "finite" if high is None else f"at most {high:g}"
+    raise UsageError(f"`{name}` must be {must}; it is {value}.")
+
+
+__all__ = ["Annotated", "Setting", "Verb", "declared", "settings_of"]
