@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.convert import ConvertSettings
+from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.settings.declaration import Verb, declared
-from alibi_cli.settings.evaluate import EvaluateSettings
-from alibi_cli.settings.train import TrainSettings
+from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.measuring import EvaluateSettings
 
 DEMONSTRATIONS = ("demo-gpt2", "demo-llama")
 COMMANDS: dict[str, type[Verb]] = {"convert": ConvertSettings, "eval": EvaluateSettings, "train": TrainSettings}
@@ -94,8 +94,8 @@ def preset_schema(command: str) -> Any:
     for each in declared(COMMANDS[command]):
         if each.setting.preset:
             kind = str if each.setting.parse is not None else each.kind
-            bounds = {"ge": each.setting.minimum, "le": each.setting.maximum, "gt": each.setting.above}
+            bounds: dict[str, Any] = {"ge": each.setting.minimum, "le": each.setting.maximum, "gt": each.setting.above}
             if kind not in (int, float):
-                bounds = {}
+                bounds.clear()
             found[each.name] = (kind | None if each.optional else kind, Field(None, **bounds))
     return create_model(command, __config__=ConfigDict(extra="forbid"), **found)

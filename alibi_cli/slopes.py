@@ -54,9 +54,7 @@ def read_slopes(path: Path, n_heads: int, n_layers: int) -> Slopes:
         raise UsageError(f"{path} holds {len(layers)} lists of slopes; the model has {n_layers} layers.")
     for layer in layers:
         if not isinstance(layer, list) or len(layer) != n_heads or not all(is_slope(slope) for slope in layer):
-            raise UsageError(
-                f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}."
-            )
+            raise UsageError(f"The slopes in {path} do not fit the model.", hint=f"The file should hold {expected}.")
     return slopes
 
 

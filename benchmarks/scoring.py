@@ -30,11 +30,11 @@ import torch
 
 from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.cli.quiet import quiet_libraries
+from alibi_cli.evaluation.protocols import make_protocol
 from alibi_cli.evaluation.scoring import Scorer
-from alibi_cli.evaluation.text import load_text
-from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token
-from alibi_cli.evaluation.windows import make_protocol
 from alibi_cli.presets import presets_folder
+from alibi_cli.text.documents import load_text
+from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token
 from benchmarks.claims import Claim
 
 MODELS = ("demo-gpt2", "gpt2-small")

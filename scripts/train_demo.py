@@ -1,4 +1,4 @@
-"""Trains the two demonstration checkpoints under presets/ from the text that CPython carries (see evaluation/python_docs.py).
+"""Trains the two demonstration checkpoints under presets/ from the text that CPython carries (see text/python_docs.py).
 
     python scripts/train_demo.py gpt2  --output presets/demo-gpt2
     python scripts/train_demo.py llama --output presets/demo-llama
@@ -32,7 +32,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from alibi_cli.evaluation.python_docs import documents
+from alibi_cli.text.python_docs import documents
 
 CONTEXT = {"gpt2": 512, "llama": 512, "other-llama": 256}
 END_OF_TEXT = "<|endoftext|>"

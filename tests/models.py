@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from alibi_cli.families import family_policies, model_class
+from alibi_cli.models.families import family_policies, model_class
 from alibi_cli.presets import presets_folder
 
 OLD_MAX = 24

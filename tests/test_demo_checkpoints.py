@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import load_text
 from alibi_cli.presets import DEMONSTRATIONS, presets_folder
+from alibi_cli.text.documents import load_text
+from tests.evaluation.helpers import asked, evaluate
 
 
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
@@ -18,7 +18,7 @@ def test_size_log_and_held_out_bits_per_byte(name: str) -> None:
     assert log["seed"] and "scripts/train_demo.py" in log["command"] and len(log["loss_curve"]) > 50
     assert log["held_out_bits_per_byte_at_512"] <= 2.0
 
-    results, _ = evaluate(Request([name], (512,), load_text(), protocol="non-overlapping"))
+    results, _ = evaluate(asked([name], (512,), load_text(), protocol="non-overlapping"))
     (row,) = results.rows
     assert row.bits_per_byte is not None and row.bits_per_byte <= 2.0
     if sys.version_info[:2] == tuple(int(part) for part in log["versions"]["python"].split(".")[:2]):

@@ -16,7 +16,7 @@ TEXTBOOK = """
 import sys, json, copy, importlib.util
 import torch
 sys.path.insert(0, sys.argv[1])
-from alibi_cli.plugins import load_plugins
+from alibi_cli.models.plugins import load_plugins
 assert load_plugins([__import__("pathlib").Path(sys.argv[2])]) == []
 import toy_family
 from alibi_cli import apply_alibi
@@ -145,7 +145,7 @@ from pathlib import Path
 from transformers import HeliumConfig, HeliumForCausalLM
 from alibi_cli.cli.quiet import quiet_libraries
 quiet_libraries()
-from alibi_cli.plugins import load_plugins
+from alibi_cli.models.plugins import load_plugins
 assert load_plugins([Path(sys.argv[2])]) == []
 from alibi_cli import apply_alibi
 from tests.models import COMMON, GROUPED
@@ -182,7 +182,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from alibi_cli.cli.quiet import quiet_libraries
 quiet_libraries()
-from alibi_cli.plugins import load_plugins
+from alibi_cli.models.plugins import load_plugins
 assert load_plugins([Path(sys.argv[2])]) == []
 from alibi_cli import apply_alibi
 from tests.checkpoint.helpers import convert

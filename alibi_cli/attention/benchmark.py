@@ -12,97 +12,137 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch.nn.functional import scaled_dot_product_attention
 
 from alibi_cli.attention.registry import attention_names, build_attention
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
+from alibi_cli.models.loading import pick_device
+from alibi_cli.progress import Update, Watch, steps
+from alibi_cli.settings.declaration import settings_of
+from alibi_cli.settings.looking import BenchAttentionSettings
 from alibi_cli.slopes import get_slopes
 
 PLAIN = "plain"  # causal attention without a bias: what the unconverted model runs
+SEED = 0
 Call = Callable[[], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to measure. backends: names; all registered ones if empty. lengths: queries = keys. The rest as in `alibi bench attention
-    --help`."""
+class BenchmarkRow(BaseModel):
+    """One backend at one length. status: "ok" or "out_of_memory". seconds, peak_bytes, and their ratios to the row "plain" of the same
+    length. max_error, at the shortest length: the largest difference to float64 on the same input; none for plain attention, which computes
+    something else. note: why "auto" chose what it chose."""
 
-    lengths: tuple[int, ...]
-    backends: tuple[str, ...] = ()
-    heads: int = 12
-    head_dim: int = 64
-    batch: int = 1
-    repeats: int = 3
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
+    backend: str
+    length: int
+    status: str
+    seconds: float | None
+    peak_bytes: int | None
+    seconds_ratio: float | None
+    peak_ratio: float | None
+    max_error: float | None
+    note: str
 
 
-def benchmark(request: Request, update: Callable[[str, float, float], None] = lambda *_: None) -> dict[str, Any]:
-    """{"heads", "head_dim", "batch", "repeats", "device", "dtype", "threads", "torch", "rows"}; a row has "backend", "length", "status"
-    ("ok" or "out_of_memory"), "seconds", "seconds_ratio", "peak_bytes", "peak_ratio" (both to the row "plain" of the same length) and, at
-    the shortest length, "max_error": the largest difference to float64 on the same input; None for plain attention, which computes
-    something else. "note" says why "auto" chose what it chose.
+class AttentionBenchmark(BaseModel):
+    """The JSON of `alibi bench attention`. seconds in its rows are medians of `repeats`."""
+
+    heads: int
+    head_dim: int
+    batch: int
+    repeats: int
+    device: str
+    dtype: str
+    threads: int
+    torch: str
+    rows: list[BenchmarkRow]
+
+
+def bench_attention(*, progress: Watch | None = None, **settings: Any) -> AttentionBenchmark:
+    """Time and peak memory of every attention backend, against plain causal attention without a bias.
+
+    Args:
+        progress: is called with each `Progress`.
+        settings: see `BenchAttentionSettings`.
 
     Raises:
-        AlibiError: a backend that is not registered.
+        AlibiError: a backend that is not registered, or a device that is not there.
     """
-    names = request.backends or tuple(attention_names())
+    return run_bench_attention(settings_of(BenchAttentionSettings, settings), progress)
+
+
+def run_bench_attention(settings: BenchAttentionSettings, progress: Watch | None = None) -> AttentionBenchmark:
+    """`bench_attention`, by settings."""
+    names = settings.backends or tuple(attention_names())
     if PLAIN in names:
         raise UsageError(f"{PLAIN!r} is measured in every run.", "Leave it out of `backends`.")
+    device = pick_device(settings.device)
     backends = {name: build_attention({"name": name}) for name in names}
-    rows: list[dict[str, Any]] = []
-    for index, length in enumerate(request.lengths):
-        rows += _at_length(request, backends, length, index, update)
-    return {
-        **{key: getattr(request, key) for key in ("heads", "head_dim", "batch", "repeats", "device", "dtype")},
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "rows": rows,
-    }
+    rows: list[BenchmarkRow] = []
+    for index, length in enumerate(settings.lengths):
+        rows += _at_length(settings, torch.device(device), backends, length, index, steps(progress))
+    return AttentionBenchmark(
+        heads=settings.heads,
+        head_dim=settings.head_dim,
+        batch=settings.batch,
+        repeats=settings.repeats,
+        device=device,
+        dtype=settings.dtype,
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+        rows=rows,
+    )
 
 
 @torch.no_grad()
 def _at_length(
-    request: Request, backends: dict[str, Any], length: int, index: int, update: Callable[[str, float, float], None]
-) -> list[dict[str, Any]]:
-    device, dtype = torch.device(request.device), getattr(torch, request.dtype)
-    generator = torch.Generator().manual_seed(request.seed)
-    shape = (request.batch, request.heads, length, request.head_dim)
+    settings: BenchAttentionSettings,
+    device: torch.device,
+    backends: dict[str, Any],
+    length: int,
+    index: int,
+    update: Update,
+) -> list[BenchmarkRow]:
+    dtype = getattr(torch, settings.dtype)
+    generator = torch.Generator().manual_seed(SEED)
+    shape = (settings.batch, settings.heads, length, settings.head_dim)
     query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
-    slopes = get_slopes(request.heads)
+    slopes = get_slopes(settings.heads)
     calls: dict[str, Call] = {PLAIN: lambda: scaled_dot_product_attention(query, key, value, is_causal=True)}
     for name, backend in backends.items():
         calls[name] = lambda backend=backend: backend(query, key, value, slopes)  # type: ignore[misc]
     failed: set[str] = set()
     peaks = {name: _peak_bytes(call, device, failed, name) for name, call in calls.items()}  # the warm-up as well
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(request.repeats):
+    for repeat in range(settings.repeats):
         for name, call in calls.items():
-            update(f"{name} at {length}", index + repeat / request.repeats, len(request.lengths))
+            update(f"{name} at {length}", index + repeat / settings.repeats, len(settings.lengths))
             if name not in failed:
                 seconds[name].append(_seconds(call, device))
     errors: dict[str, float] = {}
     if index == 0 and set(backends) - failed:
         exact = build_attention({"name": "eager"})(query.double(), key.double(), value.double(), slopes)
         errors = {name: (calls[name]().double() - exact).abs().max().item() for name in backends if name not in failed}
-    rows: list[dict[str, Any]] = []
-    for name in calls:
-        row: dict[str, Any] = {"backend": name, "length": length, "status": "out_of_memory" if name in failed else "ok"}
-        row["seconds"] = statistics.median(seconds[name]) if seconds[name] else None
-        row["peak_bytes"] = peaks[name]
-        row["seconds_ratio"] = _ratio(row["seconds"], rows[0]["seconds"] if rows else row["seconds"])
-        row["peak_ratio"] = _ratio(row["peak_bytes"], rows[0]["peak_bytes"] if rows else row["peak_bytes"])
-        row["max_error"] = errors.get(name)
-        row["note"] = backends[name].explain(query) if name != PLAIN else ""
-        rows.append(row)
-    return rows
+    middle = {name: statistics.median(times) if times else None for name, times in seconds.items()}
+    return [
+        BenchmarkRow(
+            backend=name,
+            length=length,
+            status="out_of_memory" if name in failed else "ok",
+            seconds=middle[name],
+            peak_bytes=peaks[name],
+            seconds_ratio=_ratio(middle[name], middle[PLAIN]),
+            peak_ratio=_ratio(peaks[name], peaks[PLAIN]),
+            max_error=errors.get(name),
+            note=backends[name].explain(query) if name != PLAIN else "",
+        )
+        for name in calls
+    ]
 
 
 def _ratio(value: float | None, plain: float | None) -> float | None:
@@ -156,39 +196,3 @@ def peak_of_allocations(call: Call) -> int:
         held += int(event["args"]["Bytes"])
         peak = max(peak, held)
     return peak
-
-
-def draw(path: Path, results: dict[str, Any]) -> None:
-    """Seconds and peak memory by length, one line per backend; PNG, SVG or PDF by the ending of `path`.
-
-    Raises:
-        AlibiError: the file cannot be written.
-    """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    rows: Sequence[dict[str, Any]] = [row for row in results["rows"] if row["status"] == "ok"]
-    for axis, quantity, unit in ((axes[0], "seconds", 1.0), (axes[1], "peak_bytes", 1e6)):
-        for name in dict.fromkeys(row["backend"] for row in rows):
-            points = [(row["length"], row[quantity] / unit) for row in rows if row["backend"] == name]
-            label = " " + name if name.startswith("_") else name  # matplotlib hides labels that start with _
-            axis.plot(*zip(*points, strict=True), marker="o", linestyle="--" if name == PLAIN else "-", label=label)
-        axis.set(xscale="log", yscale="log", xlabel="length (tokens)")
-        ticks = FixedLocator(sorted({row["length"] for row in rows}))
-        axis.xaxis.set(major_locator=ticks, major_formatter=ScalarFormatter(), minor_locator=NullLocator())
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize="x-small")
-    axes[0].set(
-        ylabel="seconds (median)", title=f"{results['heads']} heads of {results['head_dim']}, {results['dtype']}"
-    )
-    axes[1].set(ylabel="peak memory (MB)", title=f"batch {results['batch']}, {results['device']}")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise AlibiError(f"Cannot write {path}: {error.strerror}.") from None
-    finally:
-        pyplot.close(figure)

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
 
 EXTRA = 8  # kernels want head widths that are multiples of 8; two of the extra dimensions are used
 

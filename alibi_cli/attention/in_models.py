@@ -8,7 +8,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli.attention.registry import AttentionBackend, name_of
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_distances import HIDDEN, SINK, Compact, distance_of
 from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.distil import Curve, distil
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.learnable import Learnable
-from alibi_cli.calibration.progress import Sparkline, Update
 from alibi_cli.calibration.reach import EPSILON, fit_reach, gentlest_slope
 from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.state import NOWHERE, State
+from alibi_cli.calibration.time_left import Sparkline
 from alibi_cli.calibration.twin import attention_modules, converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, Parts
-from alibi_cli.families import sink_distance
+from alibi_cli.models.families import sink_distance
+from alibi_cli.progress import Update
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.windows import CalibrationWindows
-from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
+from alibi_cli.errors import UsageError
+from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK, BodyAndHead
 
 TOKENS_PER_BATCH = 2048
 

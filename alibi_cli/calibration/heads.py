@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.twin import attention_modules, converted_twin
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
 from alibi_cli.runtime.alibi_rewrite import configs_of
 from alibi_cli.runtime.modeling_alibi import AlibiModelMixin
 from alibi_cli.slopes import get_slopes

@@ -13,8 +13,6 @@ from transformers import PreTrainedModel
 
 from alibi_cli.calibration.twin import attention_modules, norm_weights, own_copies, position_vectors
 
-# The first of each policy is its default. A plug-in's policy has "distil".
-METHODS = {"replace": ("distil", "look-back", "distil+norms"), "add": ("reach", "distil")}
 # Adam's step is a change of about this size. A slope is learned by its logarithm: 0.1 is a tenth of it, whatever its size. An offset is
 # learned as a share of the range.
 SLOPES_RATE, OFFSETS_RATE, TENSORS_RATE = 0.1, 0.01, 0.01

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.head import BodyAndHead
+from alibi_cli.models.body_and_head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
 from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
 

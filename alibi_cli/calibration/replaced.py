@@ -12,14 +12,16 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.distil import Curve, distil, one_by_one
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.heads import HeadStatistics, observe_heads
-from alibi_cli.calibration.learnable import METHODS, Learnable
+from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
-from alibi_cli.calibration.progress import Sparkline, Update
 from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.state import NOWHERE, State
+from alibi_cli.calibration.time_left import Sparkline
 from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
 from alibi_cli.calibration.windows import Parts
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
+from alibi_cli.progress import Update
+from alibi_cli.settings.conversion import METHODS
 from alibi_cli.slopes import get_slopes
 
 OBSERVED_TOKENS = 1 << 13  # of those that distillation learns from; the look-back looks at all
@@ -41,7 +43,7 @@ class Calibrated:
     seconds: float
 
 
-def calibrate(
+def calibrate_replaced(
     model: PreTrainedModel,
     parts: Parts,
     method: str = "distil",
@@ -61,9 +63,7 @@ def calibrate(
     if method not in METHODS["replace"]:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS['replace'])}.")
     if model.config.is_encoder_decoder:
-        raise UsageError(
-            f"A {model.config.model_type} is an encoder-decoder; calibration reads one text."
-        )
+        raise UsageError(f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.")
     started = time.monotonic()
     model.eval()
     length = parts.learned_from.input_ids.shape[1]

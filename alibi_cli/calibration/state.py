@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from alibi_cli.checkpoint.partial import new_file
 from alibi_cli.errors import explained
+from alibi_cli.files.atomic import new_file
 
 SECONDS = 20.0  # between two states that are written
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.text import Text
-from alibi_cli.evaluation.tokens import special_tokens
+from alibi_cli.errors import UsageError
+from alibi_cli.text.documents import Text
+from alibi_cli.text.tokens import special_tokens
 
 MASKED_ONE_IN = 7  # about the 15 % of tokens that BERT was trained to fill in
 WHOLE = 4  # windows that lie in one document and are taken before those of others

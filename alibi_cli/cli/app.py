@@ -10,7 +10,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from alibi_cli.cli import bench, convert, evaluate, inspect, output, train, verify
+from alibi_cli.cli import (
+    bench_command,
+    convert_command,
+    eval_command,
+    inspect_command,
+    output,
+    task_command,
+    train_command,
+    verify_command,
+)
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
 
 
@@ -33,14 +42,15 @@ app = typer.Typer(
     epilog="Start with: alibi eval --lengths 512,1024,2048",
 )
 for name, short, module in (
-    ("convert", "Write a checkpoint with ALiBi in place of its positions.", convert),
-    ("eval", "Measure perplexity, or accuracy on a task, at every length.", evaluate),
-    ("verify", "Check that a converted checkpoint is still what was written.", verify),
-    ("train", "Train a converted checkpoint further, so that it heals.", train),
+    ("convert", "Write a checkpoint with ALiBi in place of its positions, or beside them.", convert_command),
+    ("eval", "Measure perplexity at every length.", eval_command),
+    ("task", "Measure accuracy on a generated long-range task at every length.", task_command),
+    ("verify", "Check that a converted checkpoint is still what was written.", verify_command),
+    ("train", "Train a converted checkpoint further, so that it heals.", train_command),
 ):
     app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
-app.add_typer(inspect.app, name="inspect")
-app.add_typer(bench.app, name="bench")
+app.add_typer(inspect_command.app, name="inspect")
+app.add_typer(bench_command.app, name="bench")
 
 
 def _show_version(value: bool) -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -13,7 +12,11 @@ from alibi_cli.settings.declaration import Declared, Verb, declared, settings_of
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME|FILE", help="Settings from presets/NAME.yaml, or a file of one's own; options given here win.", show_default=False),
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Settings from presets/NAME.yaml, or a file of one's own; options given here win.",
+        show_default=False,
+    ),
 ]
 
 
@@ -27,10 +30,18 @@ def takes(cls: type[Verb]) -> Callable[[Callable[..., None]], Callable[..., None
         hints = get_type_hints(function, include_extras=True)
         own = [p for p in inspect.signature(function).parameters.values() if p.name != "settings"]
         found = [each for each in declared(cls) if each.setting.option]
-        found.sort(key=lambda each: (not each.setting.argument, not each.required))
+        found.sort(
+            key=lambda each: (
+                not each.setting.argument,
+                not (each.setting.argument and each.required),
+                each.name != "output",
+            )
+        )
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
-        parameters += [inspect.Parameter(e.name, keyword, default=_default(e), annotation=_annotation(e)) for e in found]
+        parameters += [
+            inspect.Parameter(e.name, keyword, default=_default(e), annotation=_annotation(e)) for e in found
+        ]
         parameters += [p.replace(kind=keyword, annotation=hints[p.name]) for p in own if p.name != "preset"]
         last = [p.replace(kind=keyword, annotation=hints[p.name]) for p in own if p.name == "preset"]
 
@@ -40,7 +51,11 @@ def takes(cls: type[Verb]) -> Callable[[Callable[..., None]], Callable[..., None
             for hidden in declared(cls):
                 if hidden.name == "command":
                     given["command"] = command_line()
-            function(settings_of(cls, given, values.pop("preset", None)), **values)
+            settings = settings_of(cls, given, values.pop("preset", None))  # refused before anything heavy is loaded
+            from alibi_cli.cli.quiet import quiet_libraries
+
+            quiet_libraries()
+            function(settings, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = inspect.Signature([*parameters, *last])  # type: ignore[attr-defined]
@@ -78,7 +93,8 @@ def _annotation(each: Declared) -> Any:
     kind: Any = each.kind
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        kind = str if setting.parse is not None else list[str if inner is Any else inner]
+        one: Any = str if inner is Any else inner
+        kind = str if setting.parse is not None else list[one]
     elif kind is Any:
         kind = str
     if default is None:
@@ -119,5 +135,3 @@ def _names() -> set[str]:
         classes += cls.__subclasses__()
         names |= {each.name for each in declared(cls)}
     return names
-
-

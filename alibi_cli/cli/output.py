@@ -6,23 +6,33 @@ Rich is imported when it is first needed. Of several processes that were launche
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.cli.heat_map import Canvas, HeatMap, lines
-from alibi_cli.errors import AlibiError
+from alibi_cli.cli.options import in_options
+from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.plots.figures import check_figure
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alibi_cli.evaluation.tables import Table
+    from alibi_cli.progress import Progress as Step
+    from alibi_cli.progress import Watch
+
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
+LOG_EVERY = 60.0  # seconds between lines where there is no terminal
 SILENT = os.environ.get("RANK", "0") != "0"
 
 
 def print_json(content: Any) -> None:
-    """One JSON object on stdout."""
+    """One JSON object on stdout, of a report or of plain data."""
     if not SILENT:
+        content = content.model_dump(mode="json") if hasattr(content, "model_dump") else content
         sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -73,6 +83,22 @@ def print_table(
     console.print(table)
 
 
+def print_cells(table: "Table") -> None:
+    """A table of the library on stdout."""
+    print_table(table.title, table.columns, table.rows, table.numeric)
+
+
+def check_plot(path: Path | None, other: Path | None = None) -> None:
+    """
+    Raises:
+        UsageError: a picture that could not be written after the work, or that has the name of another output.
+    """
+    if path is not None:
+        check_figure(path, "plot")
+        if path == other:
+            raise UsageError("`plot` names the same file as `output`.")
+
+
 def print_heat_maps(maps: Sequence[HeatMap]) -> None:
     """Maps and a summary of each on stdout, in whatever the terminal can show; see `heat_map`."""
     console = _console()
@@ -91,7 +117,9 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 def note(message: str) -> None:
     """A remark on stderr: what is being done, or what to do next."""
-    _console(stderr=True).print(printable(message), style="dim", markup=False, highlight=False, soft_wrap=True)
+    _console(stderr=True).print(
+        printable(in_options(message)), style="dim", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def print_error(error: AlibiError, from_any: bool = False) -> None:
@@ -99,35 +127,45 @@ def print_error(error: AlibiError, from_any: bool = False) -> None:
     from rich.text import Text
 
     console = _console(stderr=True, quiet=SILENT and not from_any)
-    console.print(Text.assemble(("Error: ", "bold red"), printable(error.message)), soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), printable(in_options(error.message))), soft_wrap=True)
     if error.hint:
-        console.print(Text(printable(error.hint)), soft_wrap=True)
+        console.print(Text(printable(in_options(error.hint))), soft_wrap=True)
 
 
 @contextmanager
-def progress(unit: str = "") -> Iterator[Callable[[str, float, float], None]]:
-    """A progress bar on stderr, nothing if stderr is no terminal; yields update(description, completed, total)."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def progress(remarks: bool = True) -> Iterator["Watch"]:
+    """Shows what a verb reports: a bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = _console(stderr=True)
-    shown = not console.quiet and console.is_terminal and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
-    count = MofNCompleteColumn() if unit != "bytes" else TextColumn("{task.fields[amount]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), count, TimeRemainingColumn())
+    wanted = not console.quiet and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
+    shown, told = wanted and console.is_terminal, time.monotonic()
+    amount = TextColumn("{task.fields[amount]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount, TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task("", total=None, amount="")
 
-        def update(description: str, completed: float, total: float) -> None:
-            amount = f"{format_bytes(int(completed))} of {format_bytes(int(total))}" if unit == "bytes" else ""
-            bar.update(task, description=description, completed=completed, total=total or None, amount=amount)
+        def watch(step: "Step") -> None:
+            nonlocal told
+            if step.note:
+                if remarks:
+                    note(step.what)
+                return
+            amount = _amount(step)
+            bar.update(task, description=step.what, completed=step.done, total=step.of or None, amount=amount)
+            if wanted and not shown and time.monotonic() - told >= LOG_EVERY:
+                told = time.monotonic()
+                note(f"{step.what}: {amount}" if amount else step.what)
 
-        yield update
+        yield watch
+
+
+def _amount(step: "Step") -> str:
+    if not step.of:
+        return ""
+    if step.unit == "bytes":
+        return f"{format_bytes(int(step.done))} of {format_bytes(int(step.of))}"
+    return f"{step.done:.0f}/{step.of:.0f}"
 
 
 def format_bytes(n: int) -> str:

@@ -19,14 +19,14 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.evaluation.head import device_of
 from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
 from alibi_cli.evaluation.window_attention import attend, window_implementation
+from alibi_cli.models.body_and_head import device_of
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_rewrite import configs_of
 
 if TYPE_CHECKING:
-    from alibi_cli.evaluation.models import ModelInfo
+    from alibi_cli.models.language_model import ModelInfo
 
 FULL = "full"  # what rows of the model itself are called where others name their arm
 TRUNCATED, WINDOW, WINDOW_AND_SINKS = "truncated", "window", "window+sinks"
@@ -78,7 +78,7 @@ class Arm:
             return "its config names no trained length"
         if self.kind.startswith(WINDOW) and info.hard_limit is not None and reach >= info.hard_limit:
             return f"it has a table of {info.hard_limit} positions, and no window can have more"
-        return self._obstacle(info.limits, reach)
+        return self._obstacle(limits_of(info.skeleton, info.masked), reach)
 
     def _obstacle(self, limits: Limits, reach: int) -> str | None:
         own = limits.own_window
@@ -114,16 +114,6 @@ def parse_arm(name: str) -> Arm:
     if size is not None and size <= (SINKS if kind == WINDOW_AND_SINKS else 0):
         raise UsageError(f"{name}: a window of {size} tokens has no room for the latest.")
     return Arm(kind, size)
-
-
-def parse_arms(text: str) -> tuple[str, ...]:
-    """The names in "window,yarn"; none in "none".
-
-    Raises:
-        AlibiError: as `parse_arm`.
-    """
-    names = [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
-    return tuple(dict.fromkeys(parse_arm(name).name for name in names))
 
 
 def split_arm(name: str) -> tuple[str, str | None]:

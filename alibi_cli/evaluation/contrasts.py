@@ -3,7 +3,7 @@
 import math
 
 from alibi_cli.evaluation.arms import FULL
-from alibi_cli.evaluation.results import Contrast, Results, Row
+from alibi_cli.evaluation.results import Contrast, Results, Row, RowKey
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, LONGER_CONTEXT, Scored, difference, verdict
 
 FAR = (
@@ -11,15 +11,13 @@ FAR = (
 )
 
 
-def contrasts(
-    results: Results, record: dict[str, Scored], baseline: str | None, against: str | None = None
-) -> list[Contrast]:
+def contrasts(results: Results, baseline: str | None, against: str | None = None) -> list[Contrast]:
     """Every model against itself at its shortest length, and against the baseline at the same length: the model and each of its arms, or
     the arm `against` alone. Where both have figures on the same tokens: models whose tokenizers cut the text differently are not compared.
     Known contrasts are not computed again.
     """
-    known = {contrast.key: contrast for contrast in results.contrasts}
-    tokens = {model["name"]: model["tokens_sha256"] for model in results.models}
+    known, record = {contrast.key: contrast for contrast in results.contrasts}, results.record
+    tokens = {model.name: model.tokens_sha256 for model in results.models}
     done = {row.key: row for row in results.rows if row.status == "ok"}
     found = []
     for row in done.values():
@@ -31,7 +29,7 @@ def contrasts(
             others += _arms_at(results.rows, baseline, row.length, against)
         for other in others:
             if record[row.key].same_tokens(record[other.key]):
-                found.append(known.get(f"{row.key}|{other.key}") or _contrast(row, other, record))
+                found.append(known.get((row.key, other.key)) or _contrast(row, other, record))
     return [contrast.model_copy(update={"verdict": in_words(contrast, found)}) for contrast in found]
 
 
@@ -43,7 +41,7 @@ def _arms_at(rows: list[Row], baseline: str, length: int, against: str | None) -
     return [row for row in found if row.status == "ok"]
 
 
-def _contrast(row: Row, reference: Row, record: dict[str, Scored]) -> Contrast:
+def _contrast(row: Row, reference: Row, record: dict[RowKey, Scored]) -> Contrast:
     delta, ci = difference(record[row.key], record[reference.key])
     return Contrast(
         model=row.model,

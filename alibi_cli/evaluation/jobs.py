@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal, split_arm
-from alibi_cli.evaluation.models import ModelInfo, load_tokenizer, resolved_dtype
+from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal
 from alibi_cli.evaluation.processes import Processes
-from alibi_cli.evaluation.results import Row
+from alibi_cli.evaluation.protocols import Protocol, make_protocol
+from alibi_cli.evaluation.results import ModelFacts, Row
 from alibi_cli.evaluation.statistics import Scored
-from alibi_cli.evaluation.token_cache import tokenize_once
-from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
-from alibi_cli.evaluation.windows import Protocol, make_protocol
-
-if TYPE_CHECKING:
-    from alibi_cli.evaluation.run import Request
+from alibi_cli.models.language_model import ModelInfo
+from alibi_cli.models.loading import load_tokenizer, resolved_dtype
+from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.text.documents import Text
+from alibi_cli.text.token_cache import tokenize_once
+from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
 
 
 @dataclass
@@ -29,49 +28,62 @@ class Job:
     prefix: list[int]
     suffix: list[int]
     mask_token: int | None
-    facts: dict[str, Any]
+    facts: ModelFacts
     decode: Callable[[list[int]], str]
     # By arm and fed length: truncated rows are the model's own at the trained length.
     cache: dict[tuple[str, int], tuple[Row, Scored | None]] = field(default_factory=dict)
 
 
-def make_jobs(infos: list[ModelInfo], request: "Request", processes: Processes) -> list[Job]:
-    """
+def make_jobs(
+    infos: list[ModelInfo],
+    settings: EvaluateSettings,
+    baseline: tuple[str | None, str | None],
+    text: Text,
+    processes: Processes,
+) -> list[Job]:
+    """baseline: its name, and its arm if one is meant.
+
     Raises:
         AlibiError: an arm that a model cannot have, a tokenizer or a protocol that does not do.
     """
-    if request.arms and all(info.converted for info in infos):
+    if settings.arms and all(info.converted for info in infos):
         message = "`arms` adds rows of unconverted models, and all of these are converted."
         raise UsageError(message, hint="Name the original as `baseline`.")
-    arms = [_arms_of(info, request) for info in infos]
+    arms = [_arms_of(info, settings, *baseline) for info in infos]
     cut = [
         info.trained_length
         for info, own in zip(infos, arms, strict=True)
-        if any(arm.kind == TRUNCATED and arm.applies(info, max(request.lengths)) for arm in own)
+        if any(arm.kind == TRUNCATED and arm.applies(info, max(settings.lengths)) for arm in own)
     ]
     shortest = min((length for length in cut if length is not None), default=None)
-    return [_prepare(info, own, shortest, request, processes) for info, own in zip(infos, arms, strict=True)]
+    return [_prepare(info, own, shortest, settings, text, processes) for info, own in zip(infos, arms, strict=True)]
 
 
-def _arms_of(info: ModelInfo, request: "Request") -> list[Arm]:
+def _arms_of(info: ModelInfo, settings: EvaluateSettings, baseline: str | None, against: str | None) -> list[Arm]:
     """Those that were asked for, that of the baseline included; without any word, the truncated one, if it can have it.
 
     Raises:
         AlibiError: one that was asked for and that this model cannot have.
     """
-    baseline, against = split_arm(request.baseline or "")
-    names = () if info.converted else request.arms or ()
+    names = () if info.converted else settings.arms or ()
     if against is not None and info.name == baseline:
         names = (*names, against)
     asked = [parse_arm(name) for name in names]
     for arm in asked:
         if reason := arm.obstacle(info):
             raise refusal(arm.name, info.name, reason)
-    return sorted({*asked, *([Arm(TRUNCATED)] if request.arms is None else [])}, key=lambda arm: arm.order)
+    return sorted({*asked, *([Arm(TRUNCATED)] if settings.arms is None else [])}, key=lambda arm: arm.order)
 
 
-def _prepare(info: ModelInfo, arms: list[Arm], truncated: int | None, request: "Request", processes: Processes) -> Job:
-    tokenizer = load_tokenizer(info, request.trust_remote_code)
+def _prepare(
+    info: ModelInfo,
+    arms: list[Arm],
+    truncated: int | None,
+    settings: EvaluateSettings,
+    text: Text,
+    processes: Processes,
+) -> Job:
+    tokenizer = load_tokenizer(info, settings.trust_remote_code)
     prefix, suffix = special_tokens(tokenizer)
     mask_token = tokenizer.mask_token_id if info.masked else None
     if info.masked and mask_token is None:
@@ -79,36 +91,36 @@ def _prepare(info: ModelInfo, arms: list[Arm], truncated: int | None, request: "
             f"The tokenizer of {info.name} has no mask token, which a masked language model is scored with."
         )
     protocol = make_protocol(
-        request.protocol,
-        request.lengths,
-        request.targets,
-        request.stride,
-        0 if request.protocol == "lm-eval" else len(prefix),
+        settings.protocol,
+        settings.lengths,
+        settings.targets,
+        settings.stride,
+        0 if settings.protocol == "lm-eval" else len(prefix),
         len(suffix),
         info.masked,
         truncated,
     )
-    longest, fixed = protocol.room(max(request.lengths)), protocol.name == "fixed-target"
-    documents = processes.from_first(lambda: tokenize_once(request.text, tokenizer))
-    documents = limit(documents, request.max_segments, longest, whole_segments=fixed)
+    longest, fixed = protocol.room(max(settings.lengths)), protocol.name == "fixed-target"
+    documents = processes.from_first(lambda: tokenize_once(text, tokenizer))
+    documents = limit(documents, settings.max_segments, longest, whole_segments=fixed)
     if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
         documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
         prefix = suffix = []
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
-    facts = {
-        "name": info.name,
-        "model_type": info.model_type,
-        "commit": info.commit,
-        "digest": info.digest,
-        "tokenizer_sha256": info.tokenizer_digest,
-        "dtype": resolved_dtype(info, request.device, request.dtype),
-        "attention": info.attention,
-        "converted": info.converted,
-        "trained_length": info.trained_length,
-        "special_tokens": [prefix, suffix if info.masked else []],
-        "tokens_sha256": tokens_sha256(documents),
-    }
+    facts = ModelFacts(
+        name=info.name,
+        model_type=info.model_type,
+        commit=info.commit,
+        digest=info.digest,
+        tokenizer_sha256=info.tokenizer_digest,
+        dtype=resolved_dtype(info, settings.device, settings.dtype),
+        attention=info.attention,
+        converted=info.converted,
+        trained_length=info.trained_length,
+        special_tokens=[prefix, suffix if info.masked else []],
+        tokens_sha256=tokens_sha256(documents),
+    )
     return Job(info, arms, documents, protocol, prefix, suffix, mask_token, facts, tokenizer.decode)
 
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from alibi_cli.checkpoint.lock import exclusive
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.models import SPLIT, pick_device
+from alibi_cli.files.lock import exclusive
+from alibi_cli.models.loading import SPLIT, pick_device
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # one process may compute for long while another waits; one that dies is noticed at once
@@ -41,9 +41,7 @@ class Processes:
             AlibiError: `name` asks for one model on several devices, of which every process would need its own.
         """
         if self.count > 1 and name == SPLIT:
-            raise UsageError(
-                f"`device={SPLIT}` spreads one model over all devices; it runs in one process."
-            )
+            raise UsageError(f"`device={SPLIT}` spreads one model over all devices; it runs in one process.")
         if self.count > 1 and name in ("auto", "cuda") and pick_device(name) == "cuda":
             return f"cuda:{self.local_index}"
         return name
@@ -106,6 +104,9 @@ def _launched() -> Iterator[Processes]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "LOCAL_RANK" not in os.environ:
         yield ALONE
+        return
+    if distributed.is_initialized():  # by whoever calls this
+        yield Processes(distributed.get_rank(), count, int(os.environ["LOCAL_RANK"]))
         return
     distributed.init_process_group("gloo", timeout=PATIENCE)  # objects in memory are exchanged, no tensors on GPUs
     try:

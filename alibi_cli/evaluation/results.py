@@ -1,29 +1,17 @@
-"""The results file: its schema, and writing it so that an interrupted run loses nothing.
-
-`results.json` is rewritten whole, by way of a temporary name, after every row. Beside it lies `results.nll.safetensors` with what every
-figure is computed from: float32 NLLs and where they were read. `--resume` trusts a row only if both files have it, and if the row's
-digest over its figures and its record is still right.
-"""
+"""What an evaluation found: rows, paired differences, and the NLL of every scored token."""
 
 import hashlib
-import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from alibi_cli.checkpoint.partial import new_file
-from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.evaluation.arms import FULL, TRUNCATED
+from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, mean_interval, per_document
 
 SCHEMA_VERSION = 1
-FIELDS = ("nll", "document", "position", "context")
-OLD_NAMES = {"crop": TRUNCATED}  # arms as files of 0.1.0 call them
 
 
 class NonFinite(BaseModel):
@@ -33,6 +21,14 @@ class NonFinite(BaseModel):
     position: int
     token: int
     text: str
+
+
+class RowKey(NamedTuple):
+    """Which row it is."""
+
+    model: str
+    arm: str
+    length: int
 
 
 class Row(BaseModel):
@@ -67,8 +63,8 @@ class Row(BaseModel):
     sha256: str | None = None
 
     @property
-    def key(self) -> str:
-        return f"{self.model}|{self.arm}|{self.length}"
+    def key(self) -> "RowKey":
+        return RowKey(self.model, self.arm, self.length)
 
 
 class Contrast(BaseModel):
@@ -86,21 +82,121 @@ class Contrast(BaseModel):
     verdict: str
 
     @property
-    def key(self) -> str:
-        return f"{self.model}|full|{self.length}|{self.baseline}|{self.baseline_arm}|{self.baseline_length}"
+    def key(self) -> tuple[RowKey, RowKey]:
+        return RowKey(self.model, FULL, self.length), RowKey(self.baseline, self.baseline_arm, self.baseline_length)
+
+
+class ProtocolFacts(BaseModel):
+    """Which tokens were scored. targets, stride: see evaluation/protocols.py. longest: length that decides which segments there are.
+    masked: the models fill in masked tokens. device, dtype: as they were asked for. seed: of the intervals."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    targets: int | None
+    stride: int | None
+    longest: int | None
+    masked: bool
+    max_segments: int | None = None
+    device: str
+    dtype: str
+    seed: int
+
+
+class TextFacts(BaseModel):
+    """Which text was scored: its name, the sha256 of its documents' names and texts, how many there are, and bytes."""
+
+    name: str
+    sha256: str
+    documents: int
+    bytes: int
+
+
+class ModelFacts(BaseModel):
+    """What was scored. digest: sha256 of its files; tokens_sha256: of the text as its tokenizer cuts it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    model_type: str
+    commit: str | None
+    digest: str
+    tokenizer_sha256: str
+    dtype: str
+    attention: str
+    converted: bool
+    trained_length: int | None
+    special_tokens: list[list[int]]
+    tokens_sha256: str
 
 
 class Results(BaseModel):
-    """The JSON of `alibi eval`. protocol, text and models say what was scored; two files are comparable exactly if these agree."""
+    """What `evaluate` returns, and the JSON of `alibi eval`. protocol, text and models say what was scored; two files are comparable
+    exactly if these agree. `record` holds the NLL of every scored token, from which every figure is computed."""
 
     schema_version: int = SCHEMA_VERSION
     command: str
     versions: dict[str, str]
-    protocol: dict[str, Any]
-    text: dict[str, Any]
-    models: list[dict[str, Any]]
+    protocol: ProtocolFacts
+    text: TextFacts
+    models: list[ModelFacts]
     rows: list[Row] = []
     contrasts: list[Contrast] = []
+    _record: dict[RowKey, Scored] = PrivateAttr(default_factory=dict)
+
+    @property
+    def record(self) -> dict[RowKey, Scored]:
+        """Of every row whose status is "ok"."""
+        return self._record
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from pandas import DataFrame
+
+        return DataFrame([row.model_dump(exclude={"sha256"}) for row in self.rows])
+
+    def contrasts_frame(self) -> Any:
+        """The paired differences as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from pandas import DataFrame
+
+        return DataFrame([contrast.model_dump() for contrast in self.contrasts])
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Perplexity by length and NLL by position, as a matplotlib figure; written to `path` if it is given.
+
+        Raises:
+            AlibiError: nothing was scored, or the file cannot be written.
+        """
+        from alibi_cli.plots.results_plot import draw
+
+        return draw(self, None if path is None else Path(path))
+
+    def save(self, path: str | Path) -> None:
+        """Writes `path`, which ends in .json, and beside it the record.
+
+        Raises:
+            AlibiError: a file cannot be written.
+        """
+        from alibi_cli.evaluation.results_file import save
+
+        save(Path(path), self)
+
+    def _repr_html_(self) -> str:
+        from alibi_cli.evaluation.tables import contrasts_table, results_table
+
+        return results_table(self).html() + (contrasts_table(self).html() if self.contrasts else "")
+
+    @property
+    def few_documents(self) -> int | None:
+        """The number of documents if it is too small for an interval to be trusted."""
+        counts = [len(per_document(scored.nll, scored.document)[0]) for scored in self.record.values()]
+        return min(counts) if counts and min(counts) < FEW_DOCUMENTS else None
 
 
 def ok_row(
@@ -121,122 +217,3 @@ def ok_row(
         None if row.ci95 is None else (math.exp(min(row.ci95[0], 700)), math.exp(min(row.ci95[1], 700)))
     )
     return row
-
-
-def digest(row: Row, scored: Scored | None) -> str:
-    """sha256 of a row and of what its figures were computed from; times, which no run repeats, are not in it."""
-    left_out = {"seconds", "tokens_per_second", "peak_bytes", "sha256"}
-    if row.arm_settings is None:  # as in files that were written before there was this key
-        left_out.add("arm_settings")
-    figures = row.model_dump(mode="json", exclude=left_out)
-    found = hashlib.sha256(json.dumps(figures, sort_keys=True).encode())
-    if scored is not None:
-        for name in FIELDS:
-            found.update(np.ascontiguousarray(getattr(scored, name)).tobytes())
-        found.update(str(scored.n_bytes).encode())
-    return found.hexdigest()
-
-
-def nll_path(path: Path) -> Path:
-    return path.with_suffix(".nll.safetensors")
-
-
-def save(path: Path, results: Results, record: dict[str, Scored]) -> None:
-    """Writes both files, the record first: a row that the results name is always in the record."""
-    tensors = {f"{key}|{name}": getattr(scored, name) for key, scored in record.items() for name in FIELDS}
-    metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in record.items()})}
-    try:
-        with new_file(nll_path(path)) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
-        with new_file(path) as temporary:
-            temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            # safetensors makes files that only their owner can read
-            nll_path(path).chmod(temporary.stat().st_mode & 0o777)
-    except (OSError, SafetensorError) as error:
-        raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
-
-
-def load(path: Path) -> tuple[Results, dict[str, Scored]]:
-    """Both files of an earlier run; rows whose record is missing are left out.
-
-    Raises:
-        AlibiError: not a results file of this version, or one whose figures or record were changed since.
-    """
-    from safetensors import safe_open
-
-    try:
-        results = Results.model_validate_json(path.read_text(encoding="utf-8"))
-        if not all(isinstance(model.get(key), str) for model in results.models for key in ("name", "tokens_sha256")):
-            raise ValueError("it has a model without a name")
-        if strangers := {row.model for row in results.rows} - {model["name"] for model in results.models}:
-            raise ValueError(f"it has a row of {min(strangers)}, which is not among its models")
-        record: dict[str, Scored] = {}
-        if nll_path(path).is_file():
-            tensors = load_file(nll_path(path))
-            with safe_open(nll_path(path), "np") as file:
-                n_bytes = json.loads(file.metadata()["n_bytes"])
-            record = {key: _scored(tensors, key, n) for key, n in n_bytes.items()}
-    except (
-        ValidationError,
-        ValueError,
-        SafetensorError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-        RecursionError,
-    ) as error:
-        raise UsageError(
-            f"{path} and the record beside it are not results that can be resumed: {first_line(error)}",
-            hint="Choose another `output`.",
-        ) from None
-    results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
-    for row in results.rows:
-        if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
-            raise UsageError(
-                f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed.",
-                hint="Delete the file, or choose another `output`.",
-            )
-        if row.arm in OLD_NAMES:
-            before, row.arm = row.key, OLD_NAMES[row.arm]
-            if before in record:
-                record[row.key] = record.pop(before)
-            row.sha256 = digest(row, record.get(row.key))
-    results.contrasts = []
-    return results, record
-
-
-def _scored(tensors: dict[str, np.ndarray], key: str, n_bytes: int | None) -> Scored:
-    nll, document, position, context = (tensors[f"{key}|{name}"] for name in FIELDS)
-    return Scored(nll, document, position, context, n_bytes)
-
-
-def check_same_run(old: Results, new: Results, path: Path) -> None:
-    """Raises AlibiError naming the first difference between an earlier run and this one that makes their rows incomparable."""
-    for part in ("schema_version", "versions", "protocol", "text"):
-        before, now = getattr(old, part), getattr(new, part)
-        if before != now:
-            what = (
-                next((f"{part}.{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now.get(k)), part)
-                if isinstance(now, dict)
-                else part
-            )
-            raise UsageError(
-                f"{path} was made differently ({what}); its rows cannot be resumed.",
-                hint="Choose another `output`.",
-            )
-    known = {str(model.get("name")): model for model in old.models}
-    for model in new.models:
-        if model["name"] in known and known[model["name"]] != model:
-            before = known[model["name"]]
-            key = next(k for k in {**model, **before} if k not in before or k not in model or before[k] != model[k])
-            raise UsageError(
-                f"{model['name']} has changed since {path} was made ({key}).",
-                hint="Choose another `output`.",
-            )
-
-
-def few_documents(record: dict[str, Scored]) -> int | None:
-    """The number of documents if it is too small for an interval to be trusted."""
-    counts = [len(per_document(scored.nll, scored.document)[0]) for scored in record.values()]
-    return min(counts) if counts and min(counts) < FEW_DOCUMENTS else None

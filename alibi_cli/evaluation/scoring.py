@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
-from alibi_cli.evaluation.head import LOGITS_PER_CHUNK, BodyAndHead
 from alibi_cli.evaluation.processes import ALONE, Processes
+from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.rotation import forget_lengths
-from alibi_cli.evaluation.tokens import TokenizedDocument
-from alibi_cli.evaluation.windows import Window
+from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK, BodyAndHead
 from alibi_cli.surgery.engine import replace_module_classes
+from alibi_cli.text.tokens import TokenizedDocument
 
 TOKENS_PER_BATCH = 8192
 TOKENS_ON_CPU = 1024  # more would not keep its cores busier, and their activations would fall out of its cache

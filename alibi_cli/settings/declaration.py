@@ -68,9 +68,14 @@ class Verb:
         """
 
 
-@cache
 def declared(cls: type[Verb]) -> tuple[Declared, ...]:
     """The settings of a verb in order."""
+    kind: Any = cls
+    return _declared(kind)
+
+
+@cache
+def _declared(cls: Any) -> tuple[Declared, ...]:
     hints = get_type_hints(cls, include_extras=True)
     found = []
     for field in fields(cls):
@@ -129,8 +134,10 @@ def normal(declared: Declared, value: Any) -> Any:
         value = setting.parse(value)
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        parts = [value] if isinstance(value, (str, Path)) else list(value)
-        value = tuple(Path(part) if inner is Path else tuple(part) if get_origin(inner) is tuple else part for part in parts)
+        parts: list[Any] = [value] if isinstance(value, (str, Path)) else list(value)
+        value = tuple(
+            Path(part) if inner is Path else tuple(part) if get_origin(inner) is tuple else part for part in parts
+        )
     elif kind is Path:
         value = Path(value)
     elif kind is float and type(value) is int:

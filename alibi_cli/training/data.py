@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.windows import MASKED_SHARE
-from alibi_cli.surgery.batch import scale_train_sequence_length
-from alibi_cli.training.settings import Budget
+from alibi_cli.errors import UsageError
+from alibi_cli.evaluation.protocols import MASKED_SHARE
+from alibi_cli.training.budget import Budget
+from alibi_cli.training.lengths import scale_train_sequence_length
 
 IGNORED = -100  # the target of a position that is not scored
 

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from alibi_cli.checkpoint.source import read_json
-from alibi_cli.checkpoint.writer import write_json
+from alibi_cli.conversion.writer import write_json
 from alibi_cli.errors import AlibiError, UsageError, explained
-from alibi_cli.evaluation.models import ModelInfo
-from alibi_cli.evaluation.text import DEFAULT, open_text
+from alibi_cli.files.strict_json import read_json
+from alibi_cli.models.language_model import ModelInfo
+from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.text.documents import DEFAULT, open_text
+from alibi_cli.training.budget import Budget
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
-from alibi_cli.training.settings import Budget, TrainRequest
 from alibi_cli.training.trainer import last_state
 
-REQUEST = "request.json"  # shows that a work folder is ours, and what its states belong to
+REQUEST = "settings.json"  # shows that a work folder is ours, and what its states belong to
 
 
 @dataclass(frozen=True)
 class Job:
     """What is trained, by whom it is taught, on how much. teacher, masking: None without a teacher, and for causal models."""
 
-    request: TrainRequest
+    settings: TrainSettings
     info: ModelInfo
     teacher: ModelInfo | None
     budget: Budget
@@ -31,7 +32,7 @@ class Job:
     @property
     def work(self) -> Path:
         """Where the states of the run are kept while it is not finished."""
-        output = self.request.output.resolve()
+        output = self.settings.output.resolve()
         return output.with_name(output.name + ".training")
 
     @property
@@ -58,7 +59,12 @@ class Job:
     def identity(self, processes: int) -> dict[str, Any]:
         """What a continuation must share."""
         digests = {"digest": self.info.digest, "teacher_digest": None if self.teacher is None else self.teacher.digest}
-        return {**self.request.fixed(), **digests, "output": str(self.request.output.resolve()), "processes": processes}
+        return {
+            **self.settings.fixed(),
+            **digests,
+            "output": str(self.settings.output.resolve()),
+            "processes": processes,
+        }
 
 
 def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
@@ -67,7 +73,7 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
     Raises:
         AlibiError: the folder belongs to something else, or there is no text.
     """
-    request, work = job.request, job.work
+    settings, work = job.settings, job.work
     if args.process_index == 0:
         _claim(job, job.identity(args.world_size))
     tokens = read_tokens(work)
@@ -77,9 +83,9 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
             raise UsageError(f"The tokenizer of {job.info.name} has no end-of-text token.")
-        streamed = request.dataset not in (None, DEFAULT)
+        streamed = settings.dataset not in (None, DEFAULT)
         name, documents = open_text(
-            request.dataset, request.text, split_on=request.split_on, column=request.text_column, training=True
+            settings.dataset, settings.text, split_on=settings.split_on, column=settings.text_column, training=True
         )
         limit = job.budget.tokens + job.budget.block + 1 if streamed else None
         with explained(f"Cannot write {work}"):
@@ -90,11 +96,11 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
 
 def _claim(job: Job, identity: dict[str, Any]) -> None:
     """A work folder for this run: a new one, or that of the run which is to be continued."""
-    work, request = job.work, job.request
+    work, settings = job.work, job.settings
     if work.exists() and not job.claimed and any(work.iterdir()):
         raise UsageError(f"{work} exists and holds no training.", hint="Move it away.")
     state = last_state(work)
-    if state is not None and request.resume:
+    if state is not None and settings.resume:
         before = read_json(work / REQUEST)
         different = sorted(name for name in identity if before.get(name) != identity[name])
         if different:
@@ -104,7 +110,7 @@ def _claim(job: Job, identity: dict[str, Any]) -> None:
                 hint="Resume with the same settings, or start anew with `force`.",
             )
         return
-    if state is not None and not request.force:
+    if state is not None and not settings.force:
         raise UsageError(
             f"{work} holds step {state[1]['step']} of a run that was not finished.",
             hint="Continue it with `resume`, or discard it with `force`.",

@@ -14,12 +14,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-from alibi_cli.checkpoint.partial import fsync
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.files.atomic import fsync
+from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.training.loss import hidden_loss, token_losses
-from alibi_cli.training.settings import TrainRequest
-from alibi_cli.training.slopes import PARAMETER
 from alibi_cli.training.teacher import Teacher
+from alibi_cli.training.trainable_slopes import PARAMETER
 
 COMPLETE = "complete.json"  # in a saved state, written last
 WINDOW = 20  # steps over which the guard takes the mean
@@ -66,14 +66,14 @@ class HealingTrainer(Trainer):
 
     def __init__(
         self,
-        request: TrainRequest,
+        settings: TrainSettings,
         teacher: Teacher | None,
         guard: Guard,
         on_step: Callable[..., None],
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.request, self.teacher, self.guard, self.on_step = request, teacher, guard, on_step
+        self.settings, self.teacher, self.guard, self.on_step = settings, teacher, guard, on_step
         # The documented switches: the loss is divided by the targets of the whole step, which the Trainer counts.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
         self.parts = torch.zeros(3, device=self.args.device)  # means of CE, KL and hidden states over this step
@@ -88,21 +88,21 @@ class HealingTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        request, labels = self.request, inputs["shift_labels"]
+        settings, labels = self.settings, inputs["shift_labels"]
         fed = {name: value for name, value in inputs.items() if name not in ("labels", "shift_labels")}
-        fed["output_hidden_states"] = request.hidden_weight > 0
+        fed["output_hidden_states"] = settings.hidden_weight > 0
         outputs = model(**fed)
         theirs, states = None, None
         if self.teacher is not None:
             with self.accelerator.autocast():
                 theirs, states = self.teacher(fed)
-        ce, kd = token_losses(outputs.logits, labels, theirs, request.temperature)
+        ce, kd = token_losses(outputs.logits, labels, theirs, settings.temperature)
         loss, hidden = ce, None
         if self.teacher is not None:
-            loss = (1 - request.kd_weight) * ce + request.kd_weight * request.temperature**2 * kd
+            loss = (1 - settings.kd_weight) * ce + settings.kd_weight * settings.temperature**2 * kd
             if states is not None:
                 hidden = hidden_loss(outputs.hidden_states, states, labels >= 0)
-                loss = loss + request.hidden_weight * hidden
+                loss = loss + settings.hidden_weight * hidden
         # Gradients are averaged over processes, and the targets are counted over all of them.
         scale = self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
         parts = torch.stack([ce.detach(), kd.detach(), ce.new_zeros(()) if hidden is None else hidden.detach()])
@@ -116,7 +116,7 @@ class HealingTrainer(Trainer):
             logs["ce"] = ce
             if self.teacher is not None:
                 logs["kd"] = kd
-            if self.request.hidden_weight:
+            if self.settings.hidden_weight:
                 logs["hidden"] = hidden
         super().log(logs, start_time)
         if "loss" in logs:
@@ -187,10 +187,10 @@ def last_state(work: Path) -> tuple[Path, dict[str, Any]] | None:
     return marker.parent, json.loads(marker.read_text())
 
 
-def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_steps: int) -> TrainingArguments:
-    """The part of the request that transformers knows. Raises AlibiError for what it refuses."""
+def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_steps: int) -> TrainingArguments:
+    """The part of the settings that transformers knows. Raises AlibiError for what it refuses."""
     if (
-        request.deepspeed is not None and find_spec("deepspeed") is None
+        settings.deepspeed is not None and find_spec("deepspeed") is None
     ):  # the library's own refusal leaves its settings behind
         raise UsageError("Training cannot be set up: `deepspeed` needs the package deepspeed.")
     try:
@@ -198,28 +198,28 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             output_dir=str(work),
             max_steps=steps,
             train_sampling_strategy="sequential",  # the data have an order of their own
-            learning_rate=request.learning_rate,
-            lr_scheduler_type={"constant": "constant_with_warmup"}.get(request.decay, request.decay),
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.decay, settings.decay),
             warmup_steps=warmup_steps,
-            weight_decay=request.weight_decay,
+            weight_decay=settings.weight_decay,
             adam_beta2=0.95,
-            max_grad_norm=request.max_gradient_norm,
-            seed=request.seed,
-            bf16=request.dtype == "bfloat16",
-            use_cpu=request.device == "cpu",
-            fsdp=request.fsdp,
-            deepspeed=None if request.deepspeed is None else str(request.deepspeed),
-            report_to=list(request.report_to),
+            max_grad_norm=settings.max_gradient_norm,
+            seed=settings.seed,
+            bf16=settings.dtype == "bfloat16",
+            use_cpu=settings.device == "cpu",
+            fsdp=settings.fsdp,
+            deepspeed=None if settings.deepspeed is None else str(settings.deepspeed),
+            report_to=list(settings.report_to),
             logging_steps=1,
             logging_nan_inf_filter=False,
-            save_steps=request.save_every,
+            save_steps=settings.save_every,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             average_tokens_across_devices=True,
             disable_tqdm=True,
-            **({"gradient_checkpointing": True} if request.gradient_checkpointing else {}),
+            **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
         )
-        for callback in get_reporting_integration_callbacks(list(request.report_to)):
+        for callback in get_reporting_integration_callbacks(list(settings.report_to)):
             callback()  # whether its package is installed
         args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by several processes, not by nn.DataParallel
     except (ValueError, ImportError, OSError, RuntimeError) as error:

@@ -29,13 +29,14 @@ from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
 from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
-from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
-from alibi_cli.evaluation.text import Text, load_text, open_text
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.runtime.alibi_attention import alibi_attention
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.apply import apply_alibi
+from alibi_cli.text.documents import Text, load_text, open_text
 from alibi_cli.training.loss import hidden_loss, token_losses
-from alibi_cli.training.slopes import attach_slopes
+from alibi_cli.training.trainable_slopes import attach_slopes
 from benchmarks.healing.remedies import LENGTH, nll
 
 LEARNING_RATE, WARMUP, KD_WEIGHT, HIDDEN_WEIGHT = 3e-3, 0.05, 0.9, 8.0

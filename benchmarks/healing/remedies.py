@@ -33,10 +33,11 @@ from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import slopes_of_distances
 from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, make_windows
-from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
-from alibi_cli.evaluation.text import Text, load_text, open_text
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.runtime.alibi_attention import alibi_attention
 from alibi_cli.slopes import get_slopes
+from alibi_cli.text.documents import Text, load_text, open_text
 
 LENGTH = 512
 SLOPES = (0.003, 0.03, 0.1, 0.3, 1.0, 3.0)

@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from alibi_cli.evaluation.results import load
+from alibi_cli.evaluation.results_file import load_results
 from alibi_cli.evaluation.statistics import per_document
 from alibi_cli.presets import presets_folder
 from benchmarks.healing.arms import LENGTHS, MODELS, Arm, arms
@@ -130,7 +130,8 @@ def _write_record(
     arm: Arm, words: list[str], made: dict[str, Any] | None, results: Path, passkey: dict[str, Any], seconds: float
 ) -> None:
     """The sums per document are enough for every mean, paired difference and interval of the report."""
-    evaluated, scored = load(results)
+    evaluated = load_results(results)
+    scored = evaluated.record
     rows = []
     for row in evaluated.rows:
         if row.length not in arm.lengths:

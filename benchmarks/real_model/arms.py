@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alibi_cli.evaluation.models import ModelInfo, describe, load_model
+from alibi_cli.models.language_model import ModelInfo, describe
+from alibi_cli.models.loading import load_model
 from benchmarks.real_model import environment
 from benchmarks.real_model.attention import arm_of
 from benchmarks.real_model.environment import TRAINED_LENGTH

@@ -37,7 +37,9 @@ def main() -> None:
 def check_tokenizer(file: Path, folder: Path) -> None:
     """Against the file's own metadata, on the probe and on the text of this package."""
     fields = GGUFReader(file).fields
-    said = {key: fields[f"tokenizer.ggml.{key}"].contents() for key in ("model", "pre", "tokens", "merges", "token_type")}
+    said = {
+        key: fields[f"tokenizer.ggml.{key}"].contents() for key in ("model", "pre", "tokens", "merges", "token_type")
+    }
     if (said["model"], said["pre"]) != ("gpt2", "smollm"):
         raise WrongTokenizer(f"The file asks for {said['model']} and {said['pre']}, not for gpt2 and smollm.")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.models import ModelInfo, describe, load_tokenizer
+from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
-from alibi_cli.evaluation.tokens import TokenizedDocument
-from alibi_cli.evaluation.windows import Window
+from alibi_cli.models.language_model import ModelInfo, describe
+from alibi_cli.models.loading import load_tokenizer
+from alibi_cli.text.tokens import TokenizedDocument
 from benchmarks.real_model import environment, records
 from benchmarks.real_model.arms import Arm, ArmFailed, info_of, loaded
 from benchmarks.real_model.records import BIN, Record, digest

@@ -414,7 +414,8 @@ def calibration_files() -> list[Path]:
 
 
 def main() -> None:
-    from alibi_cli.evaluation.models import describe, load_tokenizer
+    from alibi_cli.models.language_model import describe
+    from alibi_cli.models.loading import load_tokenizer
     from benchmarks.real_model.environment import model
 
     tokenizer = load_tokenizer(describe(str(model())))

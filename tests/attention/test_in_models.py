@@ -9,7 +9,7 @@ from alibi_cli import apply_alibi
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks.run import Request, run_task
+from alibi_cli.evaluation.tasks.run_task import Request, run_task
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_here, alibi_inside

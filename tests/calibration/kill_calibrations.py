@@ -16,22 +16,27 @@ from pathlib import Path
 
 import torch
 
-from alibi_cli.calibration import added, distil, divergence, run, state
-from alibi_cli.calibration.checkpoint import calibrate_source
-from alibi_cli.calibration.run import CalibrationSettings
-from alibi_cli.checkpoint.learned import Learned
-from alibi_cli.checkpoint.source import open_source
+from alibi_cli.calibration import added, distil, divergence, state
+from alibi_cli.calibration import calibrate as run
+from alibi_cli.calibration.learned import Learned
+from alibi_cli.calibration.of_source import calibrate_source
 from alibi_cli.cli.quiet import quiet_libraries
-from alibi_cli.evaluation.text import Text
+from alibi_cli.models.source import open_source
+from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.text.documents import Text
 
 TEXT = Text("text", [(f"d{i}", "".join(f"{i} and {j * j} foxes. " for j in range(60 + i))) for i in range(40)])
-ADDED = CalibrationSettings("add", "distil", n_tokens=2500, offset=6)
+ADDED = CalibrateSettings(policy="add", calibrate="distil", calibration_tokens=2500, offset=6)
 # What is calibrated, and after how many states of which name it is killed.
 CASES = {
-    "reach": (CalibrationSettings("add", n_tokens=400), "reach", 1),
+    "reach": (CalibrateSettings(policy="add", calibration_tokens=400), "reach", 1),
     "distil": (ADDED, "distil", 2),
     "distil, in reach": (ADDED, "reach", 1),
-    "distil, replaced": (CalibrationSettings("replace", "distil+norms", n_tokens=3000), "distil", 3),
+    "distil, replaced": (
+        CalibrateSettings(policy="replace", calibrate="distil+norms", calibration_tokens=3000),
+        "distil",
+        3,
+    ),
 }
 
 
@@ -56,7 +61,7 @@ def killed(work: Callable[[], object], name: str, after: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def calibrated(source: Path, folder: Path, settings: CalibrationSettings) -> tuple[Learned, list[str], int]:
+def calibrated(source: Path, folder: Path, settings: CalibrateSettings) -> tuple[Learned, list[str], int]:
     """What was found, what was said, and how many steps of distillation it took."""
     said: list[str] = []
     steps: list[str] = []

@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from alibi_cli.calibration import report as heads_report
-from alibi_cli.calibration.replaced import calibrate
-from alibi_cli.calibration.report import head_report
+from alibi_cli.calibration import head_report as heads_report
+from alibi_cli.calibration.head_report import inspect_heads
+from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.windows import Parts, make_windows
-from alibi_cli.checkpoint import verify
-from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
-from alibi_cli.evaluation.text import Text, load_text
+from alibi_cli.conversion import reload_check as verify
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.surgery.apply import apply_alibi
+from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_here
 from tests.models import sample_tokens, save_tiny, tiny_model
 
@@ -139,7 +140,7 @@ def test_the_original_may_be_loaded_once_and_is_not_copied(tmp_path):
     info = describe(str(save_tiny("llama", tmp_path / "source")))
     model, tokenizer = load_model(info), load_tokenizer(info)
     windows = make_windows(Text("t", [("t", "abcdefghij" * 200)]), tokenizer, 24, 1000)
-    found = calibrate(model, Parts.of(windows, 30 * 24), method="look-back")
+    found = calibrate_replaced(model, Parts.of(windows, 30 * 24), method="look-back")
     theirs = {p.data_ptr() for p in model.parameters()}
     assert {p.data_ptr() for p in found.converted.parameters()} == theirs
 
@@ -208,8 +209,8 @@ def test_windows_of_long_models_are_short_unless_asked_for(tmp_path, text, monke
     assert "96 tokens of text.txt in windows of 16 (trained length 24)" in alibi_here(*common).stdout
     assert json.loads(alibi_here(*common, "--length", "24", "--json").stdout)["window"] == 24
     seen = []
-    head_report(str(source), load_text(files=[text]), 96, update=lambda what, done, of: seen.append((done, of)))
+    inspect_heads(str(source), text=[text], tokens=96, progress=lambda step: seen.append((step.done, step.of)))
     assert seen == [(0, 1), (1, 1)]
     monkeypatch.setattr(heads_report, "WEIGHTS_PER_BATCH", 6 * 16 * 16)  # room for the weights of one window
-    head_report(str(source), load_text(files=[text]), 96, update=lambda what, done, of: seen.append((done, of)))
+    inspect_heads(str(source), text=[text], tokens=96, progress=lambda step: seen.append((step.done, step.of)))
     assert seen[2:] == [(done, 6) for done in range(7)]

@@ -10,9 +10,9 @@ from alibi_cli.calibration.distil import distil, one_by_one
 from alibi_cli.calibration.divergence import Divergence
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
-from alibi_cli.calibration.replaced import calibrate
+from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.twin import attention_modules, converted_twin
-from alibi_cli.families import trained_length
+from alibi_cli.models.families import trained_length
 from alibi_cli.slopes import get_slopes
 from tests.calibration.helpers import alibi_model, random_parts, random_windows
 from tests.models import FAMILIES, OWN_BIAS, tiny_model
@@ -47,7 +47,7 @@ def test_a_model_that_is_alibi_gets_its_slopes_back(family):
 def test_the_divergence_falls_and_frozen_weights_do_not_move(family, method):
     model = tiny_model(family, torch.float32)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    found = calibrate(model, random_parts(200, LENGTH, 40), method, sinks=0)
+    found = calibrate_replaced(model, random_parts(200, LENGTH, 40), method, sinks=0)
     assert found.look_back < found.start
     assert found.end < found.look_back if method != "look-back" else found.end == found.look_back
     for name, parameter in model.named_parameters():
@@ -117,5 +117,5 @@ def test_factors_are_kept_only_where_they_help():
 def test_every_family_is_calibrated(family):
     model = tiny_model(family, torch.float32)
     length = trained_length(model.config)
-    found = calibrate(model, random_parts(100, length, 24), "distil+norms", sinks=0)
+    found = calibrate_replaced(model, random_parts(100, length, 24), "distil+norms", sinks=0)
     assert found.end == found.start < 1e-6 if family in OWN_BIAS else found.end < found.start

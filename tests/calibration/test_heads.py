@@ -11,7 +11,7 @@ from alibi_cli.calibration import replaced
 from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.learnable import slope_bounds
 from alibi_cli.calibration.lookback import slopes_of_distances
-from alibi_cli.calibration.replaced import calibrate
+from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.windows import Parts
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.apply import apply_alibi
@@ -148,7 +148,7 @@ def test_the_look_back_starts_from_distances_without_sinks(sinks, monkeypatch):
     monkeypatch.setattr(replaced, "slopes_of_distances", remembered)
     windows = random_windows(4, LENGTH)
     model = tiny_model("llama", torch.float32)
-    found = calibrate(model, Parts(windows, windows, windows), "look-back", sinks=sinks)
+    found = calibrate_replaced(model, Parts(windows, windows, windows), "look-back", sinks=sinks)
     assert np.array_equal(given[0], found.heads.distance_without_sinks, equal_nan=True)
     assert np.array_equal(given[0], observe_heads(model, [windows.input_ids], sinks=0).distance) == (sinks == 0)
     assert found.heads.sinks == sinks

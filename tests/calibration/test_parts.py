@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from alibi_cli.calibration import added, divergence, run
+from alibi_cli.calibration import added, divergence
+from alibi_cli.calibration import calibrate as run
+from alibi_cli.calibration.calibrate import estimate, learn
 from alibi_cli.calibration.divergence import Divergence
-from alibi_cli.calibration.run import CalibrationSettings, estimate, learn
+from alibi_cli.calibration.feed import lengths_of
 from alibi_cli.calibration.twin import converted_twin, position_vectors
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.models import describe, load_model, load_tokenizer
-from alibi_cli.evaluation.text import Text
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model, load_tokenizer
+from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.text.documents import Text
 from tests.calibration.helpers import random_windows
 from tests.models import save_tiny, tiny_config
 
@@ -105,14 +109,14 @@ def test_calibration_tokens_are_what_is_fed_to_learn_from(policy, method, n_toke
 
     monkeypatch.setattr(Divergence, "backward", counted)
     monkeypatch.setattr(added, "fit_reach", fitted)
-    observe = run.calibrate.__globals__["observe_heads"]
-    monkeypatch.setitem(run.calibrate.__globals__, "observe_heads", looked)
-    settings = CalibrationSettings(policy, method, sinks=0, n_tokens=n_tokens)
+    observe = run.calibrate_replaced.__globals__["observe_heads"]
+    monkeypatch.setitem(run.calibrate_replaced.__globals__, "observe_heads", looked)
+    settings = CalibrateSettings(policy=policy, calibrate=method, sinks=0, calibration_tokens=n_tokens)
     record = learn(*source, WORDS, TRAINED, settings).record
     fed = sum(ids.numel() for ids in [*learned, *reached])
     if method == "look-back":
         fed = sum(ids.numel() for ids in observed)
-    longest = settings.lengths_of(TRAINED)[-1]
+    longest = lengths_of(settings, TRAINED)[-1]
     least = (
         longest if method != "distil" or policy == "replace" else TRAINED * (1.5 + 1 + 2)
     )  # a window, or a first step
@@ -127,9 +131,11 @@ def test_what_is_reported_is_measured_on_the_third_part(policy, method, source, 
     monkeypatch.setattr(run, "HELD_OUT_TOKENS", 400)
     monkeypatch.setattr(divergence, "TOKENS_PER_BATCH", 200)
     model, tokenizer = source
-    settings = CalibrationSettings(policy, method, sinks=1, n_tokens=2000, offset=6 if policy == "add" else None)
+    settings = CalibrateSettings(
+        policy=policy, calibrate=method, sinks=1, calibration_tokens=2000, offset=6 if policy == "add" else None
+    )
     found = learn(model, tokenizer, WORDS, TRAINED, settings)
-    lengths = settings.lengths_of(TRAINED)
+    lengths = lengths_of(settings, TRAINED)
     wanted = 2000 + 2 * max(400, lengths[-1])
     parts = Parts.of(make_windows(WORDS, tokenizer, lengths[-1], wanted, whole=policy == "add"), 2000)
     near = TRAINED if policy == "add" else None
@@ -155,28 +161,28 @@ def test_what_is_reported_is_measured_on_the_third_part(policy, method, source, 
     ("settings", "lengths"),
     [
         ({}, (512,)),
-        ({"length": 100}, (100,)),
+        ({"calibration_length": 100}, (100,)),
         ({"policy": "add"}, (768,)),
-        ({"policy": "add", "length": 4096}, (4096,)),
+        ({"policy": "add", "calibration_length": 4096}, (4096,)),
         ({"policy": "add", "horizon": 100}, (150,)),
-        ({"policy": "add", "method": "distil"}, (512, 1024, 2048)),
-        ({"policy": "add", "method": "distil", "length": 513}, (512, 513)),
-        ({"policy": "add", "method": "distil", "length": 1024}, (512, 1024)),
-        ({"policy": "add", "method": "distil", "length": 1500}, (512, 1024, 1500)),
-        ({"policy": "add", "method": "distil", "length": 5000}, (512, 1024, 2048, 4096, 5000)),
-        ({"policy": "add", "method": "distil", "horizon": 128, "offset": 128}, (128, 256, 512)),
+        ({"policy": "add", "calibrate": "distil"}, (512, 1024, 2048)),
+        ({"policy": "add", "calibrate": "distil", "calibration_length": 513}, (512, 513)),
+        ({"policy": "add", "calibrate": "distil", "calibration_length": 1024}, (512, 1024)),
+        ({"policy": "add", "calibrate": "distil", "calibration_length": 1500}, (512, 1024, 1500)),
+        ({"policy": "add", "calibrate": "distil", "calibration_length": 5000}, (512, 1024, 2048, 4096, 5000)),
+        ({"policy": "add", "calibrate": "distil", "horizon": 128, "offset": 128}, (128, 256, 512)),
     ],
 )
 def test_lengths_of_windows(settings, lengths):
-    assert CalibrationSettings(**settings).lengths_of(512) == lengths
+    assert lengths_of(CalibrateSettings(**settings), 512) == lengths
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"length": 513}, "longer than the original was trained for"),
-        ({"policy": "add", "length": 512}, "do not reach beyond 512"),
-        ({"policy": "add", "method": "distil", "length": 512}, "do not reach beyond 512"),
+        ({"calibration_length": 513}, "longer than the original was trained for"),
+        ({"policy": "add", "calibration_length": 512}, "do not reach beyond 512"),
+        ({"policy": "add", "calibrate": "distil", "calibration_length": 512}, "do not reach beyond 512"),
         ({"policy": "add", "horizon": 513}, "beyond the trained length, 512"),
         ({"policy": "add", "offset": 513}, "leaves what lies beyond 512"),
         ({"policy": "add", "horizon": 100, "offset": 101}, "leaves what lies beyond 100"),
@@ -184,11 +190,14 @@ def test_lengths_of_windows(settings, lengths):
 )
 def test_settings_that_cannot_be_met(settings, says):
     with pytest.raises(AlibiError, match=says) as error:
-        CalibrationSettings(**settings).lengths_of(512)
+        lengths_of(CalibrateSettings(**settings), 512)
     assert error.value.exit_code == 2
 
 
 def test_reach_needs_memory_for_all_of_its_windows():
     config = tiny_config("llama")
-    many, few = (estimate(0, config, CalibrationSettings("add", n_tokens=n), TRAINED)["bytes"] for n in (16384, 4096))
+    many, few = (
+        estimate(0, config, CalibrateSettings(policy="add", calibration_tokens=n), TRAINED)["bytes"]
+        for n in (16384, 4096)
+    )
     assert many == 4 * few == 4 * 40 * 16384 * config.hidden_size

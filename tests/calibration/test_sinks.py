@@ -5,7 +5,7 @@ import torch
 
 from alibi_cli.calibration import added
 from alibi_cli.calibration.added import calibrate_added
-from alibi_cli.calibration.replaced import calibrate
+from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.windows import CalibrationWindows, Parts
 from tests.calibration.helpers import FACTS, random_windows
@@ -54,7 +54,7 @@ def test_under_both_policies(n):
     windows = CalibrationWindows(tokens, torch.ones_like(tokens, dtype=torch.bool), FACTS)
     assert calibrate_added(model, windows, 48).sinks == n
     learned, rest = windows.split(24)
-    found = calibrate(model, Parts(learned, *rest.split(8)), "look-back")
+    found = calibrate_replaced(model, Parts(learned, *rest.split(8)), "look-back")
     assert found.sinks == n == found.converted.config.alibi_sinks
     assert found.heads.sinks == n
 
@@ -80,4 +80,6 @@ def test_what_lies_beyond_the_range_has_no_say(monkeypatch):
 
 def test_a_bloom_has_none():
     windows = random_windows(12, 24)
-    assert calibrate(tiny_model("bloom", torch.float32), Parts(windows, windows, windows), "look-back").sinks == 0
+    assert (
+        calibrate_replaced(tiny_model("bloom", torch.float32), Parts(windows, windows, windows), "look-back").sinks == 0
+    )

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from alibi_cli.calibration import state as module
-from alibi_cli.calibration.checkpoint import calibrate_source
-from alibi_cli.calibration.run import CalibrationSettings, state_key
+from alibi_cli.calibration.calibrate import state_key
+from alibi_cli.calibration.of_source import calibrate_source
 from alibi_cli.calibration.state import State
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.evaluation.text import Text
+from alibi_cli.models.source import open_source
+from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.text.documents import Text
 from tests.calibration.kill_calibrations import TEXT
 from tests.conftest import REPOSITORY
 from tests.models import save_tiny
 
-SETTINGS = CalibrationSettings("add", n_tokens=200)
+SETTINGS = CalibrateSettings(policy="add", calibration_tokens=200)
 
 
 def test_a_killed_calibration_continued_finds_the_same(tiny_llama, tmp_path):
@@ -46,7 +47,7 @@ class Stop(Exception):
     pass
 
 
-def interrupted(source: Path, folder: Path, settings: CalibrationSettings, text: Text = TEXT) -> list[str]:
+def interrupted(source: Path, folder: Path, settings: CalibrateSettings, text: Text = TEXT) -> list[str]:
     """Starts, and stops after the first layer; what was said."""
     said: list[str] = []
 
@@ -67,9 +68,9 @@ def test_another_setting_text_or_model_does_not_continue_it(tiny_llama, tmp_path
     other_text = Text("text", [*TEXT.documents, ("more", "x")])
     other_model = save_tiny("llama", tmp_path / "other", rms_norm_eps=1e-5)
     others = [
-        (tiny_llama, CalibrationSettings("add", n_tokens=201), TEXT),
-        (tiny_llama, CalibrationSettings("add", n_tokens=200, offset=3), TEXT),
-        (tiny_llama, CalibrationSettings("add", n_tokens=200, sinks=1), TEXT),
+        (tiny_llama, CalibrateSettings(policy="add", calibration_tokens=201), TEXT),
+        (tiny_llama, CalibrateSettings(policy="add", calibration_tokens=200, offset=3), TEXT),
+        (tiny_llama, CalibrateSettings(policy="add", calibration_tokens=200, sinks=1), TEXT),
         (tiny_llama, SETTINGS, other_text),
         (other_model, SETTINGS, TEXT),
     ]
@@ -80,7 +81,7 @@ def test_another_setting_text_or_model_does_not_continue_it(tiny_llama, tmp_path
 
 def test_states_belong_to_versions(monkeypatch):
     key = state_key(SETTINGS, "digest", TEXT)
-    monkeypatch.setattr("alibi_cli.calibration.run.version", lambda name: "9")
+    monkeypatch.setattr("alibi_cli.calibration.calibrate.version", lambda name: "9")
     assert state_key(SETTINGS, "digest", TEXT) != key
 
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint import writer
-from alibi_cli.checkpoint.audit import audit
 from alibi_cli.cli.quiet import quiet_libraries
+from alibi_cli.conversion import writer
+from alibi_cli.conversion.verify import verify
 from tests.checkpoint.helpers import convert, snapshot
 from tests.killing import Meter, in_child, moments
 
 
 def complete(folder: Path) -> bool:
     try:
-        return audit(folder).passed
+        return verify(folder).passed
     except AlibiError:
         return False
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alibi_cli.checkpoint.audit import audit
+from alibi_cli.conversion.verify import verify
 from alibi_cli.runtime import runtime_sources
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi, alibi_here, alibi_json
@@ -81,9 +81,9 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
 def test_every_change_is_named(how: str, whole: Path, tmp_path: Path) -> None:
     which, change, file, status = CHANGES[how]
     shutil.copytree(whole / which, tmp_path / "copy")
-    assert audit(tmp_path / "copy").passed
+    assert verify(tmp_path / "copy").passed
     change(tmp_path / "copy")
-    found = audit(tmp_path / "copy")
+    found = verify(tmp_path / "copy")
     file = file.replace("SHARD", sorted(path.name for path in (whole / "many").glob("*.safetensors"))[0])
     assert not found.passed and {f.file: f.status for f in found.findings}[file] == status
 
@@ -121,14 +121,14 @@ def test_a_plug_ins_source_is_known_by_its_digest(whole: Path, tmp_path: Path) -
     (tmp_path / "copy" / "alibi_plugin.py").write_text("of a plug-in")
     facts["files"]["alibi_plugin.py"] = hashlib.sha256(b"of a plug-in").hexdigest()
     (tmp_path / "copy" / "alibi.json").write_text(json.dumps(facts))
-    assert audit(tmp_path / "copy").passed
+    assert verify(tmp_path / "copy").passed
     (tmp_path / "copy" / "alibi_plugin.py").write_text("of somebody else")
-    assert not audit(tmp_path / "copy").passed
+    assert not verify(tmp_path / "copy").passed
 
 
 def test_a_trained_checkpoint_passes(whole: Path, tmp_path: Path) -> None:
     arguments = ("--steps", "1", "--length", "16", "--batch-tokens", "32")
     assert alibi_here("train", whole / "one", "-o", tmp_path / "trained", *arguments).exit_code == 0
-    assert audit(tmp_path / "trained").passed
+    assert verify(tmp_path / "trained").passed
     flip(tmp_path / "trained" / "model.safetensors")
-    assert not audit(tmp_path / "trained").passed
+    assert not verify(tmp_path / "trained").passed

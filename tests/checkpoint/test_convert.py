@@ -15,12 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.partial import MARKER
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
+from alibi_cli.conversion.writer import write
+from alibi_cli.files.atomic import MARKER
+from alibi_cli.models.source import open_source
 from alibi_cli.runtime import runtime_sources
-from tests.checkpoint.helpers import convert, snapshot
+from tests.checkpoint.helpers import convert, plan_of, snapshot
 from tests.cli.run import alibi_inside, alibi_json
 from tests.models import FAMILIES, OWN_BIAS, save_tiny, tiny_config, tiny_model
 
@@ -171,7 +170,7 @@ def test_dry_run_prints_the_plan_and_touches_nothing(tiny_gpt2: Path, tmp_path: 
 
 
 def test_the_plan_is_what_happens(tiny_gpt2: Path, tmp_path: Path) -> None:
-    plan = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
+    plan = plan_of(tiny_gpt2, tmp_path / "out")
     report = write(plan)
     assert (report.tensors.copied, report.tensors.dropped, report.tensors.added) == (
         len(plan.copied),
@@ -206,7 +205,7 @@ def test_slopes_from_options_and_files(tiny_gpt2: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / "slopes.json").write_text(json.dumps(bad))
         with pytest.raises(AlibiError, match=r"slopes") as error:
-            make_plan(open_source(str(tiny_gpt2)), tmp_path / "o", slopes=str(tmp_path / "slopes.json"))
+            plan_of(tiny_gpt2, tmp_path / "o", slopes=str(tmp_path / "slopes.json"))
         assert error.value.exit_code == 2
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint import copying
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.checkpoint.copying import Writing, copy_file
-from alibi_cli.checkpoint.partial import partial_folder
-from alibi_cli.checkpoint.safetensors_io import read_header
+from alibi_cli.conversion.verify import verify
+from alibi_cli.files import copying
+from alibi_cli.files.atomic import partial_folder
+from alibi_cli.files.copying import Writing, copy_file
+from alibi_cli.files.tensor_files import read_header
 from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi_here, alibi_json
 from tests.models import save_tiny
@@ -52,7 +52,7 @@ def test_every_way_of_copying_gives_the_same_bytes(
         used = dict.fromkeys(real, 0)
         output = tmp_path / "out"
         convert(source, output, force=True, check=False)
-        assert audit(output).passed
+        assert verify(output).passed
         found[refused] = (used["copy_file_range"] > 0, used["sendfile"] > 0, snapshot(output)["model.safetensors"])
     assert [ways[:2] for ways in found.values()] == [(True, False), (False, True), (False, False), (False, True)]
     assert len({digest for *_, digest in found.values()}) == 1
@@ -151,14 +151,14 @@ def test_linked_shards_are_the_same_file_and_others_are_not(tmp_path: Path) -> N
     source = save_tiny("llama", tmp_path / "llama")
     report = alibi_json("convert", source, "-o", tmp_path / "out", "--link")
     shard, original = tmp_path / "out" / "model.safetensors", source / "model.safetensors"
-    assert report["verified"]["passed"] and shard.samefile(original) and audit(tmp_path / "out").passed
+    assert report["verified"]["passed"] and shard.samefile(original) and verify(tmp_path / "out").passed
     assert not (tmp_path / "out" / "tokenizer.json").samefile(source / "tokenizer.json")
     convert(source, tmp_path / "copied")
     assert not (tmp_path / "copied" / "model.safetensors").samefile(original)
     with original.open("r+b") as file:  # what --help warns of
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
-    assert not audit(tmp_path / "out").passed and audit(tmp_path / "copied").passed
+    assert not verify(tmp_path / "out").passed and verify(tmp_path / "copied").passed
     rewritten = save_tiny("gpt2", tmp_path / "gpt2")
     assert alibi_here("convert", rewritten, "-o", tmp_path / "other", "--link").exit_code == 0
     assert (tmp_path / "other" / "model.safetensors").stat().st_nlink == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alibi_cli.checkpoint.audit import audit
+from alibi_cli.conversion.verify import verify
 from tests.cli.run import alibi
 from tests.conftest import REPOSITORY
 
@@ -35,7 +35,7 @@ theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 assert type(theirs).__module__.startswith("transformers_modules.") and "alibi_cli" not in sys.modules
 of_theirs = make.record(theirs)
 
-from alibi_cli.plugins import load_plugins
+from alibi_cli.models.plugins import load_plugins
 from alibi_cli.runtime import modeling_alibi
 from alibi_cli.runtime.alibi_rewrite import policy_of
 
@@ -71,7 +71,7 @@ def test_both_generations_of_code_give_what_was_recorded(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_they_are_still_what_was_written(name: str) -> None:
-    found = audit(FIXTURES / name)
+    found = verify(FIXTURES / name)
     assert found.passed and found.written_by == "0.1.0"
     details = {finding.detail for finding in found.findings if finding.file.endswith(".py")}
     assert "of version 0.1.0" in details
@@ -82,7 +82,7 @@ def test_they_are_still_what_was_written(name: str) -> None:
 def test_a_changed_runtime_file_is_noticed(name: str, tmp_path: Path) -> None:
     for path in (FIXTURES / name).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert audit(tmp_path).passed
+    assert verify(tmp_path).passed
     with (tmp_path / "alibi_attention.py").open("a") as file:
         file.write("\n")
-    assert not audit(tmp_path).passed
+    assert not verify(tmp_path).passed

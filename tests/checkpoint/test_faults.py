@@ -20,10 +20,8 @@ import pytest
 import torch
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
-from tests.checkpoint.helpers import convert, snapshot
+from alibi_cli.conversion.writer import write
+from tests.checkpoint.helpers import at_stage, convert, plan_of, snapshot
 from tests.cli.run import alibi, alibi_here
 from tests.models import save_tiny
 
@@ -53,7 +51,7 @@ def refused(source: Path, output: Path, **options: object) -> AlibiError:
 
 
 def needed(source: Path, output: Path) -> int:
-    return make_plan(open_source(str(source)), output).bytes_to_write
+    return plan_of(source, output).bytes_to_write
 
 
 def test_too_small_a_disk_is_known_before_anything_is_written(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -220,7 +218,7 @@ def test_read_errors_at_many_places(tiny_gpt2: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_read_errors_in_a_file_that_stays_as_it_is(nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is opened to look for NaN, to be copied, and to be compared with its copy."""
-    plan = make_plan(open_source(str(save_tiny("llama", tmp_path / "source"))), tmp_path / "out")
+    plan = plan_of(save_tiny("llama", tmp_path / "source"), tmp_path / "out")
     real, opened = Path.open, 0
 
     def opening(self: Path, mode: str = "r", *args, **options):
@@ -260,15 +258,10 @@ def rewrite(path: Path) -> None:
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("when", ["Checking", "Writing", "Verifying"])
 def test_a_source_that_changes_while_it_is_converted(how: str, when: str, tiny_gpt2: Path, tmp_path: Path) -> None:
-    plan = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
+    plan = plan_of(tiny_gpt2, tmp_path / "out")
     time.sleep(0.02)  # file systems do not tell times that are closer
-
-    def on_stage(stage: str) -> None:
-        if stage == when:
-            CHANGES[how](tiny_gpt2)
-
     with pytest.raises(AlibiError) as error:
-        write(plan, on_stage=on_stage)
+        write(plan, progress=at_stage(when, lambda: CHANGES[how](tiny_gpt2)))
     assert error.value.exit_code == 1 and len(error.value.message.splitlines()) == 1
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*partial*"))
     if when != "Checking":
@@ -287,13 +280,12 @@ def test_a_link_is_not_followed_to_an_output(tiny_gpt2: Path, tmp_path: Path) ->
 
 def test_two_runs_at_once_on_one_output(tiny_gpt2: Path, tmp_path: Path) -> None:
     """The second, a process of its own, comes while the first verifies; another, which looks earlier, when the first has started."""
-    plan, seen = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out"), []
+    plan, seen = plan_of(tiny_gpt2, tmp_path / "out"), []
 
-    def on_stage(stage: str) -> None:
-        if stage == "Verifying":
-            seen.append(alibi("convert", tiny_gpt2, "-o", tmp_path / "out", code=1).stderr)
+    def another() -> None:
+        seen.append(alibi("convert", tiny_gpt2, "-o", tmp_path / "out", code=1).stderr)
 
-    report = write(plan, on_stage=on_stage)
+    report = write(plan, progress=at_stage("Verifying", another))
     assert "Another run is writing" in seen[0] and seen[0].count("\n") == 2
     assert report.verified is not None and report.verified.passed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]

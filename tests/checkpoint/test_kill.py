@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alibi_cli.checkpoint.audit import audit
+from alibi_cli.conversion.verify import verify
 from tests.checkpoint.helpers import snapshot
 from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
@@ -81,5 +81,5 @@ def test_a_process_of_its_own_is_killed(share: float, tiny_gpt2: Path, tmp_path:
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").is_dir() and snapshot(tiny_gpt2) == before
     assert alibi_here("convert", tiny_gpt2, "-o", tmp_path / "out").exit_code == 0
-    assert audit(tmp_path / "out").passed
+    assert verify(tmp_path / "out").passed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]

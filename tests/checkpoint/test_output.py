@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.partial import MARKER
+from alibi_cli.files.atomic import MARKER
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_inside
 

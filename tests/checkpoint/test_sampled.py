@@ -9,13 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint import verify
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.sampled import load_layers
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
-from tests.checkpoint.helpers import convert
+from alibi_cli.conversion import reload_check
+from alibi_cli.conversion.sampled import load_layers
+from alibi_cli.conversion.verify import verify
+from alibi_cli.conversion.writer import write
+from tests.checkpoint.helpers import at_stage, convert, plan_of
 from tests.models import save_tiny
 
 SAMPLED, OTHER = "model.layers.2.mlp.up_proj.weight", "model.layers.4.mlp.up_proj.weight"
@@ -23,18 +21,14 @@ SAMPLED, OTHER = "model.layers.2.mlp.up_proj.weight", "model.layers.4.mlp.up_pro
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(reload_check, "WHOLE_BYTES", 0)
     return save_tiny("llama", tmp_path / "source", num_hidden_layers=6)
 
 
 def converted(source: Path, output: Path, meanwhile: Callable[[Path], object] = lambda folder: None):
     """meanwhile: what happens to DIR.partial between writing and verifying."""
-
-    def on_stage(stage: str) -> None:
-        if stage == "Verifying":
-            meanwhile(output.with_name(output.name + ".partial"))
-
-    return write(make_plan(open_source(str(source)), output), on_stage=on_stage)
+    partial = output.with_name(output.name + ".partial")
+    return write(plan_of(source, output), progress=at_stage("Verifying", lambda: meanwhile(partial)))
 
 
 def change(name: str) -> Callable[[Path], object]:
@@ -65,7 +59,7 @@ def test_shards_keep_the_names_that_their_index_gives_them(large: Path, tmp_path
     (large / "model.safetensors").rename(large / name)
     (large / "model.safetensors.index.json").write_text(json.dumps(index))
     assert converted(large, tmp_path / "out").verified.passed
-    assert (tmp_path / "out" / name).is_file() and audit(tmp_path / "out").passed
+    assert (tmp_path / "out" / name).is_file() and verify(tmp_path / "out").passed
 
 
 def test_the_record_says_which_layers_took_part(large: Path, tmp_path: Path, monkeypatch) -> None:
@@ -91,7 +85,7 @@ def test_layers_show_what_bytes_do_not(large: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(AlibiError, match="reloaded logits differ by"):
         converted(large, tmp_path / "out", change(SAMPLED))
     converted(large, tmp_path / "out", change(OTHER))  # the control: it is in none of them
-    assert [f.file for f in audit(tmp_path / "out").findings if f.status != "ok"] == ["model.safetensors"]
+    assert [f.file for f in verify(tmp_path / "out").findings if f.status != "ok"] == ["model.safetensors"]
 
 
 def test_layers_that_take_no_part_are_not_looked_at(large: Path) -> None:

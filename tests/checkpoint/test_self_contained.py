@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
+from alibi_cli.conversion.writer import write
+from tests.checkpoint.helpers import plan_of
 from tests.environments import environment
 from tests.models import FAMILIES, OWN_BIAS, save_tiny
 
@@ -74,7 +73,7 @@ def python() -> Path:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_stranger_loads_generates_trains_saves_and_reloads(family: str, python: Path, tmp_path: Path) -> None:
     source = save_tiny(family, tmp_path / "source")
-    write(make_plan(open_source(str(source)), tmp_path / "converted", max_sequence_length=512))
+    write(plan_of(source, tmp_path / "converted", max_sequence_length=512))
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [str(python), "-I", str(tmp_path / "script.py"), str(tmp_path / "converted"), str(tmp_path / "trained")]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
@@ -122,14 +121,13 @@ def test_every_family_loads_and_computes_the_same_there(python: Path, tmp_path: 
     import torch
 
     from alibi_cli import apply_alibi
-    from alibi_cli.families import config_of, model_class
 
     folders, expected = {}, {}
     for family in [*FAMILIES, *OWN_BIAS]:
-        source = open_source(str(save_tiny(family, tmp_path / family)))
-        report = write(make_plan(source, tmp_path / f"{family}-alibi", max_sequence_length=100), check=False)
+        plan = plan_of(save_tiny(family, tmp_path / family), tmp_path / f"{family}-alibi", max_sequence_length=100)
+        report = write(plan, check=False)
         folders[family] = (report.output, report.loads_with.split(".")[0])
-        model = model_class(config_of(source.config, family)).from_pretrained(source.folder)
+        model = plan.source.model_class.from_pretrained(plan.source.folder)
         apply_alibi(model, 100)
         tokens = torch.arange(3, 53)[None]
         inputs = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}

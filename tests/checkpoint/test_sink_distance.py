@@ -8,12 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint import verify
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
-from tests.checkpoint.helpers import convert
+from alibi_cli.conversion import reload_check
+from alibi_cli.conversion.verify import verify
+from alibi_cli.conversion.writer import write
+from tests.checkpoint.helpers import at_stage, convert, plan_of
 from tests.models import OLD_MAX, save_tiny
 
 
@@ -28,7 +26,7 @@ def edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize("family", ["llama", "gptj"])
 def test_it_is_the_trained_length_and_every_file_says_so(family: str, tmp_path: Path) -> None:
     source = save_tiny(family, tmp_path / "source")
-    plan = make_plan(open_source(str(source)), tmp_path / "out", policy="add", sinks=2)
+    plan = plan_of(source, tmp_path / "out", policy="add", sinks=2)
     assert plan.summary()["sink_distance"] == OLD_MAX
     report = write(plan)
     assert report.verified.passed and report.sink_distance == OLD_MAX
@@ -36,7 +34,7 @@ def test_it_is_the_trained_length_and_every_file_says_so(family: str, tmp_path: 
     assert written(tmp_path / "out", "config.json")["alibi_sink_distance"] == OLD_MAX
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| attention sinks | 2, seen from at most {OLD_MAX} tokens |" in card
-    assert audit(tmp_path / "out").passed
+    assert verify(tmp_path / "out").passed
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
     tokens = torch.randint(0, 200, (1, 2 * OLD_MAX), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -62,7 +60,7 @@ def test_there_is_none_without_a_rotation_to_turn_or_without_sinks(family: str, 
     assert "alibi_sink_distance" not in written(tmp_path / "out", "config.json")
     assert written(tmp_path / "out", "alibi.json")["sink_distance"] is None
     assert "seen from at most" not in (tmp_path / "out" / "README.md").read_text()
-    assert audit(tmp_path / "out").passed
+    assert verify(tmp_path / "out").passed
 
 
 @pytest.mark.parametrize("value", [OLD_MAX + 1, None])
@@ -71,13 +69,13 @@ def test_another_distance_than_the_plan_says_is_not_given_the_final_name(
     value: int | None, large: bool, tmp_path: Path, monkeypatch
 ) -> None:
     if large:
-        monkeypatch.setattr(verify, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(reload_check, "WHOLE_BYTES", 0)
     source = save_tiny("llama", tmp_path / "source", num_hidden_layers=6)
-    plan = make_plan(open_source(str(source)), tmp_path / "out", policy="add", sinks=2)
+    plan = plan_of(source, tmp_path / "out", policy="add", sinks=2)
     with pytest.raises(AlibiError, match="does not hold the slopes and sinks"):
         write(
             plan,
-            on_stage=lambda s: edit(tmp_path / "out.partial", alibi_sink_distance=value) if s == "Verifying" else None,
+            progress=at_stage("Verifying", lambda: edit(tmp_path / "out.partial", alibi_sink_distance=value)),
         )
     assert not (tmp_path / "out").exists()
 
@@ -86,5 +84,5 @@ def test_another_distance_than_the_plan_says_is_not_given_the_final_name(
 def test_an_audit_notices_another_distance(value: int | None, tmp_path: Path) -> None:
     convert(save_tiny("llama", tmp_path / "source"), tmp_path / "out", check=False, policy="add", sinks=2)
     edit(tmp_path / "out", alibi_sink_distance=value)
-    details = {finding.file: finding.detail for finding in audit(tmp_path / "out").findings if finding.status != "ok"}
+    details = {finding.file: finding.detail for finding in verify(tmp_path / "out").findings if finding.status != "ok"}
     assert details == {"config.json": "sink_distance is not what alibi.json says"} or "config.json" in details

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.integrity import non_finite
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.safetensors_io import read_header
-from alibi_cli.checkpoint.source import Source, open_source
-from alibi_cli.checkpoint.writer import write
-from alibi_cli.evaluation.models import describe
-from tests.checkpoint.helpers import convert, snapshot
+from alibi_cli.conversion.source_check import non_finite
+from alibi_cli.conversion.writer import write
+from alibi_cli.files.tensor_files import read_header
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.source import Source, open_source
+from alibi_cli.progress import Progress
+from tests.checkpoint.helpers import convert, plan_of, snapshot
 from tests.cli.run import alibi, alibi_here, alibi_inside
 from tests.models import FAMILIES, save_tiny
 
@@ -183,7 +183,7 @@ def test_damaged_sources_are_found_before_anything_is_written(how: str, tiny_gpt
     damage(tiny_gpt2)
     before = snapshot(tmp_path)
     with pytest.raises(AlibiError, match=says) as error:
-        make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
+        plan_of(tiny_gpt2, tmp_path / "out")
     assert error.value.exit_code in (1, 2) and len(error.value.message.splitlines()) == 1
     assert snapshot(tmp_path) == before
 
@@ -194,8 +194,13 @@ def test_nan_and_inf_are_named_before_anything_is_written(tiny_gpt2: Path, tmp_p
     tensors["transformer.wpe.weight"][0, 0] = float("nan")  # stays behind
     save_file(tensors, tiny_gpt2 / "model.safetensors", metadata={"format": "pt"})
     heard: list[tuple[str, bool]] = []
-    plan = make_plan(open_source(str(tiny_gpt2)), tmp_path / "out")
-    report = write(plan, check=False, warn=lambda text: heard.append((text, (tmp_path / "out.partial").exists())))
+    plan = plan_of(tiny_gpt2, tmp_path / "out")
+
+    def watch(step: Progress) -> None:
+        if step.note:
+            heard.append((step.what, (tmp_path / "out.partial").exists()))
+
+    report = write(plan, check=False, progress=watch)
     assert report.non_finite == [HEAD, "transformer.wte.weight"]
     assert [written for _, written in heard] == [False, False] and HEAD in heard[0][0]
     assert json.loads((tmp_path / "out" / "alibi.json").read_text())["non_finite"] == report.non_finite

@@ -56,12 +56,14 @@ def alibi_here(*args: str | Path) -> Any:
     from typer.testing import CliRunner
 
     from alibi_cli.cli.app import app
+    from alibi_cli.cli.options import in_options
     from alibi_cli.errors import AlibiError
 
     result = CliRunner().invoke(app, [*map(str, args)])
     if isinstance(result.exception, AlibiError):
-        result.exit_code = result.exception.exit_code
-        result.error = result.exception
+        error = result.exception
+        result.exit_code = error.exit_code
+        result.error = type(error)(in_options(error.message), error.hint and in_options(error.hint))
     elif result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

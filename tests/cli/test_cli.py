@@ -209,7 +209,16 @@ main()
 
 @pytest.mark.parametrize(
     "module",
-    ["typer", "rich.console", "alibi_cli.cli.convert", "huggingface_hub", "numpy", "torch", "torch.nn", "transformers"],
+    [
+        "typer",
+        "rich.console",
+        "alibi_cli.cli.convert_command",
+        "huggingface_hub",
+        "numpy",
+        "torch",
+        "torch.nn",
+        "transformers",
+    ],
 )
 def test_interrupting_while_modules_are_loaded_is_one_line(module: str, tiny_gpt2: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, "convert", str(tiny_gpt2), "-o", str(tmp_path / "out")]

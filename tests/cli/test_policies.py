@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from alibi_cli.calibration import added, divergence, progress, run
+from alibi_cli.calibration import added, divergence
+from alibi_cli.calibration import calibrate as run
+from alibi_cli.calibration import time_left as progress
 from alibi_cli.calibration.reach import fit_reach
-from alibi_cli.families import family_policies
+from alibi_cli.models.families import family_policies
 from alibi_cli.presets import load_preset
 from alibi_cli.slopes import get_slopes
 from tests.calibration.kill_calibrations import TEXT
@@ -91,8 +93,8 @@ def has(facts: str, name: str, value: str) -> bool:
 def test_what_does_not_go_together_is_refused_before_any_work(
     family, options, says, hint, sources, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("alibi_cli.evaluation.models.load_model", None)
-    monkeypatch.setattr("alibi_cli.calibration.checkpoint.load_model", None)
+    monkeypatch.setattr("alibi_cli.models.loading.load_model", None)
+    monkeypatch.setattr("alibi_cli.calibration.of_source.load_model", None)
     before = {path.name for path in tmp_path.iterdir()}
     for command in (["convert", sources[family], "-o", tmp_path / "out"], ["inspect", "plan", sources[family]]):
         result = alibi_here(*command, *options)

@@ -15,27 +15,22 @@ import numpy as np
 import torch
 
 from alibi_cli.cli.quiet import quiet_libraries
-from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation import run
+from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.evaluation import evaluate as run
 from alibi_cli.evaluation.processes import Processes, launched
+from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.scoring import Scorer
-from alibi_cli.evaluation.tasks.run import Request as TaskRequest
-from alibi_cli.evaluation.tasks.run import run_task
-from alibi_cli.evaluation.text import Text
+from alibi_cli.evaluation.tasks.run_task import evaluate_task
+from alibi_cli.text.documents import Text
 
 TEXT = Text("sample", [(f"d{i}", f"{i} is the number of this document, which goes on. " * 2) for i in range(6)])
 LONG = 64
 score_batch, load_model = Scorer._score_batch, run.load_model
 
 
-def request(model: str, output: Path | None = None, resume: bool = False) -> run.Request:
-    return run.Request(
-        [model], (16, LONG), TEXT, protocol="non-overlapping", batch_size=1, output=output, resume=resume
-    )
-
-
-def task(model: str) -> TaskRequest:
-    return TaskRequest("passkey", [model], (200,), samples=2, batch_size=1)
+def scored(model: str, output: Path | None = None, resume: bool = False) -> Results:
+    settings = dict(protocol="non-overlapping", batch_size=1, output=output, resume=resume)
+    return run.evaluate([model], lengths=(16, LONG), text=TEXT, **settings)
 
 
 def no_memory() -> None:
@@ -62,23 +57,23 @@ def not_a_number(self, documents, windows):
 
 
 def no_file(*_: Any) -> None:
-    raise AlibiError("The weights cannot be read.", hint="Mend the disk.", exit_code=7)
+    raise UsageError("The weights cannot be read.", hint="Mend the disk.")
 
 
-def outcome(model: str, processes: Processes) -> Any:
+def outcome(model: str) -> Any:
     try:
-        results, _ = run.evaluate(request(model), processes=processes)
+        results = scored(model)
     except AlibiError as error:
         return [error.message, error.hint, error.exit_code]
     return {str(row.length): row.status for row in results.rows if row.arm == "full"}
 
 
-def outcomes(model: str, processes: Processes) -> list[list[int]]:
-    return [row["outcomes"] for row in run_task(task(model), processes=processes)["rows"]]
+def outcomes(model: str) -> list[list[int]]:
+    return [row.outcomes for row in evaluate_task("passkey", [model], lengths=(200,), samples=2, batch_size=1).rows]
 
 
 def main(folder: Path, model: str, processes: Processes) -> None:
-    found = {"none": outcome(model, processes)}
+    found = {"none": outcome(model)}
     faults: dict[str, tuple[Any, str, Any]] = {
         "memory": (Scorer, "_score_batch", at_long(no_memory)),
         "number": (Scorer, "_score_batch", not_a_number),
@@ -88,14 +83,14 @@ def main(folder: Path, model: str, processes: Processes) -> None:
         before = getattr(where, attribute)
         if not processes.first:
             setattr(where, attribute, fault)
-        found[name] = outcome(model, processes)
+        found[name] = outcome(model)
         setattr(where, attribute, before)
-    everywhere = processes.gather({**found, "passkey": outcomes(model, processes)})
+    everywhere = processes.gather({**found, "passkey": outcomes(model)})
     if processes.first:
         (folder / "found.json").write_text(json.dumps(everywhere))
     else:
         Scorer._score_batch = at_long(killed)  # type: ignore[method-assign]
-    run.evaluate(request(model, folder / "killed.json"), processes=processes)
+    scored(model, folder / "killed.json")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import load_file
 
 from alibi_cli.cli.quiet import quiet_libraries
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import Text
+from alibi_cli.text.documents import Text
+from tests.evaluation.helpers import asked, evaluate
 from tests.killing import Meter, in_child, moments
 
 TIMES = ("seconds", "tokens_per_second", "peak_bytes")
@@ -33,7 +33,7 @@ def main(folder: Path, n_bytes: int, models: list[str]) -> dict:
     found = {"kills": 0, "rows": [], "failures": []}
 
     def run(resume: bool = True) -> None:
-        evaluate(Request(models, (8, 16, 32), text, baseline=models[0], output=output, resume=resume))
+        evaluate(asked(models, (8, 16, 32), text, baseline=models[0], output=output, resume=resume))
 
     def clean() -> None:
         for path in folder.iterdir():

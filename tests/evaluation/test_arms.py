@@ -12,15 +12,17 @@ import torch
 from alibi_cli import AlibiError, apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.evaluation import window_attention
-from alibi_cli.evaluation.arms import Limits, arm_of, limits_of, parse_arm, parse_arms, split_arm
+from alibi_cli.evaluation.arms import Limits, arm_of, limits_of, parse_arm, split_arm
 from alibi_cli.evaluation.contrasts import in_words
-from alibi_cli.evaluation.plot import APART, draw, labelled
-from alibi_cli.evaluation.results import Contrast, load
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import Text
+from alibi_cli.evaluation.results import Contrast, RowKey
+from alibi_cli.evaluation.results_file import load_results
 from alibi_cli.evaluation.window_attention import attend, note_rule
+from alibi_cli.plots.results_plot import APART, labelled
 from alibi_cli.presets import parse_preset
+from alibi_cli.settings.shared import parse_names
+from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_inside
+from tests.evaluation.helpers import asked, evaluate
 from tests.evaluation.test_run import LENGTHS, checkpoints, text  # noqa: F401
 from tests.models import FAMILIES, MODELS, OLD_MAX, is_encoder, sample_tokens, save_tiny, tiny_model
 
@@ -178,10 +180,10 @@ def test_windows_hold_nothing_of_length_by_length() -> None:
 
 
 def test_names() -> None:
-    assert parse_arms("none") == () and parse_arms("yarn, window:1024,yarn") == ("yarn", "window:1024")
+    assert parse_names("none") == () and parse_names("yarn, window:1024,yarn") == ("yarn", "window:1024")
     for wrong in ("crop", "yarn:4", "truncated:5", "window:", "window:x", "window:0", "window+sinks:4", "", "full"):
         with pytest.raises(AlibiError) as error:
-            parse_arms(wrong)
+            [parse_arm(name) for name in parse_names(wrong)]
         assert error.value.exit_code == 2
     assert parse_arm("window+sinks:5").settings(24, 48) == {"window": 1, "sinks": 4}
     assert parse_arm("window+sinks").settings(8192, 16384) == {"window": 8188, "sinks": 4}
@@ -220,7 +222,7 @@ ALL = ("truncated", "window", "window+sinks", *ROTATIONS)
 def test_rows_of_all_arms(checkpoints: dict[str, str], text: Text) -> None:  # noqa: F811
     llama, converted = checkpoints["llama"], checkpoints["llama-alibi"]
     lengths = (12, OLD_MAX, 36, 48)
-    results, record = evaluate(Request([llama, converted], lengths, text, baseline=llama, arms=(*ALL, "window:12")))
+    results, record = evaluate(asked([llama, converted], lengths, text, baseline=llama, arms=(*ALL, "window:12")))
     arms = arms_of(results, llama)
     assert arms == {"full": list(lengths), **{arm: [36, 48] for arm in ALL}, "window:12": [24, 36, 48]}
     assert arms_of(results, converted) == {"full": list(lengths)}
@@ -231,7 +233,7 @@ def test_rows_of_all_arms(checkpoints: dict[str, str], text: Text) -> None:  # n
     assert at["yarn", 36].arm_settings == {"factor": 1.5} and at["linear", 48].arm_settings == {"factor": 2.0}
     assert at["window+sinks", 48].arm_settings == {"window": 20, "sinks": 4} and at["full", 48].arm_settings is None
     assert len({at[arm, 48].nll for arm in ("full", *ALL)}) == len(ALL) + 1  # none is another in disguise
-    again, _ = evaluate(Request([llama], lengths, text, arms=("window+sinks",)))  # alone, in another order of arms
+    again, _ = evaluate(asked([llama], lengths, text, arms=("window+sinks",)))  # alone, in another order of arms
     assert [row.nll for row in again.rows if row.arm != "full"] == [at["window+sinks", n].nll for n in (36, 48)]
     against = {c.baseline_arm for c in results.contrasts if c.baseline == llama and c.length == 48}
     assert against == {"full", *ALL, "window:12"}
@@ -239,9 +241,9 @@ def test_rows_of_all_arms(checkpoints: dict[str, str], text: Text) -> None:  # n
 
 def test_arms_on_and_off(checkpoints: dict[str, str], text: Text) -> None:  # noqa: F811
     llama, gpt2, converted = checkpoints["llama"], checkpoints["gpt2"], checkpoints["llama-alibi"]
-    assert set(arms_of(evaluate(Request([llama], LENGTHS, text))[0], llama)) == {"full", "truncated"}
-    assert set(arms_of(evaluate(Request([llama], LENGTHS, text, arms=()))[0], llama)) == {"full"}
-    one, _ = evaluate(Request([gpt2, converted], LENGTHS, text, baseline=f"{gpt2}:truncated", arms=()))
+    assert set(arms_of(evaluate(asked([llama], LENGTHS, text))[0], llama)) == {"full", "truncated"}
+    assert set(arms_of(evaluate(asked([llama], LENGTHS, text, arms=()))[0], llama)) == {"full"}
+    one, _ = evaluate(asked([gpt2, converted], LENGTHS, text, baseline=f"{gpt2}:truncated", arms=()))
     assert arms_of(one, gpt2) == {"full": list(LENGTHS), "truncated": [48]}
     against = {(c.length, c.baseline_arm) for c in one.contrasts if c.baseline == gpt2}
     assert against == {(12, "full"), (24, "full"), (48, "truncated")}
@@ -277,10 +279,10 @@ def test_what_a_model_cannot_have_is_a_line_with_its_name(
 def test_converted_models_have_no_arms(checkpoints: dict[str, str], text: Text) -> None:  # noqa: F811
     converted = checkpoints["llama-alibi"]
     with pytest.raises(AlibiError, match="all of these are converted") as error:
-        evaluate(Request([converted], LENGTHS, text, arms=("window",)))
+        evaluate(asked([converted], LENGTHS, text, arms=("window",)))
     assert error.value.exit_code == 2
     with pytest.raises(AlibiError, match="it is converted"):
-        evaluate(Request([converted], LENGTHS, text, baseline=f"{converted}:window"))
+        evaluate(asked([converted], LENGTHS, text, baseline=f"{converted}:window"))
     model = tiny_model("llama")
     apply_alibi(model, 64)
     with pytest.raises(AlibiError, match="ALiBi"), arm_of(model, "window", trained_length=24, length=48):
@@ -332,14 +334,14 @@ def test_a_ruined_model_is_not_praised(text: Text, tmp_path: Path) -> None:  # n
     from alibi_cli.evaluation.contrasts import contrasts
 
     good, bad = str(save_tiny("llama", tmp_path / "good")), str(save_tiny("llama", tmp_path / "bad"))
-    results, record = evaluate(Request([good, bad], LENGTHS, text, baseline=good))
+    results, record = evaluate(asked([good, bad], LENGTHS, text, baseline=good))
     for length in LENGTHS:
         for model, nll in ((good, 2.0), (bad, 9.0 - length / 48)):
-            key = f"{model}|full|{length}"
+            key = RowKey(model, "full", length)
             noise = np.random.default_rng(length).normal(0, 0.1, len(record[key].nll))
             record[key].nll[:] = nll + noise
     results.contrasts = []
-    words = {(c.length, c.baseline): c.verdict for c in contrasts(results, record, good)}
+    words = {(c.length, c.baseline): c.verdict for c in contrasts(results, good)}
     assert words[24, bad] == "improves with length, and is 6.5 nats above its baseline"
     assert words[24, good] == "degrades"
 
@@ -351,28 +353,28 @@ def test_a_file_of_0_1_0_is_read(tmp_path: Path) -> None:
     shutil.copy(OLD_FILE.with_suffix(".nll.safetensors"), path.with_suffix(".nll.safetensors"))
     written = json.loads(path.read_text())
     assert {row["arm"] for row in written["rows"]} == {"full", "crop"}
-    results, record = load(path)
+    results = load_results(path)
     assert [row.arm for row in results.rows] == [
         {"crop": "truncated"}.get(row["arm"], row["arm"]) for row in written["rows"]
     ]
-    assert set(record) == {row.key for row in results.rows if row.status == "ok"}
-    draw(tmp_path / "old.svg", results, record)
+    assert set(results.record) == {row.key for row in results.rows if row.status == "ok"}
+    results.plot(tmp_path / "old.svg")
     for row in written["rows"]:
         if row["arm"] == "crop":
             row["nll"] += 1e-3
     path.write_text(json.dumps(written))
     with pytest.raises(AlibiError, match="was changed after"):
-        load(path)
+        load_results(path)
 
 
 def test_a_file_of_0_1_0_is_resumed(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:  # noqa: F811
     """As it would look on this machine: old words, digests over them, no new keys."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
-    from alibi_cli.evaluation import results as results_file
+    from alibi_cli.evaluation import results_file
 
     llama, path = checkpoints["llama"], tmp_path / "r.json"
-    before, record = evaluate(Request([llama], LENGTHS, text, output=path))
+    before, record = evaluate(asked([llama], LENGTHS, text, output=path))
     written = json.loads(path.read_text())
     for row, new in zip(written["rows"], before.rows, strict=True):
         del row["arm_settings"]
@@ -381,11 +383,14 @@ def test_a_file_of_0_1_0_is_resumed(checkpoints: dict[str, str], text: Text, tmp
             row["sha256"] = results_file.digest(new.model_copy(update={"arm": "crop"}), record[new.key])
     path.write_text(json.dumps(written))
     losses = path.with_suffix(".nll.safetensors")
-    tensors = {key.replace("|truncated|", "|crop|"): value for key, value in load_file(losses).items()}
-    n_bytes = {key.replace("|truncated|", "|crop|"): scored.n_bytes for key, scored in record.items()}
+    tensors, n_bytes = {}, {}
+    for key, scored in record.items():
+        old = "|".join(map(str, key)).replace("|truncated|", "|crop|")
+        n_bytes[old] = scored.n_bytes
+        tensors |= {f"{old}|{name}": getattr(scored, name) for name in results_file.FIELDS}
     save_file(tensors, losses, metadata={"n_bytes": json.dumps(n_bytes)})
     seen: list[str] = []
-    request = Request([llama], LENGTHS, text, output=path, resume=True, arms=("truncated", "window"))
+    request = asked([llama], LENGTHS, text, output=path, resume=True, arms=("truncated", "window"))
     after, _ = evaluate(request, lambda what, *_: seen.append(what))
     assert {what.split(" at ")[0] for what in seen if " at " in what} == {f"{llama}:window"}  # the new arm alone
     assert [row for row in after.rows if row.arm != "window"] == before.rows

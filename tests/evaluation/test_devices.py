@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from alibi_cli import AlibiError
-from alibi_cli.evaluation import models
-from alibi_cli.evaluation.models import describe, load_model
-from alibi_cli.evaluation.run import Request, evaluate
 from alibi_cli.evaluation.scoring import Scorer
-from alibi_cli.evaluation.text import Text
+from alibi_cli.models import loading as models
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model
+from alibi_cli.text.documents import Text
 from tests.checkpoint.helpers import convert
+from tests.evaluation.helpers import asked, evaluate
 from tests.evaluation.test_scoring import documents, make_protocol
 from tests.models import save_tiny
 
@@ -48,8 +49,8 @@ def test_split_between_memory_and_disk(family: str, converted: bool, tmp_path: P
 
 def test_a_split_model_from_end_to_end(tmp_path: Path, little_memory: None) -> None:
     folder = str(save_tiny("llama", tmp_path / "llama"))
-    results, record = evaluate(Request([folder], (16, 64), TEXT, protocol="non-overlapping", device="split"))
-    plain, expected = evaluate(Request([folder], (16, 64), TEXT, protocol="non-overlapping"))
+    results, record = evaluate(asked([folder], (16, 64), TEXT, protocol="non-overlapping", device="split"))
+    plain, expected = evaluate(asked([folder], (16, 64), TEXT, protocol="non-overlapping"))
     assert all(np.array_equal(record[key].nll, expected[key].nll) for key in expected)
     assert results.protocol == plain.protocol and results.models == plain.models
 

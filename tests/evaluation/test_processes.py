@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from alibi_cli import AlibiError
 from alibi_cli.evaluation.processes import Processes
-from alibi_cli.evaluation.run import evaluate
-from alibi_cli.evaluation.text import load_text
+from alibi_cli.text.documents import load_text
 from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
 from tests.evaluation import faulty_processes
@@ -86,7 +85,7 @@ def test_two_processes_resume_what_one_began_to_the_same_bits(model: Path, text:
     assert len(list(tmp_path.iterdir())) == 4
     ran["rows that two processes shared"] += 2
     tensors = load_file(both.with_suffix(".nll.safetensors"))
-    name = next(name for name in sorted(tensors) if name.endswith("|nll"))
+    name = next(name for name in sorted(tensors) if name.endswith(" nll"))
     tensors[name][-1] = np.nextafter(tensors[name][-1], np.float32(9))
     save_file(tensors, both.with_suffix(".nll.safetensors"))
     assert not same(one, both)  # the control: the last bit of one loss
@@ -100,13 +99,13 @@ def test_what_happens_to_one_process_happens_to_all(model: Path, tmp_path: Path)
     assert found["none"] == {"16": "ok", "64": "ok"}
     assert found["memory"] == {"16": "ok", "64": "out_of_memory"}
     assert found["number"] == {"16": "non_finite", "64": "non_finite"}
-    assert found["error"] == ["The weights cannot be read.", "Mend the disk.", 7]
+    assert found["error"] == ["The weights cannot be read.", "Mend the disk.", 2]
     ran["faults in one of two processes"] += 4
-    assert found["passkey"] == faulty_processes.outcomes(str(model), Processes())
+    assert found["passkey"] == faulty_processes.outcomes(str(model))
     killed, whole = tmp_path / "killed.json", tmp_path / "whole.json"
     assert [row["length"] for row in facts(killed)[0]["rows"]] == [16]
-    evaluate(faulty_processes.request(str(model), killed, resume=True))
-    evaluate(faulty_processes.request(str(model), whole))
+    faulty_processes.scored(str(model), killed, resume=True)
+    faulty_processes.scored(str(model), whole)
     assert same(killed, whole)
 
 

@@ -12,10 +12,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from alibi_cli.evaluation import scoring
 from alibi_cli.evaluation.processes import Processes
+from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.rotation import forget_lengths, no_stretching, stretched
 from alibi_cli.evaluation.scoring import Scorer
-from alibi_cli.evaluation.tokens import TokenizedDocument
-from alibi_cli.evaluation.windows import Window
+from alibi_cli.text.tokens import TokenizedDocument
 from tests.evaluation.test_processes import launch, same
 from tests.models import OLD_MAX, sample_tokens, save_tiny, tiny_model
 

@@ -12,13 +12,12 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.lock import exclusive
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import Text, load_text
+from alibi_cli.conversion.writer import write
+from alibi_cli.files.lock import exclusive
+from alibi_cli.text.documents import Text, load_text
+from tests.checkpoint.helpers import plan_of
 from tests.cli.run import alibi, alibi_inside, alibi_json
+from tests.evaluation.helpers import asked, evaluate
 from tests.models import OLD_MAX, save_tiny
 
 LENGTHS = (12, OLD_MAX, 2 * OLD_MAX)
@@ -37,7 +36,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found = {}
     for family in ("gpt2", "llama", "roberta"):
         found[family] = str(save_tiny(family, folder / family))
-        write(make_plan(open_source(found[family]), folder / f"{family}-alibi"), check=False)
+        write(plan_of(found[family], folder / f"{family}-alibi"), check=False)
         found[f"{family}-alibi"] = str(folder / f"{family}-alibi")
     return found
 
@@ -48,7 +47,7 @@ def rows_of(results, model: str) -> dict[tuple[str, int], object]:
 
 def test_a_table_of_positions_ends_and_the_crop_arm_stands_beside_it(checkpoints: dict[str, str], text: Text) -> None:
     gpt2, converted = checkpoints["gpt2"], checkpoints["gpt2-alibi"]
-    results, record = evaluate(Request([gpt2, converted], LENGTHS, text, baseline=gpt2))
+    results, record = evaluate(asked([gpt2, converted], LENGTHS, text, baseline=gpt2))
     rows = rows_of(results, gpt2)
     assert {key: row.status for key, row in rows.items()} == {
         ("full", 12): "ok",
@@ -64,7 +63,7 @@ def test_a_table_of_positions_ends_and_the_crop_arm_stands_beside_it(checkpoints
 
 
 def test_rotary_originals_are_measured_beyond_their_range(checkpoints: dict[str, str], text: Text) -> None:
-    rows = rows_of(evaluate(Request([checkpoints["llama"]], LENGTHS, text))[0], checkpoints["llama"])
+    rows = rows_of(evaluate(asked([checkpoints["llama"]], LENGTHS, text))[0], checkpoints["llama"])
     assert rows["full", 48].status == "ok" and rows["truncated", 48].status == "ok"
     assert rows["full", 48].nll != rows["truncated", 48].nll
 
@@ -73,10 +72,10 @@ def test_rotary_originals_are_measured_beyond_their_range(checkpoints: dict[str,
 def test_figures_follow_from_the_record(protocol: str, checkpoints: dict[str, str], text: Text) -> None:
     model = checkpoints["llama-alibi"]
     results, record = evaluate(
-        Request([model], LENGTHS, text, protocol=protocol, stride=5 if protocol == "sliding" else None)
+        asked([model], LENGTHS, text, protocol=protocol, stride=5 if protocol == "sliding" else None)
     )
     for row in results.rows:
-        nll = record[f"{model}|full|{row.length}"].nll.astype(np.float64)
+        nll = record[row.key].nll.astype(np.float64)
         assert row.nll == pytest.approx(nll.mean(), abs=1e-12) and row.perplexity == pytest.approx(math.exp(nll.mean()))
         assert row.bits_per_byte == pytest.approx(nll.mean() / math.log(2), rel=1e-9)  # one byte is one token here
         assert row.ci95[0] <= row.nll <= row.ci95[1] and row.tokens_scored == len(nll)
@@ -92,7 +91,7 @@ def test_lm_eval_gives_bits_per_byte_of_the_rolling_log_likelihood(checkpoints: 
     """Every token once, after one end-of-text token for a document, by a plain loop over the whole of its windows."""
     model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["llama"])
-    results, _ = evaluate(Request([checkpoints["llama"]], (16, OLD_MAX), text, protocol="lm-eval"))
+    results, _ = evaluate(asked([checkpoints["llama"]], (16, OLD_MAX), text, protocol="lm-eval"))
     for row in results.rows:
         total = 0.0
         for _, document in text.documents:
@@ -105,13 +104,13 @@ def test_lm_eval_gives_bits_per_byte_of_the_rolling_log_likelihood(checkpoints: 
                 total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(wanted), reduction="sum"))
         n_bytes = sum(len(document.encode()) for _, document in text.documents)
         assert row.bits_per_byte == pytest.approx(total / n_bytes / math.log(2), abs=1e-6)
-    plain, _ = evaluate(Request([checkpoints["llama"]], (16,), text, protocol="non-overlapping"))
+    plain, _ = evaluate(asked([checkpoints["llama"]], (16,), text, protocol="non-overlapping"))
     assert abs(plain.rows[0].bits_per_byte - results.rows[0].bits_per_byte) > 1e-4
 
 
 def test_models_are_compared_in_pairs(checkpoints: dict[str, str], text: Text) -> None:
     llama, converted = checkpoints["llama"], checkpoints["llama-alibi"]
-    results, _ = evaluate(Request([llama, converted], LENGTHS, text, baseline=llama))
+    results, _ = evaluate(asked([llama, converted], LENGTHS, text, baseline=llama))
     found = {(c.model, c.baseline, c.baseline_arm, c.length, c.baseline_length) for c in results.contrasts}
     assert {(converted, llama, "full", length, length) for length in LENGTHS} <= found
     assert (converted, llama, "truncated", 48, 48) in found and (converted, converted, "full", 48, 12) in found
@@ -126,7 +125,7 @@ def test_models_are_compared_in_pairs(checkpoints: dict[str, str], text: Text) -
 
 def test_a_model_compared_with_itself_shows_no_change(checkpoints: dict[str, str], text: Text) -> None:
     llama = checkpoints["llama"]
-    results, _ = evaluate(Request([llama, llama + "/"], LENGTHS, text, baseline=llama))
+    results, _ = evaluate(asked([llama, llama + "/"], LENGTHS, text, baseline=llama))
     same = [c for c in results.contrasts if c.model != c.baseline and c.baseline_arm == "full"]
     assert same and all(c.delta_nll == 0 and c.verdict == "no detectable change" for c in same)
 
@@ -138,18 +137,18 @@ def test_encoders_fill_in_the_same_masked_positions_at_every_length(
     save_tiny("roberta", masked)
     tokenizer = json.loads((masked / "tokenizer_config.json").read_text())
     (masked / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "mask_token": "<|endoftext|>"}))
-    results, record = evaluate(Request([str(masked)], (8, 16), text, protocol="non-overlapping"))
-    assert results.protocol["masked"] and [row.status for row in results.rows] == ["ok", "ok"]
+    results, record = evaluate(asked([str(masked)], (8, 16), text, protocol="non-overlapping"))
+    assert results.protocol.masked and [row.status for row in results.rows] == ["ok", "ok"]
     (a, b) = record.values()
     assert a.same_tokens(b)
-    _, record2 = evaluate(Request([str(masked)], (8, 16), text, protocol="non-overlapping"))
+    _, record2 = evaluate(asked([str(masked)], (8, 16), text, protocol="non-overlapping"))
     assert all(np.array_equal(record[key].nll, record2[key].nll) for key in record)
     with pytest.raises(AlibiError, match="mask token"):
-        evaluate(Request([checkpoints["roberta"]], (8, 16), text))
+        evaluate(asked([checkpoints["roberta"]], (8, 16), text))
 
 
 def test_two_runs_are_bit_identical(checkpoints: dict[str, str], text: Text) -> None:
-    runs = [evaluate(Request([checkpoints["gpt2-alibi"]], LENGTHS, text))[1] for _ in range(2)]
+    runs = [evaluate(asked([checkpoints["gpt2-alibi"]], LENGTHS, text))[1] for _ in range(2)]
     assert all(np.array_equal(runs[0][key].nll, runs[1][key].nll) for key in runs[0])
 
 
@@ -165,7 +164,7 @@ def strip(results: dict) -> dict:
 def test_an_interrupted_run_resumes_to_the_same_file(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
     models = [checkpoints["llama"], checkpoints["llama-alibi"]]
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
-    evaluate(Request(models, LENGTHS, text, baseline=models[0], output=whole))
+    evaluate(asked(models, LENGTHS, text, baseline=models[0], output=whole))
     seen = []
 
     def stop_at_the_second_model(description: str, done: float, total: float) -> None:
@@ -173,11 +172,9 @@ def test_an_interrupted_run_resumes_to_the_same_file(checkpoints: dict[str, str]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Request(models, LENGTHS, text, baseline=models[0], output=broken), stop_at_the_second_model)
+        evaluate(asked(models, LENGTHS, text, baseline=models[0], output=broken), stop_at_the_second_model)
     assert 0 < len(json.loads(broken.read_text())["rows"]) < len(json.loads(whole.read_text())["rows"])
-    evaluate(
-        Request(models, LENGTHS, text, baseline=models[0], output=broken, resume=True), lambda d, *_: seen.append(d)
-    )
+    evaluate(asked(models, LENGTHS, text, baseline=models[0], output=broken, resume=True), lambda d, *_: seen.append(d))
     assert not any(d.startswith(f"{models[0]} at") for d in seen), "finished rows were computed again"
     assert strip(json.loads(broken.read_text())) == strip(json.loads(whole.read_text()))
     a, b = load_file(tmp_path / "whole.nll.safetensors"), load_file(tmp_path / "broken.nll.safetensors")
@@ -193,9 +190,9 @@ def test_an_interrupted_run_resumes_to_the_same_file(checkpoints: dict[str, str]
 def test_resuming_something_else_is_refused(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
     model, output = checkpoints["llama-alibi"], tmp_path / "r.json"
     request = dict(models=[model], lengths=LENGTHS, text=text, output=output)
-    evaluate(Request(**request))
+    evaluate(asked(**request))
     with pytest.raises(AlibiError, match=r"r\.json exists"):
-        evaluate(Request(**request))
+        evaluate(asked(**request))
     other = Text("sample", [*text.documents[:-1], ("x", "y" * 400)])
     for change, says in (
         (dict(text=other), "text.sha256"),
@@ -205,22 +202,22 @@ def test_resuming_something_else_is_refused(checkpoints: dict[str, str], text: T
         (dict(max_segments=3), "protocol.max_segments"),
     ):
         with pytest.raises(AlibiError, match=says) as error:
-            evaluate(Request(**{**request, **change, "resume": True}))
+            evaluate(asked(**{**request, **change, "resume": True}))
         assert error.value.exit_code == 2
-    more, _ = evaluate(Request(**{**request, "lengths": (12, 18, *LENGTHS[1:]), "resume": True}))
+    more, _ = evaluate(asked(**{**request, "lengths": (12, 18, *LENGTHS[1:]), "resume": True}))
     assert [row.length for row in more.rows] == [12, 18, 24, 48]
     for broken in ({}, {**json.loads(output.read_text()), "models": []}):
         output.write_text(json.dumps(broken))
-        with pytest.raises(AlibiError, match="can be resumed"):
-            evaluate(Request(**{**request, "resume": True}))
+        with pytest.raises(AlibiError, match="can be read"):
+            evaluate(asked(**{**request, "resume": True}))
 
 
 def test_a_changed_model_is_refused(text: Text, tmp_path: Path) -> None:
     folder, output = save_tiny("gpt2", tmp_path / "m"), tmp_path / "r.json"
-    evaluate(Request([str(folder)], (8, 12), text, output=output))
+    evaluate(asked([str(folder)], (8, 12), text, output=output))
     save_tiny("gpt2", folder, initializer_range=0.3)
     with pytest.raises(AlibiError, match="digest"):
-        evaluate(Request([str(folder)], (8, 10, 12), text, output=output, resume=True))
+        evaluate(asked([str(folder)], (8, 10, 12), text, output=output, resume=True))
 
 
 def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
@@ -295,16 +292,16 @@ def test_bad_arguments_are_one_clear_message(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("task", [[], ["--task", "passkey", "--samples", "1"]])
+@pytest.mark.parametrize("verb", [["eval"], ["task", "passkey", "--samples", "1"]])
 def test_two_runs_at_once_on_one_output(
-    task: list[str], checkpoints: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verb: list[str], checkpoints: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["eval", checkpoints["llama-alibi"], "--lengths", "512", "--output", "r.json", *task]
+    command = [*verb, checkpoints["llama-alibi"], "--lengths", "512", "--output", "r.json"]
     with exclusive(Path("r.json")):
         result = alibi_inside(*command, code=1)
         assert result.stderr.startswith("Error: Another run is writing r.json.") and not Path("r.json").exists()
-    if task:  # the lock is gone
+    if verb[0] == "task":  # the lock is gone
         alibi_inside(*command)
         assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
@@ -316,9 +313,9 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("alibi_cli.evaluation.results.save_file", full)
+    monkeypatch.setattr("alibi_cli.evaluation.results_file.save_file", full)
     with pytest.raises(AlibiError, match="No space left"):
-        evaluate(Request([checkpoints["gpt2-alibi"]], (8,), text, output=tmp_path / "r.json"))
+        evaluate(asked([checkpoints["gpt2-alibi"]], (8,), text, output=tmp_path / "r.json"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,22 +333,22 @@ def test_non_finite_losses_are_a_row_and_an_exit_code(tmp_path: Path, checkpoint
 
 def test_rows_of_a_model_that_changed_are_never_reused(text: Text, tmp_path: Path) -> None:
     a, b, output = save_tiny("gpt2", tmp_path / "a"), save_tiny("llama", tmp_path / "b"), tmp_path / "r.json"
-    evaluate(Request([str(a)], (8, 12), text, output=output))
-    evaluate(Request([str(b)], (8, 12), text, output=output, resume=True))
+    evaluate(asked([str(a)], (8, 12), text, output=output))
+    evaluate(asked([str(b)], (8, 12), text, output=output, resume=True))
     assert {row["model"] for row in json.loads(output.read_text())["rows"]} == {str(a), str(b)}
     save_tiny("gpt2", a, initializer_range=0.3)
     with pytest.raises(AlibiError, match="digest"):
-        evaluate(Request([str(a)], (8, 12), text, output=output, resume=True))
+        evaluate(asked([str(a)], (8, 12), text, output=output, resume=True))
 
 
 def test_rows_without_their_record_are_computed_again(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
-    request = Request([checkpoints["llama-alibi"]], (8, 12), text, output=tmp_path / "r.json", resume=True)
+    request = asked([checkpoints["llama-alibi"]], (8, 12), text, output=tmp_path / "r.json", resume=True)
     before, _ = evaluate(request)
     (tmp_path / "r.nll.safetensors").unlink()
     after, record = evaluate(request)
     assert [row.nll for row in after.rows] == [row.nll for row in before.rows] and len(record) == 2
     (tmp_path / "r.nll.safetensors").write_bytes(b"damaged")
-    with pytest.raises(AlibiError, match="can be resumed"):
+    with pytest.raises(AlibiError, match="can be read"):
         evaluate(request)
 
 
@@ -365,12 +362,12 @@ def test_models_that_cut_the_text_differently_are_not_compared(
     special = [("<|endoftext|>", 256)]
     raw.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=special)
     raw.save(str(other / "tokenizer.json"))
-    results, _ = evaluate(Request([checkpoints["llama"], str(other)], (8, 12), text, baseline=checkpoints["llama"]))
+    results, _ = evaluate(asked([checkpoints["llama"], str(other)], (8, 12), text, baseline=checkpoints["llama"]))
     assert all(row.status == "ok" for row in results.rows)
     assert results.models[1]["special_tokens"][0] == [256]
     assert not [c for c in results.contrasts if c.model != c.baseline]
     with pytest.raises(AlibiError, match="cannot be scored together"):
-        evaluate(Request([checkpoints["roberta"], checkpoints["llama"]], (8, 12), text))
+        evaluate(asked([checkpoints["roberta"], checkpoints["llama"]], (8, 12), text))
 
 
 def test_a_length_that_does_not_fit_is_a_row_and_exit_code_1(
@@ -381,8 +378,8 @@ def test_a_length_that_does_not_fit_is_a_row_and_exit_code_1(
 
     from alibi_cli.evaluation.scoring import Scorer
 
-    request = Request([checkpoints["llama-alibi"]], (8, 12, 16), text, output=tmp_path / "r.json", resume=True)
-    expected, _ = evaluate(Request([checkpoints["llama-alibi"]], (8, 12, 16), text))
+    request = asked([checkpoints["llama-alibi"]], (8, 12, 16), text, output=tmp_path / "r.json", resume=True)
+    expected, _ = evaluate(asked([checkpoints["llama-alibi"]], (8, 12, 16), text))
     real = Scorer._score_batch
 
     def failing(self, documents, windows):
@@ -414,7 +411,7 @@ def test_a_stock_model_that_no_policy_knows_can_be_measured(text: Text, tmp_path
     )
     GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
     AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2").save_pretrained(tmp_path / "neo")
-    results, _ = evaluate(Request([str(tmp_path / "neo")], LENGTHS, text))
+    results, _ = evaluate(asked([str(tmp_path / "neo")], LENGTHS, text))
     assert [(row.arm, row.status) for row in results.rows] == [
         ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("truncated", "ok"),
     ]  # fmt: skip
@@ -422,5 +419,5 @@ def test_a_stock_model_that_no_policy_knows_can_be_measured(text: Text, tmp_path
 
 def test_mixtures_of_experts_are_scored(text: Text, tmp_path: Path) -> None:
     folder = save_tiny("mixtral", tmp_path / "moe")
-    results, _ = evaluate(Request([str(folder)], (8, 12), text))
+    results, _ = evaluate(asked([str(folder)], (8, 12), text))
     assert [row.status for row in results.rows] == ["ok", "ok"]

@@ -6,9 +6,9 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
+from alibi_cli.evaluation.protocols import make_protocol
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
-from alibi_cli.evaluation.tokens import TokenizedDocument
-from alibi_cli.evaluation.windows import make_protocol
+from alibi_cli.text.tokens import TokenizedDocument
 from tests.models import COMMON, FAMILIES, is_encoder, sample_tokens, tiny_model
 
 MASK = 4

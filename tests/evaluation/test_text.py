@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from alibi_cli import AlibiError
-from alibi_cli.evaluation.python_docs import documents, is_held_out
-from alibi_cli.evaluation.text import load_text
-from alibi_cli.evaluation.tokens import special_tokens, tokenize
 from alibi_cli.presets import presets_folder
+from alibi_cli.text.documents import load_text
+from alibi_cli.text.python_docs import documents, is_held_out
+from alibi_cli.text.tokens import special_tokens, tokenize
 
 
 def test_the_embedded_text_is_split_by_name() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alibi_cli.evaluation import token_cache
-from alibi_cli.evaluation.text import Text
-from alibi_cli.evaluation.token_cache import tokenize_once
-from alibi_cli.evaluation.tokens import tokenize
 from alibi_cli.presets import presets_folder
+from alibi_cli.text import token_cache
+from alibi_cli.text.documents import Text
+from alibi_cli.text.token_cache import tokenize_once
+from alibi_cli.text.tokens import tokenize
 
 TEXT = Text("t", [("a", "import os\n" * 300), ("empty", ""), ("b", "é – 漢字 " * 50)])
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alibi_cli import AlibiError
-from alibi_cli.evaluation.tokens import TokenizedDocument, enclosed, limit
-from alibi_cli.evaluation.windows import MASKED_SHARE, make_protocol
+from alibi_cli.evaluation.protocols import MASKED_SHARE, make_protocol
+from alibi_cli.text.tokens import TokenizedDocument, enclosed, limit
 
 
 def documents(*sizes: int) -> list[TokenizedDocument]:

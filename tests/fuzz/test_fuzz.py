@@ -15,18 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.checkpoint.plan import make_plan
-from alibi_cli.checkpoint.source import open_source
-from alibi_cli.checkpoint.writer import write
 from alibi_cli.cli.options import parse_lengths
-from alibi_cli.evaluation.models import describe
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import Text, load_text
+from alibi_cli.conversion.verify import verify
+from alibi_cli.conversion.writer import write
+from alibi_cli.models.language_model import describe
 from alibi_cli.presets import parse_preset, preset_names, presets_folder
-from tests.checkpoint.helpers import convert
+from alibi_cli.text.documents import Text, load_text
+from tests.checkpoint.helpers import convert, plan_of
 from tests.checkpoint.test_sources import shard
 from tests.cli.run import alibi_here
+from tests.evaluation.helpers import asked, evaluate
 from tests.fuzz.laboratory import JSON, SCALARS, Laboratory, bounded, changed, flipped
 from tests.models import save_tiny
 
@@ -50,8 +48,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     return Laboratory(folder)
 
 
-def request(folder: Path) -> Request:
-    return Request([str(folder / "converted")], LENGTHS, TEXT, output=folder / "r.json", resume=True)
+def request(folder: Path) -> dict[str, Any]:
+    return asked([str(folder / "converted")], LENGTHS, TEXT, output=folder / "r.json", resume=True)
 
 
 def with_file(path: Path, content: bytes, work: Callable[[], Any]) -> Any:
@@ -78,8 +76,8 @@ def try_convert(lab: Laboratory, name: str, path: Path, content: bytes) -> None:
     """Whatever is converted is a whole checkpoint."""
 
     def work() -> None:
-        write(make_plan(open_source(str(path.parent)), lab.folder / "out"), check=False)
-        assert audit(lab.folder / "out").passed
+        write(plan_of(path.parent, lab.folder / "out"), check=False)
+        assert verify(lab.folder / "out").passed
 
     with_file(path, content, lambda: lab.survives(name, work))
 
@@ -96,7 +94,7 @@ def try_config(lab: Laboratory, content: bytes, family: str = "gpt2") -> None:
     folder = lab.folder / family
 
     def work() -> None:
-        make_plan(open_source(str(folder)), lab.folder / "out", max_sequence_length=64)
+        plan_of(folder, lab.folder / "out", max_sequence_length=64)
 
     with_file(folder / "config.json", content, lambda: lab.survives("config.json", work))
     with_file(folder / "config.json", content, lambda: lab.survives("config.json", lambda: describe(str(folder))))
@@ -122,7 +120,7 @@ def try_text(lab: Laboratory, content: bytes) -> None:
 
     def work() -> Any:
         return evaluate(
-            Request([str(lab.folder / "converted")], LENGTHS, load_text(files=[path]), protocol="non-overlapping")
+            asked([str(lab.folder / "converted")], LENGTHS, load_text(files=[path]), protocol="non-overlapping")
         )
 
     found = with_file(path, content, lambda: lab.survives("texts", work))
@@ -134,7 +132,7 @@ def try_slopes(lab: Laboratory, content: bytes) -> None:
     path = lab.folder / "slopes.json"
 
     def work() -> Any:
-        return make_plan(open_source(str(lab.folder / "gpt2")), lab.folder / "out", slopes=str(path)).slopes
+        return plan_of(lab.folder / "gpt2", lab.folder / "out", slopes=str(path)).slopes
 
     found = with_file(path, content, lambda: lab.survives("slopes", work))
     if found is not None:
@@ -145,7 +143,7 @@ def try_results(lab: Laboratory, content: bytes, file: str = "r.json") -> None:
     """What is accepted must lead to the figures of a run from the start."""
     names = ("r.json", "r.nll.safetensors")
     before = {name: (lab.folder / name).read_bytes() for name in names}
-    expected = lab.expected = lab.expected or evaluate(Request([str(lab.folder / "converted")], LENGTHS, TEXT))[1]
+    expected = lab.expected = lab.expected or evaluate(asked([str(lab.folder / "converted")], LENGTHS, TEXT))[1]
     try:
         (lab.folder / file).write_bytes(content)
         found = lab.survives("result files", lambda: evaluate(request(lab.folder)))
@@ -167,7 +165,7 @@ def try_facts(lab: Laboratory, content: bytes) -> None:
     with_file(
         lab.folder / "converted" / "alibi.json",
         content,
-        lambda: lab.survives("alibi.json", lambda: audit(lab.folder / "converted")),
+        lambda: lab.survives("alibi.json", lambda: verify(lab.folder / "converted")),
     )
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import Text
+from alibi_cli.text.documents import Text
 from tests.checkpoint.helpers import convert
+from tests.evaluation.helpers import asked, evaluate
 from tests.fuzzing import cases, ran
 from tests.models import save_tiny
 
@@ -25,7 +25,7 @@ def test_soak(tmp_path: Path) -> None:
     before: dict[str, int] = {}
     for index in range(cases(25, 300)):
         convert(source, tmp_path / "out")
-        results, _ = evaluate(Request([str(tmp_path / "out")], (8, 16), text, output=tmp_path / "r.json"))
+        results, _ = evaluate(asked([str(tmp_path / "out")], (8, 16), text, output=tmp_path / "r.json"))
         assert [row.status for row in results.rows] == ["ok", "ok"]
         shutil.rmtree(tmp_path / "out")
         for path in tmp_path.glob("r.*"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alibi_cli import apply_alibi
-from alibi_cli.families import family_policies
+from alibi_cli.models.families import family_policies
 from tests.models import FAMILIES, MODELS, OLD_MAX, OWN_BIAS, SPECIFIC, is_encoder, sample_tokens, tiny_model
 from tests.reference.textbook import textbook_logits, textbook_slopes
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alibi_cli import apply_alibi
-from alibi_cli.families import family_policies, sink_distance
+from alibi_cli.models.families import family_policies, sink_distance
 from alibi_cli.runtime.alibi_policies import rotates
 from tests.models import OLD_MAX, is_encoder, sample_tokens, tiny_config, tiny_model
 from tests.reference.test_rotations import KINDS, settings_of

@@ -88,16 +88,14 @@ def test_c1_in_place_with_a_length_and_nothing_else() -> None:
 
 
 def test_c2_examples_in_the_readme_run(tiny_gpt2, tmp_path, monkeypatch) -> None:
-    from alibi_cli.checkpoint.plan import make_plan
-    from alibi_cli.checkpoint.source import open_source
-    from alibi_cli.checkpoint.writer import write
+    from alibi_cli import convert
 
     readme = (REPOSITORY / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     snippets = re.findall(r"`(from alibi_cli import [^`]+)`", readme)
     assert blocks and snippets
     monkeypatch.chdir(tmp_path)
-    write(make_plan(open_source(str(tiny_gpt2)), tmp_path / "llama-kept"))
+    convert(str(tiny_gpt2), tmp_path / "llama-kept")
     for text in (*blocks, *snippets):
         exec(text, {"model": tiny_model("gpt2")})
     assert [*inspect.signature(apply_alibi).parameters][:3] == ["model", "max_sequence_length", "optimizers"]

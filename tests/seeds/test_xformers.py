@@ -12,7 +12,7 @@ from alibi_cli.attention.benchmark import Request as Benchmark
 from alibi_cli.attention.benchmark import benchmark
 from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, build_attention, register_attention
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks.run import Request, run_task
+from alibi_cli.evaluation.tasks.run_task import Request, run_task
 from alibi_cli.runtime.alibi_attention import HIDDEN, alibi_bias, alibi_distances
 from tests.attention import parity
 from tests.cli.run import alibi_here

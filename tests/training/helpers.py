@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from alibi_cli.training.report import TrainReport
-from alibi_cli.training.run import train
-from alibi_cli.training.settings import TrainRequest
+from alibi_cli.training.train import train
+from alibi_cli.training.train_report import TrainReport
 from tests.checkpoint.helpers import convert
 from tests.models import save_tiny
 
@@ -56,7 +55,7 @@ def heal(checkpoint: Path | str, output: Path, text: Path, **changes: Any) -> Tr
     settings: dict[str, Any] = dict(
         steps=6, batch_tokens=128, length=32, text=(text,), split_on="blank-line", device="cpu"
     )
-    return train(TrainRequest(str(checkpoint), output, **{**settings, **changes}))
+    return train(str(checkpoint), output, **{**settings, **changes})
 
 
 def command(checkpoint: Path | str, output: Path, text: Path, *more: str) -> list[str]:

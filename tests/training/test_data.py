@@ -9,7 +9,10 @@ import torch
 from transformers import AutoTokenizer
 
 from alibi_cli import AlibiError, apply_alibi
-from alibi_cli.evaluation.text import open_text
+from alibi_cli.settings.declaration import settings_of
+from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.text.documents import open_text
+from alibi_cli.training.budget import Budget, Stage, make_budget
 from alibi_cli.training.data import (
     IGNORED,
     Blocks,
@@ -21,7 +24,6 @@ from alibi_cli.training.data import (
     read_tokens,
     write_tokens,
 )
-from alibi_cli.training.settings import Budget, Stage, TrainRequest, make_budget
 from tests.models import is_encoder, sample_tokens, tiny_model
 
 END = 60
@@ -127,9 +129,7 @@ def test_schedules_scaling_batch_sizes_and_processes_see_the_same_tokens() -> No
 
 def test_budgets() -> None:
     def of(**settings: object) -> Budget:
-        request = TrainRequest("m", Path("o"), **settings)
-        request.check()
-        return make_budget(request, 512)
+        return make_budget(settings_of(TrainSettings, {"checkpoint": "m", "output": "o", **settings}), 512)
 
     assert of(tokens=10_000, batch_tokens=4096) == budget(512, 8, (512, 3))
     assert of(tokens=10_000_000).batch_tokens == 4096 and of(tokens=10_000).batch_tokens == 512
@@ -138,24 +138,24 @@ def test_budgets() -> None:
     assert of(steps=10, train_sequence_length_scaling=0.25) == budget(512, 8, (128, 10))
     assert of(steps=1, length=8192).batch_tokens == 8192
     wrong: list[tuple[dict, str]] = [
-        ({}, "--tokens or as --steps"),
-        ({"tokens": 5, "steps": 5}, "--tokens or as --steps"),
+        ({}, "`tokens` or as `steps`"),
+        ({"tokens": 5, "steps": 5}, "`tokens` or as `steps`"),
         ({"steps": 5, "length": 8, "length_schedule": ((8, 1.0),)}, "not both"),
         ({"steps": 5, "batch_tokens": 1000}, "not a multiple"),
         ({"steps": 5, "length_schedule": ((512, 0.7),)}, "add up to 1"),
         ({"steps": 5, "length_schedule": ((512, float("nan")),)}, "shares positive"),
         ({"steps": 5, "length_schedule": ((500, 0.5), (512, 0.5))}, "does not divide"),
         ({"steps": 5, "train_sequence_length_scaling": 0.3}, "does not divide"),
-        ({"steps": 5, "learning_rate": float("nan")}, "--learning-rate must be positive"),
-        ({"steps": 5, "kd_weight": 1.5}, "--kd-weight"),
-        ({"steps": 5, "hidden_weight": 1.0}, "needs a --teacher"),
+        ({"steps": 5, "learning_rate": float("nan")}, "`learning_rate` must be above 0"),
+        ({"steps": 5, "kd_weight": 1.5}, "`kd_weight`"),
+        ({"steps": 5, "hidden_weight": 1.0}, "needs a `teacher`"),
     ]
     for settings, says in wrong:
         with pytest.raises(AlibiError, match=says) as error:
             of(**settings)
         assert error.value.exit_code == 2
     with pytest.raises(AlibiError, match="does not say at which length"):
-        make_budget(TrainRequest("m", Path("o"), steps=1), None)
+        make_budget(TrainSettings(checkpoint="m", output=Path("o"), steps=1), None)
 
 
 def test_text_becomes_tokens_with_an_end_after_each_document_and_streams_stop(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from alibi_cli import AlibiError
-from alibi_cli.checkpoint.lock import exclusive
+from alibi_cli.files.lock import exclusive
+from alibi_cli.progress import Progress
+from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.training import trainer
-from alibi_cli.training.run import _batches, train
-from alibi_cli.training.settings import Budget, Stage, TrainRequest
+from alibi_cli.training.budget import Budget, Stage
+from alibi_cli.training.train import _batches, train
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
 from tests.training.helpers import command, heal, launch, same_weights, text_file, tiny_converted
 
@@ -27,14 +29,14 @@ class Stop(Exception):
 def interrupted(checkpoint: Path, output: Path, text: Path, at: int | str, **changes: object) -> None:
     """A run that ends after step `at`, before its state is saved, or at "Writing"."""
 
-    def update(description: str, step: float, steps: float) -> None:
-        if at == description or (step == at and "loss" in description):
+    def watch(now: Progress) -> None:
+        if at == now.what or (now.done == at and "loss" in now.what):
             raise Stop
 
     settings: dict[str, Any] = dict(steps=12, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
     settings |= dict(device="cpu", save_every=3)
     with pytest.raises(Stop):
-        train(TrainRequest(str(checkpoint), output, **{**settings, **changes}), update)
+        train(str(checkpoint), output, **{**settings, **changes}, progress=watch)
 
 
 @pytest.fixture
@@ -120,18 +122,17 @@ def test_a_state_and_its_marker_are_on_the_disk_before_the_older_one_goes(
 def test_one_run_at_a_time_has_an_output_and_what_appears_there_meanwhile_is_kept(text: Path, tmp_path: Path) -> None:
     source, seen = tiny_converted(tmp_path), []
 
-    def update(description: str, step: float, steps: float) -> None:
-        if "loss" in description and step == 2:
+    def watch(now: Progress) -> None:
+        if "loss" in now.what and now.done == 2:
             with pytest.raises(AlibiError, match="Another run is writing"), exclusive(tmp_path / "out.training"):
                 pass
-            seen.append(step)
+            seen.append(now.done)
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "precious").touch()
 
     settings: dict[str, Any] = dict(steps=3, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
-    request = TrainRequest(str(source), tmp_path / "out", save_every=3, device="cpu", **settings)
     with pytest.raises(AlibiError, match="is not empty"):
-        train(request, update)
+        train(str(source), tmp_path / "out", save_every=3, device="cpu", **settings, progress=watch)
     assert seen == [2] and [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
     assert last_state(tmp_path / "out.training")[1]["step"] == 3 and not list(tmp_path.glob("*.lock"))
     with exclusive(tmp_path / "out.training"), pytest.raises(AlibiError, match="Another run is writing"):
@@ -153,7 +154,11 @@ def test_two_processes_train_as_one(text: Path, tmp_path: Path) -> None:
             [getattr(row, name) for row in one.losses], rel=1e-5
         )
     with pytest.raises(AlibiError, match="cannot share evenly"):
-        _batches(TrainRequest("m", tmp_path, steps=1), Budget(32, 3, (Stage(length=32, steps=1),)), processes=2)
+        _batches(
+            TrainSettings(checkpoint="m", output=tmp_path, steps=1),
+            Budget(32, 3, (Stage(length=32, steps=1),)),
+            processes=2,
+        )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(text: Path, tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from alibi_cli import AlibiError
 from alibi_cli.calibration.learnable import slope_bounds
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.evaluation.models import describe, load_model
-from alibi_cli.evaluation.run import Request, evaluate
-from alibi_cli.evaluation.text import load_text
+from alibi_cli.conversion.verify import verify
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model
 from alibi_cli.presets import load_preset, presets_folder
 from alibi_cli.runtime import runtime_sources
-from alibi_cli.training import run
-from alibi_cli.training.settings import TrainRequest
-from alibi_cli.training.slopes import PARAMETER, attach_slopes, settle_slopes
+from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.text.documents import load_text
+from alibi_cli.training import train as run
+from alibi_cli.training.trainable_slopes import PARAMETER, attach_slopes, settle_slopes
 from alibi_cli.training.trainer import training_arguments
 from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_here, alibi_inside
+from tests.evaluation.helpers import asked, evaluate
 from tests.models import save_tiny
 from tests.training.helpers import command, heal, same_weights, text_file, tiny_converted, weights
 
@@ -33,7 +34,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def held_out_nll(model: Path, text: Path) -> float:
-    results, _ = evaluate(Request([str(model)], (32,), load_text(files=[text], split_on="blank-line"), device="cpu"))
+    results, _ = evaluate(asked([str(model)], (32,), load_text(files=[text], split_on="blank-line"), device="cpu"))
     return next(row.nll for row in results.rows if row.status == "ok")
 
 
@@ -92,7 +93,7 @@ def test_the_control_is_trained_by_the_same_command_on_the_same_text(text: Path,
 
     convert(tmp_path / "b", tmp_path / "c", check=False)  # carries the record of the control
     heal(tmp_path / "c", tmp_path / "d", text, steps=1)
-    assert audit(tmp_path / "d").passed
+    assert verify(tmp_path / "d").passed
     heal(tmp_path / "b", tmp_path / "e", text, steps=1)
     again = json.loads((tmp_path / "e" / "alibi-training.json").read_text())["training"]
     assert again["steps"] == 1 and again["before"] == record["training"]
@@ -243,7 +244,7 @@ def test_the_command_prints_facts_and_json(text: Path, tmp_path: Path) -> None:
 
 def test_the_preset_says_what_the_defaults_are() -> None:
     _, _, chosen = load_preset("heal")
-    defaults = TrainRequest("m", Path("o"))
+    defaults = TrainSettings(checkpoint="m", output=Path("o"))
     assert chosen and {name: getattr(defaults, name) for name in chosen} == chosen
     help_text = alibi("train", "--help", env={"COLUMNS": "200"}).stdout
     assert f"[default: {chosen['learning_rate']:g}]" in help_text and f"[default: {chosen['kd_weight']:g}]" in help_text
@@ -278,7 +279,7 @@ def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: P
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_the_learning_rate_rises_in_the_share_of_steps_that_was_asked_for(decay: str, tmp_path: Path) -> None:
-    request = TrainRequest("m", Path("o"), steps=10, decay=decay, learning_rate=1.0, device="cpu")
+    request = TrainSettings(checkpoint="m", output=Path("o"), steps=10, decay=decay, learning_rate=1.0, device="cpu")
     args = training_arguments(request, tmp_path, steps=10, warmup_steps=4)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     shape = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.max_steps).lr_lambdas[0]

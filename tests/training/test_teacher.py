@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from alibi_cli.checkpoint.audit import audit
-from alibi_cli.evaluation.models import describe, load_model
+from alibi_cli.conversion.verify import verify
+from alibi_cli.models.language_model import describe
+from alibi_cli.models.loading import load_model
 from alibi_cli.training.data import IGNORED
 from alibi_cli.training.teacher import Teacher, from_zero
 from alibi_cli.training.trainer import HealingTrainer
@@ -157,7 +158,7 @@ def test_an_added_bias_is_trained_and_stays_what_it_is(family, train_slopes, tex
     assert after["alibi_sink_distance"] == 16
     facts, card = json.loads((out / "alibi.json").read_text()), (out / "README.md").read_text()
     assert (facts["policy_name"], facts["sinks"], facts["offsets"]) == ("add", 2, [6.0] * 6)
-    assert facts["slopes"] == after["alibi_slopes"] and audit(out).passed
+    assert facts["slopes"] == after["alibi_slopes"] and verify(out).passed
     assert "still there, unchanged" in card and "was not trained" not in card and "| policy | add |" in card
     assert not any("alibi" in name for name in weights(out))
     loaded = load_model(describe(str(out)), "cpu", "float32")

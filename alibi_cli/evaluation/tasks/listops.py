@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks.registry import Encode, Item, Task, register_task, too_short
+from alibi_cli.evaluation.tasks.task import Encode, Item, Task, register_task, too_short
 
 Tree = int | tuple[str, list["Tree"]]
 

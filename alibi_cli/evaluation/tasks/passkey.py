@@ -8,7 +8,7 @@ written it.
 import random
 from typing import ClassVar
 
-from alibi_cli.evaluation.tasks.registry import Encode, Item, Task, fitting, register_task, too_short
+from alibi_cli.evaluation.tasks.task import Encode, Item, Task, fitting, register_task, too_short
 
 INTRODUCTION = "Somewhere in this text there is a pass key. Find it and keep it in mind.\n"
 NEEDLE = " The pass key is {key}. Keep it in mind: {key} is the pass key."

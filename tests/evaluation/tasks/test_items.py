@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks import listops, registry
-from alibi_cli.evaluation.tasks.registry import Task, get_task, make_items, register_task, task_names
+from alibi_cli.evaluation.tasks import listops
+from alibi_cli.evaluation.tasks import task as registry
+from alibi_cli.evaluation.tasks.task import Task, get_task, make_items, register_task, task_names
 from tests.evaluation.tasks.by_hand import value_of
 
 

@@ -9,10 +9,12 @@ import torch
 
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.statistics import wilson
-from alibi_cli.evaluation.tasks import registry, run
-from alibi_cli.evaluation.tasks.registry import Item, Task, register_task
-from alibi_cli.evaluation.tasks.run import Answers, Request, run_task
+from alibi_cli.evaluation.tasks import run_task as run
+from alibi_cli.evaluation.tasks import task as registry
+from alibi_cli.evaluation.tasks.run_task import Answers
+from alibi_cli.evaluation.tasks.task import Item, Task, register_task
 from tests.cli.run import alibi, alibi_inside, alibi_json
+from tests.evaluation.helpers import ask
 from tests.evaluation.tasks.oracles import TOKENIZER, Oracle, calculates, copies, digit
 from tests.models import save_tiny
 
@@ -20,7 +22,7 @@ from tests.models import save_tiny
 @pytest.mark.parametrize(("task", "oracle", "room"), [("passkey", copies, 256), ("listops", calculates, 160)])
 def test_an_oracle_is_always_right(task: str, oracle, room: int, tiny_llama: Path, monkeypatch) -> None:
     monkeypatch.setattr(run, "load_model", lambda *args: Oracle(oracle).eval())
-    results = run_task(Request(task, [str(tiny_llama)], (room,), samples=3))
+    results = ask(task, [str(tiny_llama)], (room,), samples=3)
     for row in results["rows"]:
         assert row["status"] == "ok" and row["accuracy"] == 1.0 and row["ci95"][1] == pytest.approx(1.0)
     assert len(results["rows"]) == (6 if task == "passkey" else 1)
@@ -33,20 +35,20 @@ def test_one_wrong_digit_is_a_wrong_answer(tiny_llama: Path, monkeypatch) -> Non
         return digit((int(TOKENIZER.decode([right])) + 1) % 10) if last else right
 
     monkeypatch.setattr(run, "load_model", lambda *args: Oracle(nearly).eval())
-    rows = run_task(Request("passkey", [str(tiny_llama)], (256,), samples=2))["rows"]
+    rows = ask("passkey", [str(tiny_llama)], (256,), samples=2)["rows"]
     assert all(row["accuracy"] == 0 for row in rows)
 
 
 def test_random_models_are_at_chance(tiny_llama: Path) -> None:
-    listops = run_task(Request("listops", [str(tiny_llama)], (150,), samples=100))["rows"][0]
+    listops = ask("listops", [str(tiny_llama)], (150,), samples=100)["rows"][0]
     assert listops["ci95"][0] <= 0.1 <= listops["ci95"][1] and listops["accuracy"] < 0.3
-    passkey = run_task(Request("passkey", [str(tiny_llama)], (200,), samples=4))["rows"][0]
+    passkey = ask("passkey", [str(tiny_llama)], (200,), samples=4)["rows"][0]
     assert passkey["accuracy"] == 0 and passkey["ci95"][0] <= passkey["chance"] <= passkey["ci95"][1]
 
 
 def test_a_model_that_always_says_the_same_is_at_chance_exactly(tiny_llama: Path, monkeypatch) -> None:
     monkeypatch.setattr(run, "load_model", lambda *args: Oracle(lambda seen: digit(0)).eval())
-    assert run_task(Request("listops", [str(tiny_llama)], (150,), samples=50))["rows"][0]["accuracy"] == 0.1
+    assert ask("listops", [str(tiny_llama)], (150,), samples=50)["rows"][0]["accuracy"] == 0.1
 
 
 def test_the_score_is_what_greedy_generation_writes(tiny_gpt2: Path) -> None:
@@ -73,7 +75,7 @@ def test_lengths_hold_with_special_tokens(tiny_llama: Path, monkeypatch) -> None
 
     monkeypatch.setattr(run, "load_model", lambda *args: Oracle(watching).eval())
     monkeypatch.setattr(run, "special_tokens", lambda tokenizer: ([256, 256], []))
-    rows = run_task(Request("passkey", [str(tiny_llama)], (200,), samples=3))["rows"]
+    rows = ask("passkey", [str(tiny_llama)], (200,), samples=3)["rows"]
     assert 140 < max(fed) < 200 and max(row["tokens"] for row in rows) <= max(fed)
 
 
@@ -81,18 +83,18 @@ def test_numbers_that_are_none_are_no_answers(tiny_llama: Path, monkeypatch) -> 
     broken = Oracle(lambda seen: 0)
     broken.body.anchor.data.fill_(float("nan"))
     monkeypatch.setattr(run, "load_model", lambda *args: broken.eval())
-    row = run_task(Request("listops", [str(tiny_llama)], (150,), samples=3))["rows"][0]
+    row = ask("listops", [str(tiny_llama)], (150,), samples=3)["rows"][0]
     assert row["status"] == "non_finite" and row["accuracy"] is None and row["ci95"] is None
 
 
 def test_a_table_ends_and_an_encoder_is_refused(tmp_path: Path) -> None:
     save_tiny("gpt2", tmp_path / "gpt2")
     limit = json.loads((tmp_path / "gpt2" / "config.json").read_text())["n_positions"]
-    rows = run_task(Request("listops", [str(tmp_path / "gpt2")], (8 * limit,), samples=1))["rows"]
+    rows = ask("listops", [str(tmp_path / "gpt2")], (8 * limit,), samples=1)["rows"]
     assert [row["status"] for row in rows] == ["out_of_range"] and rows[0]["accuracy"] is None
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(AlibiError, match="fills in masked tokens"):
-        run_task(Request("listops", [str(tmp_path / "bert")], (150,)))
+        ask("listops", [str(tmp_path / "bert")], (150,))
 
 
 def test_a_registered_task_is_picked_up_by_name(tiny_llama: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_registered_task_is_picked_up_by_name(tiny_llama: Path) -> None:
             return Item("a", "a", encode("a") * (room - 1), encode("a"))
 
     try:
-        rows = run_task(Request("echo", [str(tiny_llama)], (8,)))["rows"]
+        rows = ask("echo", [str(tiny_llama)], (8,))["rows"]
     finally:
         registry.unregister_task("echo")
     assert len(rows) == 1 and rows[0]["samples"] == 3 and rows[0]["tokens"] == 8 - 1
@@ -122,26 +124,26 @@ def test_wilson() -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     file = tmp_path / "passkey.json"
-    short = ("--task", "passkey", "--lengths", "256,300", "--samples", "1")
-    found = alibi_json("eval", "demo-llama", *short, "--output", file)
+    short = ("passkey", "demo-llama", "--lengths", "256,300", "--samples", "1")
+    found = alibi_json("task", *short, "--output", file)
     assert found == json.loads(file.read_text()) and [path.name for path in tmp_path.iterdir()] == ["passkey.json"]
     assert [row["depth"] for row in found["rows"]] == [None, 0.0, 0.25, 0.5, 0.75, 1.0] * 2
     assert found["rows"][0]["samples"] == len(found["rows"][0]["outcomes"]) == 5
-    assert "exists" in alibi("eval", "demo-llama", *short, "--output", file, code=2).stderr
-    table = alibi_inside("eval", "demo-llama", "--task", "listops", "--lengths", "200", "--samples", "10").stdout
+    assert "exists" in alibi("task", *short, "--output", file, code=2).stderr
+    table = alibi_inside("task", "listops", "demo-llama", "--lengths", "200", "--samples", "10").stdout
     assert "guessing gets 0.1" in table and "95 % interval" in table and "depth" not in table
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "passkey", "--stride", "3", "--baseline", "x"], "--baseline, --stride is about perplexity"),
-        (["--task", "passkey", "--preset", "demo"], "--preset is about perplexity"),
-        (["--task", "passky"], "Did you mean passkey?"),
-        (["--seed", "1"], "--seed needs --task"),
-        (["--task", "passkey", "--lengths", "64"], "64 are too few"),
+        (["eval", "--task", "passkey"], "alibi task passkey MODEL"),
+        (["task", "passky"], "Did you mean passkey?"),
+        (["task", "passkey", "--lengths", "64"], "64 are too few"),
+        (["task", "passkey", "--output", "r.txt"], "must end in .json"),
+        (["task", "passkey", "--plugin", "absent.py"], "there is no such file"),
     ],
 )
 def test_refusals_are_one_or_two_lines(arguments: list[str], says: str) -> None:
-    result = alibi_inside("eval", *arguments, code=2)
+    result = alibi_inside(*arguments, code=2)
     assert says in result.stderr and result.stdout == "" and len(result.stderr.splitlines()) <= 2

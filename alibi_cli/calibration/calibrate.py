@@ -1,0 +1,213 @@
+"""A calibration from a text to what a conversion writes down."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from alibi_cli.calibration.added import calibrate_added, refine_added
+from alibi_cli.calibration.distil import Curve
+from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
+from alibi_cli.calibration.feed import HELD_OUT_TOKENS, REACH_LENGTH, REACH_SHARE, lengths_of, range_of, tokens_of
+from alibi_cli.calibration.learnable import slope_bounds
+from alibi_cli.calibration.learned import Learned
+from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
+from alibi_cli.calibration.replaced import calibrate_replaced
+from alibi_cli.calibration.state import NOWHERE, State
+from alibi_cli.calibration.time_left import with_time_left
+from alibi_cli.calibration.twin import layer_lists
+from alibi_cli.calibration.windows import Parts, make_windows
+from alibi_cli.errors import UsageError
+from alibi_cli.models.language_model import evaluating, in_memory
+from alibi_cli.models.loading import load_tokenizer
+from alibi_cli.progress import Update, Watch, notes, steps
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.settings.declaration import declared, settings_of
+from alibi_cli.text.documents import Text, as_text
+
+
+def calibrate(
+    model: PreTrainedModel,
+    text: Any = None,
+    *,
+    tokenizer: Any = None,
+    trained_length: int | None = None,
+    progress: Watch | None = None,
+    **settings: Any,
+) -> Learned:
+    """Finds slopes for a model in memory, which is not changed; `apply_alibi(model, length, **learned.settings)` applies them.
+
+    Args:
+        text: what to calibrate on: strings, or (name, string) pairs; the embedded text by default.
+        tokenizer: the model's; by default that of the folder or Hub repository that it was loaded from.
+        trained_length: tokens that the model was trained for, if its config does not say it.
+        progress: is called with each `Progress`.
+        settings: see `CalibrateSettings`.
+
+    Raises:
+        AlibiError: settings that do not fit, too little text, or a loss that is not finite.
+    """
+    chosen = settings_of(CalibrateSettings, settings)
+    info = in_memory(model, tokenizer)
+    length = trained_length or info.trained_length
+    if length is None:
+        raise UsageError("The config of the model names no length to calibrate at.", "Give `trained_length`.")
+    update = with_time_left(steps(progress), notes(progress))
+    with evaluating(model):
+        return learn(model, load_tokenizer(info), as_text(text, training=True), length, chosen, info.masked, update)
+
+
+def learn(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    text: Text,
+    trained_length: int,
+    settings: CalibrateSettings,
+    masked: bool = False,
+    update: Update = lambda *_: None,
+    state: State = NOWHERE,
+) -> Learned:
+    """Calibrates `model`, which is not changed, on a text.
+
+    Raises:
+        AlibiError: too little text, settings that do not fit, or a loss that is not finite.
+    """
+    settings.check()
+    if model.config.is_encoder_decoder:
+        raise UsageError(f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.")
+    update("Reading the text", 0, 1)
+    if settings.policy == DEFAULT_POLICY:
+        return _learn_replaced(model, tokenizer, text, trained_length, settings, masked, update, state)
+    return _learn_added(model, tokenizer, text, trained_length, settings, masked, update, state)
+
+
+def _learn_replaced(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    text: Text,
+    trained_length: int,
+    settings: CalibrateSettings,
+    masked: bool,
+    update: Update,
+    state: State,
+) -> Learned:
+    (length,), n_tokens = lengths_of(settings, trained_length), tokens_of(settings)
+    everything = make_windows(
+        text, tokenizer, length, n_tokens + 2 * max(HELD_OUT_TOKENS, length), masked, settings.seed
+    )
+    parts = Parts.of(everything, n_tokens)
+    found = calibrate_replaced(model, parts, settings.method, update, settings.sinks, state)
+    learnable = found.learnable
+    return Learned(
+        scheme=f"calibrated, {settings.method}",
+        slopes=layer_lists(learnable.slopes(), model),
+        sinks=found.sinks,
+        added={name: tensor.detach().cpu() for name, tensor in learnable.added.items()},
+        changed={name: tensor.detach().cpu() for name, tensor in learnable.changed.items()},
+        record={
+            **_facts(settings, parts.learned_from.text, found.sinks, found.curve, found.seconds),
+            "window": length,
+            "tokens": found.curve.kl[-1][0] if found.curve else parts.learned_from.n_tokens,
+            "chosen_by_tokens": parts.chosen_by.n_tokens,
+            "reported_on_tokens": parts.reported_on.n_tokens,
+            "slope_bounds": [learnable.gentlest, learnable.steepest],
+            "kl_nats_per_token": {"press": found.start, "look_back": found.look_back, "end": found.end},
+            "heads_of_the_original": found.heads.as_json(),
+        },
+    )
+
+
+def _learn_added(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    text: Text,
+    trained_length: int,
+    settings: CalibrateSettings,
+    masked: bool,
+    update: Update,
+    state: State,
+) -> Learned:
+    reach, lengths, n_tokens = (
+        range_of(settings, trained_length),
+        lengths_of(settings, trained_length),
+        tokens_of(settings),
+    )
+    longest, distils = lengths[-1], settings.method != "reach"
+    first = min(longest, int(REACH_LENGTH * reach)) if distils else longest
+    # The tokens of a step that lie within the range come out of the same windows.
+    wanted = n_tokens + 2 * max(HELD_OUT_TOKENS, longest) if distils else max(n_tokens, first)
+    everything = make_windows(text, tokenizer, longest, wanted, masked, settings.seed, whole=True)
+    parts = Parts.of(everything, n_tokens) if distils else None
+    learned_from = parts.learned_from if parts else everything
+    n_first = max(1, (n_tokens // REACH_SHARE if distils else n_tokens) // first)
+    windows = learned_from.split(n_first)[0].of_length(first, first)
+    epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
+    found = calibrate_added(
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state
+    )
+    fed = windows.n_tokens
+    if parts is not None:
+        found = refine_added(model, found, parts, reach, lengths, n_tokens - fed, settings.policy, update, state)
+        fed += found.curve.kl[-1][0] if found.curve and found.curve.kl else 0
+    offsets = None if found.offsets is None else layer_lists(found.offsets, model)
+    return Learned(
+        scheme=f"calibrated, {settings.method}",
+        slopes=layer_lists(found.slopes, model),
+        offsets=offsets,
+        sinks=found.sinks,
+        record={
+            **_facts(settings, everything.text, found.sinks, found.curve, found.seconds),
+            "range": reach,
+            "lengths": list(lengths),
+            "tokens": fed,
+            "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
+            "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
+            "epsilon": epsilon,
+            "slope_bounds": list(slope_bounds(reach) if distils else (gentlest_slope(reach, epsilon), STEEPEST)),
+            "kl_nats_per_token": found.kl,
+        },
+    )
+
+
+def _facts(
+    settings: CalibrateSettings, text: dict[str, str | int], sinks: int, curve: Curve | None, seconds: float
+) -> dict[str, Any]:
+    return {
+        "method": settings.method,
+        "policy": settings.policy,
+        "settings": facts_of(settings),
+        "text": text,
+        "sinks": sinks,
+        "seed": settings.seed,
+        "seconds": round(seconds, 1),
+        "kl_curve": [] if curve is None else curve.kl,
+        "kl_curve_held_out": [] if curve is None else curve.held_out,
+        "stopped_early": curve is not None and curve.stopped_early,
+    }
+
+
+def facts_of(settings: CalibrateSettings) -> dict[str, Any]:
+    """What a calibration depends on, of the settings of whatever it is part of."""
+    return {each.name: getattr(settings, each.name) for each in declared(CalibrateSettings)}
+
+
+def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained_length: int) -> dict[str, int]:
+    """{"tokens": that are fed, "passes": of one window, "bytes": of memory} before anything is loaded; in float32, within a factor of two.
+
+    A pass with a gradient keeps some forty numbers of the model's width per token and layer; one without keeps those of one layer.
+    """
+    longest = lengths_of(settings, trained_length)[-1]
+    distils, n_tokens = settings.method.startswith("distil"), max(tokens_of(settings), longest)
+    layers = config.num_hidden_layers if distils else 1
+    # Reach feeds all windows to one layer after the other.
+    at_once = max(longest, n_tokens if settings.method == "reach" else TOKENS_PER_BATCH)
+    numbers = 40 * at_once * config.hidden_size * layers
+    return {"tokens": n_tokens, "passes": -(-n_tokens // longest), "bytes": model_bytes + 4 * numbers}
+
+
+def state_key(settings: CalibrateSettings, source_digest: str, text: Text) -> str:
+    """What two runs must share for one to continue the other."""
+    parts = [*map(str, facts_of(settings).items()), source_digest, text.sha256, torch.__version__, version("alibi-cli")]
+    return "|".join(parts)

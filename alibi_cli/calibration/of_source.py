@@ -1,0 +1,67 @@
+"""Calibration of a checkpoint on disk."""
+
+from pathlib import Path
+
+from alibi_cli.calibration.calibrate import estimate, learn, state_key
+from alibi_cli.calibration.feed import lengths_of
+from alibi_cli.calibration.learned import Learned
+from alibi_cli.calibration.state import State
+from alibi_cli.calibration.time_left import with_time_left
+from alibi_cli.errors import UsageError
+from alibi_cli.models.families import family_of, shows_scores
+from alibi_cli.models.language_model import language_model
+from alibi_cli.models.loading import load_model, load_tokenizer
+from alibi_cli.models.source import Source
+from alibi_cli.progress import Say, Update
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.text.documents import Text
+
+
+def check_source(source: Source, settings: CalibrateSettings) -> None:
+    """
+    Raises:
+        AlibiError: a checkpoint that cannot be calibrated so; no weight is read.
+    """
+    config = source.config
+    if config.is_encoder_decoder:
+        raise UsageError(f"A {config.model_type} is an encoder-decoder; calibration reads one text.")
+    if settings.policy != DEFAULT_POLICY and not shows_scores(family_of(config.model_type), settings.policy):
+        raise UsageError(
+            f"The attention of a {config.model_type} does not show its queries and keys, from which slopes of an added bias are found.",
+            hint="Give slopes with `slopes=FILE`, or take `policy=replace`.",
+        )
+    if source.trained_length is None:
+        raise UsageError(f"The config of {source.name} names no length to calibrate at.")
+    lengths_of(settings, source.trained_length)
+
+
+def calibrate_source(
+    source: Source,
+    text: Text,
+    settings: CalibrateSettings,
+    update: Update = lambda *_: None,
+    say: Say = lambda _: None,
+    folder: Path | None = None,
+) -> Learned:
+    """Loads the original once and calibrates it. say: is told what it is going to take. folder: where an interrupted run is continued.
+
+    Raises:
+        AlibiError: no language model, no tokenizer, too little text, or a loss that is not finite.
+    """
+    check_source(source, settings)
+    trained = source.trained_length or 0
+    found = language_model(source.name, source.folder, source.commit, source.raw_config)
+    width = {"bfloat16": 2, "float16": 2}.get(found.stored_dtype, 4)
+    cost = estimate(source.weight_bytes * 4 // width, source.config, settings, trained)
+    say(
+        f"Calibrating by {settings.method}: about {cost['tokens']:,} tokens in {cost['passes']:,} windows of "
+        f"{lengths_of(settings, trained)[-1]:,}, and {cost['bytes'] / 1e9:.1f} GB of memory."
+    )
+    state = State(folder, state_key(settings, source.fingerprint, text))
+    if folder is not None and folder.is_dir():
+        kept = any(state.load(name) is not None for name in ("distil", "reach"))
+        say(f"Continuing {folder}." if kept else f"{folder} is of another calibration and will be overwritten.")
+    tokenizer = load_tokenizer(found)
+    model = load_model(found)
+    return learn(model, tokenizer, text, trained, settings, found.masked, with_time_left(update, say), state)

@@ -1,0 +1,155 @@
+"""alibi convert, and the words for a conversion that `alibi inspect plan` shares."""
+
+import shlex
+import statistics
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alibi_cli.cli import options, output
+from alibi_cli.settings.conversion import ConvertSettings
+
+if TYPE_CHECKING:
+    from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
+
+EXAMPLES = """Examples:\n
+  alibi convert gpt2 --dry-run\n
+  alibi convert gpt2 -o gpt2-alibi --max-sequence-length 8192\n
+  alibi convert gpt2 -o gpt2-alibi --slopes calibrated --calibration-text corpus.txt\n
+  alibi convert HuggingFaceTB/SmolLM2-135M --policy add --slopes calibrated\n
+  alibi convert ./my-llama -o ./my-llama-alibi --slopes slopes.json --json"""
+
+
+@options.takes(ConvertSettings)
+def command(
+    settings: ConvertSettings,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")] = False,
+    preset: options.Preset = None,
+    json: options.Json = False,
+) -> None:
+    """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
+    from alibi_cli.conversion.convert import run_convert, run_plan
+
+    if dry_run:
+        print_plan(run_plan(settings), json)
+        return
+    with output.progress() as watch:
+        report = run_convert(settings, watch)
+    if json:
+        output.print_json(report)
+    else:
+        _print_report(report)
+
+
+def print_plan(plan: "PlanReport", json: bool) -> None:
+    """The plan as JSON or as facts."""
+    if json:
+        output.print_json(plan)
+        return
+    occupied = " (exists and is not empty: --force would replace it)" if plan.output_occupied else ""
+    files, tensors = plan.side_files, plan.tensors
+    output.print_facts(
+        [
+            ("source", f"{plan.source}" + (f" at {plan.source_commit}" if plan.source_commit else "")),
+            ("output", f"{plan.output}{occupied}"),
+            ("family", f"{plan.base_model_type} ({plan.mechanism}) -> {plan.model_type}"),
+            ("policy", plan.policy_name),
+            ("slopes", f"{plan.slopes_scheme}{_shape(plan.slopes)}"),
+            ("sinks", "chosen by calibration" if plan.sinks is None else _sinks(plan.sinks)),
+            ("length", f"{plan.trained_length} trained, {plan.max_sequence_length} declared"),
+            ("tensors kept", f"{tensors.copied} of {plan.n_tensors}, byte for byte"),
+            ("tensors dropped", ", ".join(tensors.dropped) or "none"),
+            ("tensors added", ", ".join(tensors.added) or "none"),
+            *([("tensors changed", ", ".join(tensors.changed))] if tensors.changed else []),
+            ("side files", ", ".join([*files.carried, *(f"{name} (edited)" for name in files.edited)]) or "none"),
+            ("left behind", ", ".join(files.left_behind) or "none"),
+            (
+                "bytes to write",
+                f"{output.format_bytes(plan.bytes_to_write)}; {output.format_bytes(plan.free_bytes)} free",
+            ),
+            ("loads with", plan.loads_with),
+        ]
+    )
+
+
+def _print_report(report: "ConvertReport") -> None:
+    if "own_bias" in report.mechanism:
+        output.note(
+            f"A {report.base_model_type} has ALiBi already; only its slopes and the declared length were changed."
+        )
+    verified = "not verified (--no-verify)"
+    if report.verified is not None:
+        difference, tolerance = report.verified.max_abs_logit_difference, report.verified.tolerance
+        verified = f"reloaded logits differ from the surgery in memory by {difference:.1e} (at most {tolerance:.0e})"
+    tensors = report.tensors
+    output.print_facts(
+        [
+            ("written", f"{report.output}, {output.format_bytes(report.bytes_written)} in {report.seconds:.1f} s"),
+            ("family", f"{report.base_model_type} -> {report.model_type}"),
+            ("policy", report.policy_name),
+            ("slopes", f"{report.slopes_scheme}{_shape(report.slopes)}{_extent(report.slopes, report.offsets)}"),
+            ("sinks", _sinks(report.sinks)),
+            (
+                "tensors",
+                f"{tensors.copied} kept, {len(tensors.dropped)} dropped, {len(tensors.added)} added"
+                + (f", {len(tensors.changed)} changed" if tensors.changed else ""),
+            ),
+            *_calibrated(report.calibration),
+            ("verified", verified),
+            ("loads with", report.loads_with),
+        ]
+    )
+    if report.better is not None:
+        words = [word for name, value in report.better.items() for word in (options.option_of(name), value)]
+        better = f" Better: {shlex.join(['alibi', 'convert', report.source, *words])}" if words else ""
+        output.note(
+            "A pretrained model usually loses most of its quality to slopes it was not trained with (docs/results.md)."
+            + better
+        )
+    lengths = f"{report.trained_length}:{max(report.trained_length, report.max_sequence_length)}"
+    following = ["alibi", "eval", report.output, "--baseline", report.source, "--lengths", lengths]
+    output.note(f"Next: {shlex.join(following)}")
+
+
+def _flat(values: list[Any]) -> list[float]:
+    return [each for row in values for each in (row if isinstance(row, list) else [row])]
+
+
+def _shape(slopes: list[Any] | None) -> str:
+    """8 heads, or 4 layers of 8 heads."""
+    if slopes is None:
+        return ""
+    layered = isinstance(slopes[0], list)
+    return f", {len(slopes)} layers of {len(slopes[0])} heads" if layered else f", {len(slopes)} heads"
+
+
+def _extent(slopes: list[Any], offsets: list[Any] | None) -> str:
+    """The range of slopes, and where the bias begins."""
+    flat = _flat(slopes)
+    text = f": {min(flat):.2g} to {max(flat):.2g}, median {statistics.median(flat):.2g}"
+    if offsets is not None:
+        text += f", from a distance of {statistics.median(_flat(offsets)):,.0f} tokens on"
+    return text
+
+
+def _sinks(n: int) -> str:
+    return f"the first {n} tokens of a document" if n else "none"
+
+
+def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The lines about a calibration."""
+    if record is None:
+        return []
+    found = [("calibrated", f"{record['tokens']:,} tokens of {record['text']['name']} in {record['seconds']:.0f} s")]
+    kl, unseen = record["kl_nats_per_token"], "nats per token, text that had no part in it"
+    if "press" in kl:
+        learned = f"Press's slopes {kl['press']:.3f}, look-back {kl['look_back']:.3f}"
+        if record["method"] != "look-back":
+            learned += f", {record['method']} {kl['end']:.3f}"
+        found.append(("KL to original", f"{learned} ({unseen})"))
+    elif kl:
+        learned = "; ".join(
+            f"at {length:,} {before:.4f}, distilled {kl['end'][length]:.4f}" for length, before in kl["start"].items()
+        )
+        found.append(("KL to teacher", f"{learned} ({unseen})"))
+    return found

@@ -1,0 +1,60 @@
+"""alibi train"""
+
+import shlex
+from typing import TYPE_CHECKING
+
+from alibi_cli.cli import options, output
+from alibi_cli.settings.healing import TrainSettings
+
+if TYPE_CHECKING:
+    from alibi_cli.training.train_report import TrainReport
+
+EXAMPLES = """Examples:\n
+  alibi train gpt2-alibi -o gpt2-healed --teacher gpt2 --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n
+  alibi train gpt2 -o gpt2-control --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n
+  alibi train DIR -o OUT --steps 500 --length-schedule 512:0.7,1024:0.3 --resume\n
+  accelerate launch --num_processes 4 -m alibi_cli train DIR -o OUT --tokens 1000000000 --dtype bfloat16"""
+
+
+@options.takes(TrainSettings)
+def command(settings: TrainSettings, preset: options.Preset = None, json: options.Json = False) -> None:
+    """Train a checkpoint further, so that a converted one heals, and write it as a checkpoint of the same kind."""
+    from alibi_cli.training.train import run_train
+
+    try:
+        with output.progress() as watch:
+            report = run_train(settings, watch)
+    except KeyboardInterrupt:
+        output.note(f"What was saved is in {settings.output}.training; --resume continues from there.")
+        raise
+    if json:
+        output.print_json(report)
+    else:
+        _print(report)
+
+
+def _print(report: "TrainReport") -> None:
+    first, last = report.losses[0], report.losses[-1]
+    teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
+    if report.teacher_length is not None:
+        teacher += f", fed {report.teacher_length} tokens at a time"
+    lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
+    passes = f"{report.passes:.2f} passes over {report.text['name']}, {report.text['tokens']} tokens"
+    verified = report.verified
+    output.print_facts(
+        [
+            ("written", report.output),
+            ("tokens", f"{report.tokens} in {report.steps} steps of {report.batch_tokens}; {passes}"),
+            ("lengths", lengths),
+            ("teacher", teacher),
+            ("loss", f"{first.ce:.4f} at step {first.step}, {last.ce:.4f} at step {last.step} (nats per token)"),
+            ("time", f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s, {report.processes} processes"),
+            (
+                "verified",
+                f"reloaded logits differ from the model in memory by {verified.max_abs_logit_difference:.1e} "
+                f"(at most {verified.tolerance:.0e})",
+            ),
+            ("loads with", report.loads_with),
+        ]
+    )
+    output.note(f"Next: {shlex.join(['alibi', 'eval', report.output, '--baseline', report.teacher or report.source])}")

@@ -1,0 +1,26 @@
+"""alibi verify"""
+
+import typer
+
+from alibi_cli.cli import options, output
+from alibi_cli.errors import EXIT_FAILED
+from alibi_cli.settings.looking import VerifySettings
+
+EXAMPLES = "Example:\n\n  alibi verify gpt2-alibi"
+
+
+@options.takes(VerifySettings)
+def command(settings: VerifySettings, json: options.Json = False) -> None:
+    """Check that a converted checkpoint is still what was written: digests, runtime files, index and slopes. Loads and runs nothing."""
+    from alibi_cli.conversion.verify import verify
+
+    found = verify(settings.folder)
+    if json:
+        output.print_json(found)
+    else:
+        rows = [[finding.file, finding.status, finding.detail] for finding in found.findings]
+        output.print_table(None, ["file", "status", "detail"], rows)
+        good = sum(finding.status == "ok" for finding in found.findings)
+        output.note(f"{good} of {len(rows)} files are as alibi-cli {found.written_by} wrote them.")
+    if not found.passed:
+        raise typer.Exit(EXIT_FAILED)

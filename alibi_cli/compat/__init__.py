@@ -1,0 +1,1 @@
+"""Names of other ALiBi implementations, kept importable."""

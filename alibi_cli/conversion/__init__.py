@@ -1,0 +1,1 @@
+"""A checkpoint in, a converted checkpoint out: plan, write, verify."""

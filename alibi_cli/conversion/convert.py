@@ -1,0 +1,110 @@
+"""The verbs `convert` and `plan`: from a checkpoint to a converted one, by way of calibration if that is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from alibi_cli.calibration.of_source import calibrate_source, check_source
+from alibi_cli.calibration.state import State
+from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
+from alibi_cli.conversion.plan import Plan, make_plan
+from alibi_cli.conversion.writer import write
+from alibi_cli.files.atomic import check_output
+from alibi_cli.models.families import family_of, family_policies, shows_scores
+from alibi_cli.models.plugins import load_plugins
+from alibi_cli.models.source import Source, open_source
+from alibi_cli.progress import Watch, notes, steps
+from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
+from alibi_cli.settings.declaration import settings_of
+from alibi_cli.text.documents import embedded_or_files
+
+
+def convert(
+    model: str,
+    output: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    progress: Watch | None = None,
+    **settings: Any,
+) -> ConvertReport:
+    """Writes a checkpoint with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load.
+
+    Args:
+        model: a folder, or the name of a Hub repository. It is never changed.
+        output: a folder; the model's name + -alibi by default. It gets its name when the result has been verified.
+        preset: settings of presets/NAME.yaml, in place of those that are not given.
+        progress: is called with each `Progress`.
+        settings: see `ConvertSettings`.
+
+    Raises:
+        UsageError: settings that do not fit, or a family that is not converted. Nothing was done.
+        AlibiError: what was read or written is not what it should be. Nothing is left under the final name.
+    """
+    given = {"model": model, "output": output, **settings}
+    return run_convert(settings_of(ConvertSettings, given, preset), progress)
+
+
+def plan(model: str, output: str | Path | None = None, *, preset: str | None = None, **settings: Any) -> PlanReport:
+    """What `convert` would do, with the same arguments. No weight is read and nothing is written.
+
+    Raises:
+        AlibiError: as `convert`.
+    """
+    return run_plan(settings_of(PlanSettings, {"model": model, "output": output, **settings}, preset))
+
+
+def run_plan(settings: PlanSettings) -> PlanReport:
+    """`plan`, by settings."""
+    _, found = _planned(settings, None, read_weights=False)
+    return found.report()
+
+
+def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> ConvertReport:
+    """`convert`, by settings."""
+    source, found = _planned(settings, progress, read_weights=True)
+    unfinished = _unfinished(found.output)
+    if settings.calibrated:
+        check_output(found.output, source.folder, settings.force)  # before minutes of work, not after
+        text = embedded_or_files(settings.calibration_text)
+        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), unfinished)
+        found = found.completed(learned)
+    report = write(
+        found,
+        force=settings.force,
+        link=settings.link,
+        check=settings.verify,
+        command=settings.command,
+        progress=progress,
+    )
+    if settings.calibrated:
+        State(unfinished).clear()
+    return report.model_copy(update={"better": _better(found)})
+
+
+def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool) -> tuple[Source, Plan]:
+    load_plugins(settings.plugin, notes(progress))
+    source = open_source(settings.model, settings.revision, read_weights)
+    found = make_plan(source, settings.output or _default_output(settings.model), settings)
+    if settings.calibrated:
+        check_source(source, settings)
+    return source, found
+
+
+def _better(plan: Plan) -> dict[str, str] | None:
+    """What would keep more of the quality than Press's slopes in place of the positions of a model that was trained with them."""
+    if plan.policy != DEFAULT_POLICY or not plan.slopes_scheme.startswith("press") or "own_bias" in plan.mechanism:
+        return None
+    family = family_of(plan.family)
+    calibrated = not plan.source.config.is_encoder_decoder
+    kept = family in family_policies("add") and not (calibrated and not shows_scores(family, "add"))
+    return ({"policy": "add"} if kept else {}) | ({"slopes": "calibrated"} if calibrated else {})
+
+
+def _default_output(model: str) -> Path:
+    path = Path(model).expanduser()
+    return Path(f"{path.resolve().name if path.exists() else model.rpartition('/')[2]}-alibi")
+
+
+def _unfinished(output: Path) -> Path:
+    """Where an interrupted calibration is continued."""
+    return output.with_name(f"{output.name}.calibration")

@@ -1,0 +1,296 @@
+"""The verb `evaluate`: models at lengths, row by row."""
+
+import gc
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.evaluation import results_file
+from alibi_cli.evaluation.arms import FULL, TRUNCATED, arm_of, parse_arm, split_arm
+from alibi_cli.evaluation.contrasts import contrasts
+from alibi_cli.evaluation.jobs import Job, make_jobs, rows_of
+from alibi_cli.evaluation.processes import Processes, launched
+from alibi_cli.evaluation.protocols import Window
+from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
+from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
+from alibi_cli.evaluation.statistics import SEED, Scored
+from alibi_cli.models.language_model import ModelInfo, describe, evaluating
+from alibi_cli.models.loading import device_type, load_model
+from alibi_cli.models.plugins import load_plugins
+from alibi_cli.progress import Update, Watch, notes, steps
+from alibi_cli.settings.declaration import settings_of
+from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.text.documents import Text, as_text, load_text
+
+PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose versions a results file records
+
+
+def evaluate(
+    models: Any,
+    *,
+    text: Any = None,
+    preset: str | None = None,
+    progress: Watch | None = None,
+    **settings: Any,
+) -> Results:
+    """Perplexity of models at every length on the same tokens, with intervals and paired differences.
+
+    Processes that `torchrun` or `accelerate launch` started together share the work; all return the same, and the first one writes.
+
+    Args:
+        models: one or several of: a folder, a Hub name, a model in memory, a pair of one and its tokenizer. A model in memory is computed
+            where it is and in its own type.
+        text: what is scored: strings, (name, string) pairs, or paths of files; by default the dataset, which is the embedded text.
+        preset: settings of presets/NAME.yaml, in place of those that are not given.
+        progress: is called with each `Progress`.
+        settings: see `EvaluateSettings`.
+
+    Raises:
+        AlibiError: bad input, or an earlier results file that does not belong to this settings.
+    """
+    given: dict[str, Any] = {"models": as_models(models), **settings}
+    paths = [text] if isinstance(text, Path) else text
+    if isinstance(paths, (list, tuple)) and all(isinstance(part, Path) for part in paths):
+        given["text"], text = tuple(paths), None
+    chosen = settings_of(EvaluateSettings, given, preset)
+    return run_evaluate(chosen, progress, None if text is None else as_text(text))
+
+
+def as_models(models: Any) -> tuple[Any, ...]:
+    """One or several models -> several."""
+    pair = isinstance(models, tuple) and len(models) == 2 and isinstance(models[0], torch.nn.Module)
+    return (models,) if pair or isinstance(models, (str, Path, torch.nn.Module)) else tuple(models)
+
+
+def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text: Text | None = None) -> Results:
+    """`evaluate`, by settings. text: instead of the one that they name."""
+    load_plugins(settings.plugin, notes(progress))
+    with launched(settings.output) as processes:
+        scored = text or processes.from_first(
+            lambda: load_text(
+                settings.dataset,
+                settings.text,
+                split_on=settings.split_on,
+                column=settings.text_column,
+                max_documents=settings.max_documents,
+            )
+        )
+        results = _evaluate(settings, scored, steps(progress), processes)
+    if (few := results.few_documents) is not None:
+        notes(progress)(
+            f"Only {few} document{'s were' if few != 1 else ' was'} scored: the intervals are rough. More text would narrow them."
+        )
+    return results
+
+
+def _described(settings: EvaluateSettings) -> tuple[list[ModelInfo], str | None, str | None]:
+    """The models, the baseline first, each once; the baseline's name, and its arm if one is meant."""
+    baseline, against = settings.baseline, None
+    if isinstance(baseline, str):
+        baseline, against = split_arm(baseline)
+    wanted = [*([] if baseline is None else [baseline]), *settings.models]
+    infos: dict[str, ModelInfo] = {}
+    for model in wanted:
+        info = describe(model, settings.revision, settings.trust_remote_code)
+        known = infos.setdefault(info.name, info)
+        if known.loaded is not info.loaded:
+            raise UsageError(f"Two models are called {info.name}.", "Set `_name_or_path` of the config of one of them.")
+    found = list(infos.values())
+    return found, None if baseline is None else found[0].name, against
+
+
+def _evaluate(settings: EvaluateSettings, text: Text, update: Update, processes: Processes) -> Results:
+    """Runs the rows that are missing, and writes after each."""
+    infos, baseline, against = _described(settings)
+    if len({info.masked for info in infos}) > 1:
+        raise UsageError(
+            "Models that fill in masked tokens and models that predict the next one cannot be scored together."
+        )
+    jobs = make_jobs(infos, settings, (baseline, against), text, processes)
+    first = jobs[0].protocol
+    # Where whole segments are scored, the longest length decides which tokens those are.
+    segments = first.name == "fixed-target" or settings.max_segments is not None
+    results = Results(
+        command=settings.command,
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        protocol=ProtocolFacts(
+            name=first.name,
+            targets=first.targets,
+            stride=first.stride,
+            longest=max(first.lengths) if segments else None,
+            masked=first.masked,
+            max_segments=settings.max_segments,
+            device=device_type(settings.device),
+            dtype=settings.dtype,
+            seed=SEED,
+        ),
+        text=TextFacts.model_validate(text.fingerprint()),
+        models=[job.facts for job in jobs],
+    )
+    names = [info.name for info in infos]
+    if (earlier := processes.from_first(lambda: _earlier(settings, results))) is not None:
+        results.rows, results.contrasts = earlier.rows, earlier.contrasts
+        results.record.update(earlier.record)
+        results.models += [model for model in earlier.models if model.name not in names]
+    finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
+    results.rows = [row for row in results.rows if row.key in finished]
+    for job in jobs:
+        wanted = [
+            (arm, length)
+            for arm, length in rows_of(job, settings.lengths)
+            if RowKey(job.info.name, arm, length) not in finished
+        ]
+        for row, scored in _run(job, wanted, settings, update, processes):
+            results.rows.append(row)
+            if scored is not None:
+                _check_tokens(scored, results, job.info.name)
+                results.record[row.key] = scored
+            row.sha256 = results_file.digest(row, scored)
+            _order(results, names)
+            results.contrasts = contrasts(results, baseline, against)
+            _save(settings.output, results, processes)
+    results.contrasts = contrasts(results, baseline, against)
+    _save(settings.output, results, processes)
+    return results
+
+
+def _earlier(settings: EvaluateSettings, results: Results) -> Results | None:
+    """What the output holds already."""
+    if settings.output is None or not settings.output.exists():
+        return None
+    old = results_file.load_results(settings.output)
+    results_file.check_same_run(old, results, settings.output)
+    old.contrasts = []  # their verdicts depend on what stands beside them
+    return old
+
+
+def _save(output: Path | None, results: Results, processes: Processes) -> None:
+    with processes.agreeing():
+        if output is not None and processes.first:
+            results_file.save(output, results)
+
+
+def _check_tokens(scored: Scored, results: Results, model: str) -> None:
+    """Every row of a model scores the same tokens; a row that does not would be a number that cannot be compared."""
+    for key, other in results.record.items():
+        if key.model == model and not scored.same_tokens(other):
+            raise AlibiError(f"{model}: two lengths scored different tokens. This is a bug; please report it.")
+
+
+def _run(
+    job: Job, wanted: list[tuple[str, int]], settings: EvaluateSettings, update: Update, processes: Processes
+) -> Iterator[tuple[Row, Scored | None]]:
+    info, model, scorer = job.info, None, None
+    for name, length in wanted:
+        trained, what_it_does = info.trained_length or length, None
+        computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
+        if computed != FULL:
+            what_it_does = parse_arm(name).settings(trained, length)
+        if info.hard_limit is not None and fed > info.hard_limit:
+            yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
+            continue
+        if (computed, fed) not in job.cache:
+            if scorer is None:
+                update(f"Loading {info.name}", 0, 1)
+                with processes.agreeing():
+                    model = load_model(
+                        info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
+                    )
+                _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
+                scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, settings.batch_size, processes=processes)
+            with evaluating(model), arm_of(model, computed, trained_length=trained, length=length):
+                job.cache[computed, fed] = _score(job, scorer, computed, fed, update)
+        row, scored = job.cache[computed, fed]
+        yield row.model_copy(update={"arm": name, "length": length, "arm_settings": what_it_does}), scored
+    del model, scorer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _check_vocabulary(job: Job, size: int) -> None:
+    largest = max(int(document.ids.max()) for document in job.documents if len(document.ids))
+    if largest >= size:
+        raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
+
+
+def _score(job: Job, scorer: Scorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
+    name = job.info.name
+    windows = job.protocol.windows(job.documents, fed)
+    done = 0
+
+    def on_window(n: int) -> None:
+        nonlocal done
+        done += n
+        update(f"{name if arm == FULL else f'{name}:{arm}'} at {fed}", min(done, len(windows)), len(windows))
+
+    for device in _gpus():
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.monotonic()
+    try:
+        scores = scorer.score(job.documents, windows, on_window)
+    except OutOfMemory:
+        return Row(
+            model=name, length=fed, status="out_of_memory", fed_length=fed, seconds=time.monotonic() - started
+        ), None
+    seconds = time.monotonic() - started
+    fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
+    scored = _scored(job, windows, scores)
+    row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes())
+    if row.status == "non_finite":
+        row.first_non_finite = _first_non_finite(job, scored)
+        return row, None
+    return row, scored
+
+
+def _first_non_finite(job: Job, scored: Scored) -> NonFinite:
+    first = int(np.flatnonzero(~np.isfinite(scored.nll))[0])
+    document, position = job.documents[int(scored.document[first])], int(scored.position[first])
+    token = int(document.ids[position])
+    return NonFinite(document=document.name, position=position, token=token, text=job.decode([token]))
+
+
+def _scored(job: Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:
+    """The record in document order, the same at every length whatever the order of the windows."""
+    document = np.concatenate([np.full(len(window.targets), window.document) for window in windows])
+    position = np.concatenate([window.targets for window in windows])
+    context = np.concatenate([window.targets - window.begin for window in windows]) + len(job.prefix)
+    n_bytes: int | None = 0
+    for window in windows:
+        part = job.documents[window.document].bytes_of(window.targets)
+        n_bytes = None if part is None or n_bytes is None else n_bytes + int(part.sum())
+    order = np.lexsort((position, document))
+    document, position, context = (column[order].astype(np.int32) for column in (document, position, context))
+    return Scored(np.concatenate(scores)[order].astype(np.float32), document, position, context, n_bytes)
+
+
+def _gpus() -> range:
+    """The GPUs that this process uses or could use; none if it has used none."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+
+
+def _peak_bytes() -> int:
+    if gpus := _gpus():
+        return sum(torch.cuda.max_memory_allocated(device) for device in gpus)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _order(results: Results, models: list[str]) -> None:
+    def place(row: Row) -> tuple[int, int, bool, tuple[int, int]]:
+        model = models.index(row.model) if row.model in models else len(models)
+        return model, row.length, row.arm != FULL, (0, 0) if row.arm == FULL else parse_arm(row.arm).order
+
+    results.rows.sort(key=place)

@@ -1,0 +1,150 @@
+"""The results file, written so that an interrupted run loses nothing.
+
+`results.json` is rewritten whole, by way of a temporary name, after every row. Beside it lies `results.nll.safetensors` with what every
+figure is computed from: float32 NLLs and where they were read. `resume` trusts a row only if both files have it, and if the row's
+digest over its figures and its record is still right.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from alibi_cli.errors import AlibiError, UsageError, first_line
+from alibi_cli.evaluation.arms import TRUNCATED
+from alibi_cli.evaluation.results import Results, Row, RowKey
+from alibi_cli.evaluation.statistics import Scored
+from alibi_cli.files.atomic import new_file
+
+FIELDS = ("nll", "document", "position", "context")
+OLD_NAMES = {"crop": TRUNCATED}  # arms as files of 0.1.0 call them
+
+
+def digest(row: Row, scored: Scored | None) -> str:
+    """sha256 of a row and of what its figures were computed from; times, which no run repeats, are not in it."""
+    left_out = {"seconds", "tokens_per_second", "peak_bytes", "sha256"}
+    if row.arm_settings is None:  # as in files that were written before there was this key
+        left_out.add("arm_settings")
+    figures = row.model_dump(mode="json", exclude=left_out)
+    found = hashlib.sha256(json.dumps(figures, sort_keys=True).encode())
+    if scored is not None:
+        for name in FIELDS:
+            found.update(np.ascontiguousarray(getattr(scored, name)).tobytes())
+        found.update(str(scored.n_bytes).encode())
+    return found.hexdigest()
+
+
+def nll_path(path: Path) -> Path:
+    return path.with_suffix(".nll.safetensors")
+
+
+def save(path: Path, results: Results) -> None:
+    """Writes both files, the record first: a row that the results name is always in the record."""
+    named = {json.dumps(key, ensure_ascii=False): scored for key, scored in results.record.items()}
+    tensors = {f"{key} {name}": getattr(scored, name) for key, scored in named.items() for name in FIELDS}
+    metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in named.items()})}
+    try:
+        with new_file(nll_path(path)) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        with new_file(path) as temporary:
+            temporary.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            # safetensors makes files that only their owner can read
+            nll_path(path).chmod(temporary.stat().st_mode & 0o777)
+    except (OSError, SafetensorError) as error:
+        raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def load_results(path: str | Path) -> Results:
+    """What `alibi eval --output` or `Results.save` wrote; rows whose record is missing are left out.
+
+    Raises:
+        UsageError: not a results file of this version or 0.1.0, or one whose figures or record were changed since.
+    """
+    from safetensors import safe_open
+
+    path = Path(path)
+    try:
+        results = Results.model_validate_json(path.read_text(encoding="utf-8"))
+        if strangers := {row.model for row in results.rows} - {model.name for model in results.models}:
+            raise ValueError(f"it has a row of {min(strangers)}, which is not among its models")
+        record: dict[RowKey, Scored] = {}
+        if nll_path(path).is_file():
+            tensors = load_file(nll_path(path))
+            with safe_open(nll_path(path), "numpy") as file:
+                n_bytes = json.loads(file.metadata()["n_bytes"])
+            record = {_key(key): _scored(tensors, key, n) for key, n in n_bytes.items()}
+    except (
+        ValidationError,
+        ValueError,
+        SafetensorError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+    ) as error:
+        raise UsageError(
+            f"{path} and the record beside it are not results that can be read: {first_line(error)}",
+            hint="Choose another `output`.",
+        ) from None
+    results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
+    for row in results.rows:
+        if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
+            raise UsageError(
+                f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed.",
+                hint="Delete the file, or choose another `output`.",
+            )
+        if row.arm in OLD_NAMES:
+            before, row.arm = row.key, OLD_NAMES[row.arm]
+            if before in record:
+                record[row.key] = record.pop(before)
+            row.sha256 = digest(row, record.get(row.key))
+    for contrast in results.contrasts:
+        contrast.baseline_arm = OLD_NAMES.get(contrast.baseline_arm, contrast.baseline_arm)
+    results.record.update(record)
+    return results
+
+
+def _key(name: str) -> RowKey:
+    """Of a record's tensors: a JSON list; files of 0.1.0 have model|arm|length."""
+    model, arm, length = json.loads(name) if name.startswith("[") else name.rsplit("|", 2)
+    return RowKey(str(model), str(arm), int(length))
+
+
+def _scored(tensors: dict[str, np.ndarray], key: str, n_bytes: int | None) -> Scored:
+    between = " " if key.startswith("[") else "|"
+    nll, document, position, context = (tensors[f"{key}{between}{name}"] for name in FIELDS)
+    return Scored(nll, document, position, context, n_bytes)
+
+
+def check_same_run(old: Results, new: Results, path: Path) -> None:
+    """Raises AlibiError naming the first difference between an earlier run and this one that makes their rows incomparable."""
+    for part in ("schema_version", "versions", "protocol", "text"):
+        before, now = (_plain(getattr(each, part)) for each in (old, new))
+        if before != now:
+            what = (
+                next((f"{part}.{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now.get(k)), part)
+                if isinstance(now, dict)
+                else part
+            )
+            raise UsageError(
+                f"{path} was made differently ({what}); its rows cannot be resumed.",
+                hint="Choose another `output`.",
+            )
+    known = {model.name: model.model_dump() for model in old.models}
+    for model in new.models:
+        before, now = known.get(model.name), model.model_dump()
+        if before is not None and before != now:
+            key = next(k for k in {**now, **before} if k not in before or k not in now or before[k] != now[k])
+            raise UsageError(
+                f"{model.name} has changed since {path} was made ({key}).", hint="Choose another `output`."
+            )
+
+
+def _plain(part: Any) -> Any:
+    return part.model_dump() if isinstance(part, BaseModel) else part

@@ -1,0 +1,40 @@
+"""Which file is this, and is it still the same?"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from alibi_cli.errors import AlibiError, explained
+from alibi_cli.files.copying import sha256_of
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is written to or replaced."""
+
+    size: int
+    modified_ns: int
+    inode: int
+
+
+def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    found = {}
+    for path in files:
+        with explained(f"Cannot read {path}"):
+            facts = path.stat()
+        found[path] = Stamp(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    return found
+
+
+def checked_sha256(path: Path) -> str:
+    """sha256 of a file. The Hub's cache keeps large files under theirs, and links to them, so there it can be checked.
+
+    Raises:
+        AlibiError: such a file is not what its name promises: its download was damaged, or it was changed.
+    """
+    found, name = sha256_of(path), path.resolve().name
+    if path.is_symlink() and len(name) == 64 and found != name:
+        raise AlibiError(
+            f"{path} is damaged: it is not the file that was to be downloaded.",
+            hint=f"Delete {path.resolve()} and run again.",
+        )
+    return found

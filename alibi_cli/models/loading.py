@@ -1,0 +1,141 @@
+"""Loads tokenizers and weights to the device that computes."""
+
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from alibi_cli.errors import AlibiError, UsageError, first_line
+from alibi_cli.models.language_model import LanguageModel
+
+SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
+
+
+def load_tokenizer(info: LanguageModel, trust_remote_code: bool = False) -> Any:
+    """
+    Raises:
+        AlibiError: there is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    if info.tokenizer is not None:
+        return info.tokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            info.files, trust_remote_code=trust_remote_code, config=_plain_config(info)
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {first_line(error)}.") from None
+
+
+def _plain_config(info: LanguageModel) -> Any:
+    """A config whose model type AutoTokenizer knows, so that it need not ask for the checkpoint's own code."""
+    if not info.converted:
+        return None
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[info.base_type]()
+
+
+def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """The model, in evaluation mode. A converted checkpoint runs on this package's own copy of the runtime: its code is not executed.
+
+    dtype "auto" is float32 on a CPU and the checkpoint's own type elsewhere. device "split" spreads the weights over all GPUs, the main
+    memory and the disk, by accelerate's device_map="auto"; so does "auto" if they do not fit on one GPU. A model in memory is given back as
+    it is, in whatever mode, type and place it is.
+
+    Raises:
+        AlibiError: the weights cannot be loaded or do not fit the config.
+    """
+    if info.loaded is not None:
+        return info.loaded
+    import transformers
+
+    target = pick_device("auto" if device == SPLIT else device)
+    kind: Any = (
+        "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
+    )
+    auto = transformers.AutoModelForMaskedLM if info.masked else transformers.AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": kind, "output_loading_info": True}
+    split = device == SPLIT or (device == "auto" and target == "cuda" and _too_large_for_one(info, kind))
+    if split:
+        options["device_map"] = "auto"
+    try:
+        if info.converted:
+            cls, config = _converted(info)
+            model, loading = cls.from_pretrained(info.files, config=config, **options)
+        else:
+            model, loading = auto.from_pretrained(info.files, trust_remote_code=trust_remote_code, **options)
+        if not split:
+            model = model.to(target)
+    except UnpicklingError:
+        raise AlibiError(
+            f"The weights of {info.name} hold Python objects other than tensors; they were not read, because that could run code."
+        ) from None
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
+    if loading["missing_keys"]:
+        raise AlibiError(f"{info.name} lacks weights: {', '.join(sorted(loading['missing_keys'])[:3])} …")
+    return model.eval()
+
+
+def _too_large_for_one(info: LanguageModel, dtype: Any) -> bool:
+    """True if the weights, as they will be held, need more than the free memory of the first GPU."""
+    files = [*info.files.glob("*.safetensors")] or [*info.files.glob("pytorch_model*.bin")]
+    size = sum(path.stat().st_size for path in files)
+    if dtype != "auto":
+        size = size * dtype.itemsize // getattr(torch, info.stored_dtype).itemsize
+    return size > torch.cuda.mem_get_info()[0]
+
+
+def _converted(info: LanguageModel) -> tuple[Any, Any]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    from alibi_cli.runtime.modeling_alibi import config_class_for, model_class_for
+
+    base = CONFIG_MAPPING[info.base_type]
+    native = (MODEL_FOR_MASKED_LM_MAPPING if info.masked else MODEL_FOR_CAUSAL_LM_MAPPING)[base]
+    return model_class_for(native), config_class_for(base).from_pretrained(info.files)
+
+
+def resolved_dtype(info: LanguageModel, device: str, dtype: str) -> str:
+    """The type in which `load_model` computes."""
+    if info.loaded is not None:
+        return str(info.loaded.dtype).removeprefix("torch.")
+    return dtype if dtype != "auto" else "float32" if device_type(device) == "cpu" else info.stored_dtype
+
+
+def device_type(device: str) -> str:
+    """The kind of device that computes where a model is loaded to `device`: "cpu", "cuda", …
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    return pick_device("auto" if device == SPLIT else device).split(":")[0]
+
+
+def pick_device(device: str) -> str:
+    """ "auto" is the GPU if there is one.
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,174 @@
+"""Settings of convert, plan and calibrate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from alibi_cli.errors import UsageError
+from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.shared import Command, MaxBias, Model, Plugin, Revision
+
+Method = Literal["reach", "look-back", "distil", "distil+norms"]
+# The first of each policy is its default. A plug-in's policy has "distil".
+METHODS: dict[str, tuple[Method, ...]] = {
+    "replace": ("distil", "look-back", "distil+norms"),
+    "add": ("reach", "distil"),
+}
+CALIBRATION = "Calibration"
+ONLY_CALIBRATED = ("calibrate", "calibration_text", "calibration_tokens", "calibration_length", "horizon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings(Verb):
+    """What a calibration finds slopes for, and how."""
+
+    policy: Annotated[
+        str,
+        Setting(
+            "replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a rotation that stays. "
+            "NAME: a plug-in's policy.",
+            metavar="replace|add|NAME",
+        ),
+    ] = "replace"
+    sinks: Annotated[
+        int | None,
+        Setting(
+            "Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration chooses.",
+            minimum=0,
+        ),
+    ] = None
+    offset: Annotated[
+        int | None,
+        Setting(
+            "Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias. Default: the trained "
+            "length, or the horizon, with calibrated slopes; 0 with others.",
+            metavar="N",
+            minimum=0,
+        ),
+    ] = None
+    calibrate: Annotated[
+        Method | None,
+        Setting(
+            "How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the trained length, "
+            "in one forward pass. look-back (for replace): from how far each head looks back. distil: by imitating the original's "
+            "predictions. distil+norms (for replace): normalisation weights too. Default: reach for add, distil for replace.",
+            panel=CALIBRATION,
+        ),
+    ] = None
+    calibration_tokens: Annotated[
+        int | None,
+        Setting(
+            "Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
+            "and look-back.",
+            minimum=1,
+            panel=CALIBRATION,
+        ),
+    ] = None
+    calibration_length: Annotated[
+        int | None,
+        Setting(
+            "Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or 4 (distil) times the trained "
+            "length; for replace the trained length.",
+            minimum=2,
+            panel=CALIBRATION,
+        ),
+    ] = None
+    horizon: Annotated[
+        int | None,
+        Setting(
+            "Calibrate an added bias for the last H tokens instead of the trained length.",
+            metavar="H",
+            minimum=2,
+            panel=CALIBRATION,
+        ),
+    ] = None
+    seed: Annotated[int, Setting("Which windows of the text are fed.", option=False, preset=False)] = 0
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        return METHODS.get(self.policy, ("distil",))
+
+    @property
+    def method(self) -> Method:
+        return self.calibrate or self.methods[0]
+
+    def check(self) -> None:
+        super().check()
+        if self.calibrate is not None and self.calibrate not in self.methods:
+            known = " or ".join(self.methods)
+            raise UsageError(f"The policy {self.policy} is not calibrated by {self.calibrate}, but by {known}.")
+        for name in ("offset", "horizon"):
+            if self.policy == "replace" and getattr(self, name):
+                raise UsageError(f"`{name}` is for a bias that is added; policy replace is textbook ALiBi.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings(CalibrateSettings):
+    """What a conversion is to do, before it does anything."""
+
+    model: Model
+    output: Annotated[
+        Path | None,
+        Setting(
+            "Where to write. Default: MODEL's name + -alibi.", flags=("--output", "-o"), metavar="DIR", preset=False
+        ),
+    ] = None
+    slopes: Annotated[
+        str,
+        Setting(
+            "Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one list per layer.",
+            metavar="press|calibrated|FILE",
+        ),
+    ] = "press"
+    calibration_text: Annotated[
+        tuple[Path, ...],
+        Setting(
+            "Calibrate on this text; repeatable. Default: the embedded text.",
+            metavar="FILE",
+            panel=CALIBRATION,
+            preset=False,
+        ),
+    ] = ()
+    max_bias: MaxBias = None
+    max_sequence_length: Annotated[
+        int | None,
+        Setting(
+            "The length that the config declares; no table is sized by it. Default: 4 x the trained length.",
+            minimum=1,
+        ),
+    ] = None
+    revision: Revision = None
+    plugin: Plugin = ()
+
+    def check(self) -> None:
+        super().check()
+        if self.calibrated and self.max_bias is not None:
+            raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with calibrated ones.")
+        if self.slopes not in ("press", "calibrated") and self.max_bias is not None:
+            raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with a slopes file.")
+        given = [name for name in ONLY_CALIBRATED if getattr(self, name) not in (None, ())]
+        if given and not self.calibrated:
+            raise UsageError(f"`{given[0]}` needs `slopes=calibrated`.")
+
+    @property
+    def calibrated(self) -> bool:
+        return self.slopes == "calibrated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(PlanSettings):
+    """What a conversion is to do."""
+
+    force: Annotated[bool, Setting("Replace a non-empty DIR, once the new one is verified.", preset=False)] = False
+    link: Annotated[
+        bool,
+        Setting(
+            "Hard-link the weight files that stay as they are, instead of copying them: whoever edits one in place, edits both.",
+            preset=False,
+        ),
+    ] = False
+    verify: Annotated[
+        bool,
+        Setting("Reload the result and compare its logits before DIR gets its name.", flags=("--verify/--no-verify",)),
+    ] = True
+    command: Command = ""

@@ -1,0 +1,177 @@
+"""Settings of train. The defaults are those of presets/heal.yaml, where their reasons are."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from alibi_cli.errors import UsageError
+from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.shared import Command, Plugin, Revision, SplitOn, TrustRemoteCode, parse_schedule
+
+DATA, LOSS, OPTIMIZER, MACHINE = "Text and sequences", "What is learned", "Optimizer", "Machine"
+# What may differ between a run and its continuation: everything else decides which tokens are seen, and in which order, or what is learned.
+FREE_OPTIMIZER = ("learning_rate", "warmup", "max_gradient_norm")
+FREE_MACHINE = (
+    "dtype",
+    "device",
+    "batch_size",
+    "save_every",
+    "gradient_checkpointing",
+    "fsdp",
+    "deepspeed",
+    "report_to",
+)
+FREE_ON_RESUME = {*FREE_OPTIMIZER, *FREE_MACHINE, "force", "resume", "command", "plugin"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Verb):
+    """What is trained, on what, and how."""
+
+    checkpoint: Annotated[
+        str,
+        Setting(
+            "A converted checkpoint to heal, or an unconverted one as a control; folder or Hub name.",
+            argument=True,
+            metavar="CHECKPOINT",
+            preset=False,
+        ),
+    ]
+    output: Annotated[Path, Setting("Where to write.", flags=("--output", "-o"), metavar="DIR", preset=False)]
+    tokens: Annotated[int | None, Setting("Budget in tokens, rounded up to whole optimizer steps.", minimum=1)] = None
+    steps: Annotated[int | None, Setting("Budget in optimizer steps instead.", minimum=1)] = None
+    text: Annotated[
+        tuple[Path, ...],
+        Setting("Train on this file; repeatable, one document each.", metavar="FILE", panel=DATA, preset=False),
+    ] = ()
+    split_on: Annotated[SplitOn, Setting("What separates documents in text files.", panel=DATA, preset=False)] = "file"
+    dataset: Annotated[
+        str | None,
+        Setting(
+            "PATH:CONFIG:SPLIT of a dataset, streamed; the split is train if not given. Default: the training part of python-docs.",
+            metavar="NAME",
+            panel=DATA,
+        ),
+    ] = None
+    text_column: Annotated[str, Setting("The dataset's column that holds the text.", panel=DATA)] = "text"
+    batch_tokens: Annotated[
+        int | None,
+        Setting(
+            "Tokens of an optimizer step, over all processes. Default: 4096, or so few that the budget makes 400 steps.",
+            minimum=1,
+            panel=DATA,
+        ),
+    ] = None
+    length: Annotated[
+        int | None,
+        Setting("Tokens of a sequence. Default: the length for which the original was trained.", minimum=2, panel=DATA),
+    ] = None
+    length_schedule: Annotated[
+        tuple[tuple[int, float], ...] | None,
+        Setting(
+            "Lengths one after the other, with their shares of the budget: 512:0.7,1024:0.3.",
+            metavar="L:SHARE,…",
+            panel=DATA,
+            parse=parse_schedule,
+        ),
+    ] = None
+    train_sequence_length_scaling: Annotated[
+        float,
+        Setting(
+            "Cut every sequence into shorter ones: 0.25 makes four of each. No token is lost.",
+            above=0,
+            maximum=1,
+            panel=DATA,
+        ),
+    ] = 1.0
+    seed: Annotated[int, Setting("Which text is seen, in which order.", minimum=0, panel=DATA)] = 0
+    teacher: Annotated[
+        str | None,
+        Setting(
+            "Learn from this model's predictions too, such as the original's. Of sequences longer than it was trained for it is fed "
+            "windows of its own length.",
+            metavar="MODEL",
+            panel=LOSS,
+        ),
+    ] = None
+    kd_weight: Annotated[
+        float,
+        Setting("Share of the teacher in the loss; the text has the rest.", minimum=0, maximum=1, panel=LOSS),
+    ] = 0.9
+    temperature: Annotated[
+        float, Setting("Temperature at which teacher and student are compared.", above=0, panel=LOSS)
+    ] = 1.0
+    hidden_weight: Annotated[
+        float,
+        Setting("Weight of the difference between the normalised hidden states of all layers.", minimum=0, panel=LOSS),
+    ] = 0.0
+    train_slopes: Annotated[bool, Setting("Train the slopes of a converted checkpoint too.", panel=LOSS)] = False
+    learning_rate: Annotated[float, Setting("Peak learning rate.", above=0, panel=OPTIMIZER)] = 1e-3
+    warmup: Annotated[float, Setting("Warmup, as a share of all steps.", minimum=0, maximum=1, panel=OPTIMIZER)] = 0.1
+    decay: Annotated[
+        Literal["cosine", "linear", "constant"],
+        Setting("Schedule of the learning rate after the warmup, down to zero; constant keeps it.", panel=OPTIMIZER),
+    ] = "cosine"
+    weight_decay: Annotated[float, Setting("Weight decay of AdamW.", minimum=0, panel=OPTIMIZER)] = 0.0
+    max_gradient_norm: Annotated[float, Setting("Norm at which gradients are clipped.", above=0, panel=OPTIMIZER)] = 1.0
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Setting("Type of the computation; weights are trained in float32.", panel=MACHINE),
+    ] = "float32"
+    device: Annotated[
+        Literal["auto", "cpu"], Setting("auto takes a GPU if there is one.", panel=MACHINE, preset=False)
+    ] = "auto"
+    batch_size: Annotated[
+        int | None,
+        Setting(
+            "Sequences that a device takes at a time; the result does not depend on it. Default: 16,384 tokens' worth.",
+            minimum=1,
+            panel=MACHINE,
+            preset=False,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[bool, Setting("Less memory, more computation.", panel=MACHINE)] = False
+    fsdp: Annotated[
+        str | None,
+        Setting("The fsdp of transformers' TrainingArguments.", metavar="OPTIONS", panel=MACHINE, preset=False),
+    ] = None
+    deepspeed: Annotated[Path | None, Setting("DeepSpeed's settings.", metavar="FILE", panel=MACHINE, preset=False)] = (
+        None
+    )
+    report_to: Annotated[
+        tuple[str, ...],
+        Setting("Log to tensorboard, wandb, …; repeatable.", metavar="NAME", panel=MACHINE, preset=False),
+    ] = ()
+    save_every: Annotated[
+        int, Setting("Steps between saved states, kept in DIR.training.", minimum=1, panel=MACHINE)
+    ] = 100
+    resume: Annotated[bool, Setting("Continue from the last saved state, if there is one.", preset=False)] = False
+    force: Annotated[
+        bool, Setting("Replace a non-empty DIR at the end, and discard an unfinished run.", preset=False)
+    ] = False
+    revision: Revision = None
+    plugin: Plugin = ()
+    trust_remote_code: TrustRemoteCode = False
+    command: Command = ""
+
+    def check(self) -> None:
+        super().check()
+        if (self.tokens is None) == (self.steps is None):
+            raise UsageError("Give the budget as `tokens` or as `steps`.")
+        if self.length is not None and self.length_schedule is not None:
+            raise UsageError("Give `length` or `length_schedule`, not both.")
+        if self.hidden_weight and self.teacher is None:
+            raise UsageError("`hidden_weight` needs a `teacher`.")
+        if self.text and self.dataset is not None:
+            raise UsageError("Give `text` or `dataset`, not both.")
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a continuation must share, as JSON."""
+        kept = {name: value for name, value in asdict(self).items() if name not in FREE_ON_RESUME}
+        return {name: _plain(value) for name, value in kept.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value

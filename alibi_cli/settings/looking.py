@@ -1,0 +1,84 @@
+"""Settings of verify, of looking at heads, and of the benchmark of attention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from alibi_cli.errors import UsageError
+from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.measuring import Lengths
+from alibi_cli.settings.shared import MaxBias, Plugin, Revision, checked_lengths, parse_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(Verb):
+    """Which checkpoint is verified."""
+
+    folder: Annotated[Path, Setting("A converted checkpoint.", argument=True, metavar="DIR")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsSettings(Verb):
+    """Whose heads are looked at, and on what. model: as in `evaluate`."""
+
+    model: Annotated[Any, Setting("A local folder, or the name of a Hub repository.", argument=True, metavar="MODEL")]
+    text: Annotated[
+        tuple[Path, ...],
+        Setting("Look at the heads on this text; repeatable. Default: the embedded text.", metavar="FILE"),
+    ] = ()
+    tokens: Annotated[int, Setting("Tokens of text to look at, two windows at least.", minimum=1)] = 8192
+    length: Annotated[
+        int | None, Setting("Tokens in a window. Default: the trained length, but at most 1,024.", minimum=2)
+    ] = None
+    # Four, as many as StreamingLLM keeps.
+    sinks: Annotated[
+        int, Setting("First tokens of a window that count as attention sinks.", metavar="N", minimum=0)
+    ] = 4
+    revision: Revision = None
+    plugin: Plugin = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlopesSettings(Verb):
+    """Whose slopes are shown."""
+
+    model: Annotated[
+        str | None,
+        Setting(
+            "A checkpoint folder or Hub name; its own slopes if it is converted.", argument=True, metavar="[MODEL]"
+        ),
+    ] = None
+    heads: Annotated[int | None, Setting("Number of attention heads.", minimum=1, maximum=4096)] = None
+    max_bias: MaxBias = None
+
+    def check(self) -> None:
+        super().check()
+        if self.model is not None and self.heads is not None:
+            raise UsageError("Give a model or `heads`, not both.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoliciesSettings(Verb):
+    """Whose policies are shown."""
+
+    plugin: Plugin = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchAttentionSettings(Verb):
+    """Which attention backends are measured, on which inputs."""
+
+    lengths: Lengths = (512, 1024, 2048, 4096)
+    heads: Annotated[int, Setting("Number of attention heads.", minimum=1, maximum=4096)] = 12
+    head_dim: Annotated[int, Setting("Width of a head.", minimum=1)] = 64
+    batch: Annotated[int, Setting("Sequences per call.", minimum=1)] = 1
+    repeats: Annotated[int, Setting("Timed calls, of which the median is shown.", minimum=1)] = 3
+    backends: Annotated[
+        tuple[str, ...],
+        Setting("Only these. Default: every registered backend.", metavar="NAME,…", parse=parse_names),
+    ] = ()
+    device: Annotated[str, Setting("cpu, cuda, …; auto takes a GPU if there is one.")] = "auto"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Setting("Type of the input.")] = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", checked_lengths(self.lengths))

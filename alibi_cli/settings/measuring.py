@@ -1,0 +1,168 @@
+"""Settings of evaluate and of the tasks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from alibi_cli.errors import UsageError
+from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.shared import (
+    Command,
+    Dtype,
+    Plugin,
+    Revision,
+    SplitOn,
+    TrustRemoteCode,
+    checked_lengths,
+    parse_lengths,
+    parse_names,
+)
+
+DEFAULT_MODEL = "demo-gpt2"
+ProtocolName = Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"]
+
+Models = Annotated[
+    tuple[Any, ...],
+    Setting(
+        "Folders or Hub names. Default: the embedded demo-gpt2.", argument=True, metavar="[MODEL]...", preset=False
+    ),
+]
+Lengths = Annotated[
+    tuple[int, ...],
+    Setting(
+        "Sequence lengths in tokens: a list, or every doubling from A to B.", metavar="L,L,…|A:B", parse=parse_lengths
+    ),
+]
+BatchSize = Annotated[int | None, Setting("Windows per batch. Default: by a budget of tokens.", minimum=1)]
+Output = Annotated[
+    Path | None,
+    Setting("Write results there, after every row.", metavar="FILE.json", preset=False),
+]
+Device = Annotated[
+    str,
+    Setting(
+        "cpu, cuda, cuda:1, …; split: one model over all GPUs. auto: a GPU if there is one; split if the model needs it."
+    ),
+]
+DtypeOfModel = Annotated[Dtype, Setting("auto: float32 on a CPU, the checkpoint's own elsewhere.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnModels(Verb):
+    """What evaluations of either kind share. models: folders, Hub names, models in memory, or pairs of these and their tokenizers."""
+
+    models: Models = (DEFAULT_MODEL,)
+    lengths: Lengths = (512, 1024, 2048)
+    batch_size: BatchSize = None
+    output: Output = None
+    device: Device = "auto"
+    dtype: DtypeOfModel = "auto"
+    revision: Revision = None
+    plugin: Plugin = ()
+    trust_remote_code: TrustRemoteCode = False
+    command: Command = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", checked_lengths(self.lengths))
+
+    def check(self) -> None:
+        super().check()
+        if not self.models:
+            raise UsageError("`models` names none.")
+        if self.output is not None:
+            if self.output.suffix != ".json":  # r-0.5 and r-0.6 would share r-0.nll.safetensors
+                raise UsageError(f"`output`: {self.output} must end in .json.")
+            check_writable("output", self.output)
+            if self.output.exists() and not getattr(self, "resume", False):
+                can_continue = "resume" in type(self).__dataclass_fields__
+                also = "Continue it with `resume`, or choose" if can_continue else "Choose"
+                raise UsageError(f"{self.output} exists.", f"{also} another `output`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(OnModels):
+    """What perplexity is measured of."""
+
+    baseline: Annotated[
+        Any,
+        Setting(
+            "Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.",
+            metavar="MODEL[:ARM]",
+            preset=False,
+        ),
+    ] = None
+    arms: Annotated[
+        tuple[str, ...] | None,
+        Setting(
+            "What an unconverted model can do beyond its trained length, as rows of its own: truncated, window, window+sinks, "
+            "window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.",
+            metavar="ARM,ARM,…|none",
+            parse=parse_names,
+        ),
+    ] = None
+    protocol: Annotated[
+        ProtocolName,
+        Setting(
+            "Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows that advance by S; "
+            "all, as lm-evaluation-harness does it."
+        ),
+    ] = "fixed-target"
+    targets: Annotated[
+        int | None,
+        Setting(
+            "K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.",
+            minimum=1,
+            part_of="protocol",
+        ),
+    ] = None
+    stride: Annotated[int | None, Setting("S of sliding.", minimum=1, part_of="protocol")] = None
+    text: Annotated[
+        tuple[Path, ...], Setting("Score this file; repeatable, one document each.", metavar="FILE", preset=False)
+    ] = ()
+    split_on: Annotated[SplitOn, Setting("What separates documents in text files.", preset=False)] = "file"
+    dataset: Annotated[
+        str | None, Setting("python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.", metavar="NAME")
+    ] = None
+    text_column: Annotated[str, Setting("The dataset's column that holds the text.")] = "text"
+    max_documents: Annotated[int | None, Setting("Take only the first N documents.", minimum=1)] = None
+    max_segments: Annotated[
+        int | None,
+        Setting("Score only about N segments of the longest length, spread over the documents.", minimum=1),
+    ] = None
+    resume: Annotated[bool, Setting("Keep the rows that the output already has.", preset=False)] = False
+
+    def check(self) -> None:
+        super().check()
+        if self.resume and self.output is None:
+            raise UsageError("`resume` continues the file that `output` names.")
+        if self.text and self.dataset is not None:
+            raise UsageError("Give `text` or `dataset`, not both.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(OnModels):
+    """What accuracy is measured of. task: one of `task_names()`."""
+
+    task: Annotated[
+        str,
+        Setting("The generated long-range task.", argument=True, metavar="passkey|listops|NAME", preset=False),
+    ]
+    samples: Annotated[int | None, Setting("Items per length and depth. Default: the task's own.", minimum=1)] = None
+    seed: Annotated[int, Setting("Which items.")] = 0
+    attention: Annotated[
+        str | None,
+        Setting(
+            "Run on this registered attention backend instead of the converted model's own; auto chooses one.",
+            metavar="NAME",
+        ),
+    ] = None
+
+
+def check_writable(setting: str, path: Path) -> None:
+    """
+    Raises:
+        UsageError: a file that could not be written after the work.
+    """
+    if not path.parent.is_dir() or path.is_dir():
+        reason = "it is a folder" if path.is_dir() else "its folder does not exist"
+        raise UsageError(f"`{setting}`: {path} cannot be written: {reason}.")

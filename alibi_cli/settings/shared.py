@@ -1,0 +1,78 @@
+"""Settings that several verbs share, and how their text is read."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from alibi_cli.errors import UsageError
+from alibi_cli.settings.declaration import Setting
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+SplitOn = Literal["file", "blank-line"]
+
+Model = Annotated[str, Setting("A local folder, or the name of a Hub repository.", argument=True, metavar="MODEL")]
+Revision = Annotated[str | None, Setting("Branch, tag or commit of a Hub repository.", preset=False)]
+TrustRemoteCode = Annotated[
+    bool,
+    Setting(
+        "Let a model's own Python code run. Off unless given; stock families do not need it.",
+        panel="Dangerous options",
+        preset=False,
+    ),
+]
+Plugin = Annotated[
+    tuple[Path, ...],
+    Setting("Load a plug-in that registers policies; repeatable.", metavar="FILE.py", preset=False),
+]
+MaxBias = Annotated[float | None, Setting("Exponent of the gentlest slope, 2^-B, instead of Press's 8.", above=0)]
+Command = Annotated[str, Setting("What the record says was run.", option=False, preset=False)]
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """'512,1024,2048', or '512:8192' for every doubling of 512 up to 8192.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            lengths = []
+            while 0 < first <= last:
+                lengths.append(first)
+                first *= 2
+        else:
+            lengths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"`lengths`: {text!r} is not a list like 512,1024,2048 or a range like 512:8192.") from None
+    if not lengths:
+        raise UsageError(f"`lengths`: {text!r} holds none.")
+    return tuple(lengths)
+
+
+def checked_lengths(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Ascending, each once.
+
+    Raises:
+        UsageError: there are none, or not all are whole numbers from 2 on.
+    """
+    if not lengths or not all(type(length) is int and length >= 2 for length in lengths):
+        raise UsageError(f"`lengths` are whole numbers from 2 on; they are {', '.join(map(str, lengths)) or 'none'}.")
+    return tuple(sorted(set(lengths)))
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """'a, b' -> ('a', 'b'); none in 'none'."""
+    return () if text.strip() == "none" else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
+    """'512:0.7,1024:0.3' -> ((512, 0.7), (1024, 0.3)).
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return tuple((int(length), float(share)) for length, share in pairs)
+    except ValueError:
+        raise UsageError(f"`length_schedule`: {text!r} is not a list like 512:0.7,1024:0.3.") from None
