@@ -150,8 +150,8 @@ def _layers_of(name: str) -> Iterator[tuple[Tensors, dict[str, list[float]]]]:
     from alibi_cli import apply_alibi
     from alibi_cli.calibration.heads import observe_heads
     from alibi_cli.calibration.lookback import slopes_of_distances
-    from alibi_cli.presets import presets_folder
     from alibi_cli.runtime import alibi_attention as runtime
+    from alibi_cli.settings.presets import presets_folder
     from alibi_cli.text.documents import load_text
 
     folder = presets_folder() / name

@@ -32,7 +32,7 @@ from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.evaluation.protocols import make_protocol
 from alibi_cli.evaluation.scoring import Scorer
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token
 from benchmarks.claims import Claim

@@ -4,45 +4,37 @@ python scripts/write_cli_docs.py [--check]
 """
 
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+# Read when typer and rich are loaded: help as it is, whatever the terminal.
+os.environ |= {"COLUMNS": "140", "TERMINAL_WIDTH": "140", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
+
+import typer
+from typer.testing import CliRunner
+
+from alibi_cli.cli.app import app
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
-COMMANDS = (
-    "",
-    "convert",
-    "eval",
-    "verify",
-    "train",
-    "inspect",
-    "inspect slopes",
-    "inspect bias",
-    "inspect heads",
-    "inspect plan",
-    "inspect policies",
-    "inspect presets",
-    "bench",
-    "bench attention",
-)
+
+
+def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command of the tree, a group before what is in it."""
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*words, name))
 
 
 def render() -> str:
     parts = ["# Command line\n", "Generated from `--help` by `make docs`; do not edit.\n"]
-    plain = {
-        **os.environ,
-        "COLUMNS": "140",
-        "TERMINAL_WIDTH": "140",
-        "NO_COLOR": "1",
-        "_TYPER_FORCE_DISABLE_TERMINAL": "1",
-    }
-    for command in COMMANDS:
-        arguments = [sys.executable, "-m", "alibi_cli", *command.split(), "--help"]
-        text = subprocess.run(arguments, capture_output=True, text=True, check=True, env=plain).stdout.replace(
-            "python -m alibi_cli", "alibi"
-        )
-        lines = [line.rstrip() for line in text.strip("\n").splitlines()]
-        parts.append(f"## alibi {command}".rstrip() + "\n\n```text\n" + "\n".join(lines).strip() + "\n```\n")
+    for words in commands(typer.main.get_command(app)):
+        result = CliRunner().invoke(app, [*words, "--help"], prog_name="alibi")
+        if result.exit_code:
+            raise SystemExit(f"alibi {' '.join(words)} --help exited with {result.exit_code}: {result.exception}")
+        lines = [line.rstrip() for line in result.stdout.strip("\n").splitlines()]
+        parts.append(f"## {' '.join(('alibi', *words))}\n\n```text\n" + "\n".join(lines).strip() + "\n```\n")
     return "\n".join(parts)
 
 
@@ -52,7 +44,6 @@ def main() -> None:
         if not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != text:
             sys.exit(f"{DOCUMENT.name} is stale: run `make docs`.")
         return
-    DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(text, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from alibi_cli.models.families import family_policies, model_class
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 
 OLD_MAX = 24
 # Large initial weights: attention must matter, or the negative controls could not tell.

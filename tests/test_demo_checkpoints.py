@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from alibi_cli.presets import DEMONSTRATIONS, presets_folder
+from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
 from alibi_cli.text.documents import load_text
 from tests.evaluation.helpers import asked, evaluate
 

@@ -24,7 +24,8 @@ from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
-from alibi_cli.settings.declaration import declared, settings_of
+from alibi_cli.settings.declaration import declared
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text
 
 

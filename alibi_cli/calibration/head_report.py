@@ -13,8 +13,8 @@ from alibi_cli.models.language_model import describe, evaluating
 from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes, steps
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.looking import HeadsSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import load_text
 
 DEFAULT_LONGEST = 1024  # in eager attention, time and memory of a window grow with its square

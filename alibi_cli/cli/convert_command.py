@@ -30,11 +30,14 @@ def command(
     """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
     from alibi_cli.conversion.convert import run_convert, run_plan
 
-    if dry_run:
-        print_plan(run_plan(settings), json)
-        return
     with output.progress() as watch:
-        report = run_convert(settings, watch)
+        if dry_run:
+            planned = run_plan(settings, watch)
+        else:
+            report = run_convert(settings, watch)
+    if dry_run:
+        print_plan(planned, json)
+        return
     if json:
         output.print_json(report)
     else:

@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion
 FORGOTTEN = 100  # a key is as good as out of sight where its weight has fallen a hundredfold
 
 
-@options.takes(SlopesSettings)
+@options.takes(SlopesSettings, light=True)
 def slopes(settings: SlopesSettings, json: options.Json = False) -> None:
     """Slope of every head, and how far it sees: the distance at which the bias has cut a key's weight a hundredfold (-ln 100).
 
@@ -88,7 +88,9 @@ def plan(settings: PlanSettings, preset: options.Preset = None, json: options.Js
     """What `alibi convert` would do, the same as its --dry-run."""
     from alibi_cli.conversion.convert import run_plan
 
-    print_plan(run_plan(settings), json)
+    with output.progress() as watch:
+        found = run_plan(settings, watch)
+    print_plan(found, json)
 
 
 app.command(name="plan", epilog="Example:\n\n  alibi inspect plan gpt2")(plan)
@@ -99,7 +101,8 @@ def policies(settings: PoliciesSettings, json: options.Json = False) -> None:
     """The registered policies: which families have which, which module classes each rewrites, how, and where that is written."""
     from alibi_cli.models.policies import run_inspect_policies
 
-    found = run_inspect_policies(settings)
+    with output.progress() as watch:
+        found = run_inspect_policies(settings, watch)
     if json:
         by_family: dict[str, list[dict[str, str]]] = {}
         for each in found:
@@ -107,7 +110,12 @@ def policies(settings: PoliciesSettings, json: options.Json = False) -> None:
         output.print_json(by_family)
         return
     columns = ["family", "policy", "module class", "function", "origin", "verified against"]
-    output.print_table(None, columns, [list(each.model_dump().values()) for each in found])
+    package = f"{Path(__file__).parent.parent.parent}/"
+    rows = [
+        list(each.model_copy(update={"origin": each.origin.removeprefix(package)}).model_dump().values())
+        for each in found
+    ]
+    output.print_table(None, columns, rows)
 
 
 app.command(name="policies")(policies)
@@ -119,7 +127,7 @@ def presets(
     json: options.Json = False,
 ) -> None:
     """The named settings for --preset."""
-    from alibi_cli.presets import load_preset, preset_file, preset_names
+    from alibi_cli.settings.presets import load_preset, preset_file, preset_names
 
     if name is not None and not json:
         load_preset(name)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from alibi_cli.errors import SETTING
-from alibi_cli.settings.declaration import Declared, Verb, declared, settings_of
+from alibi_cli.settings.declaration import Declared, Verb, declared
+from alibi_cli.settings.presets import settings_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Preset = Annotated[
@@ -20,10 +21,11 @@ Preset = Annotated[
 ]
 
 
-def takes(cls: type[Verb]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator of a function of (settings, …): a command with an option for each setting of `cls`, and one for each other parameter.
 
-    Options that were left at their default are not given, so that a preset can have its say.
+    Options that were left at their default are not given, so that a preset can have its say. light: the command loads no library that has
+    to be silenced.
     """
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:
@@ -52,9 +54,10 @@ def takes(cls: type[Verb]) -> Callable[[Callable[..., None]], Callable[..., None
                 if hidden.name == "command":
                     given["command"] = command_line()
             settings = settings_of(cls, given, values.pop("preset", None))  # refused before anything heavy is loaded
-            from alibi_cli.cli.quiet import quiet_libraries
+            if not light:
+                from alibi_cli.cli.quiet import quiet_libraries
 
-            quiet_libraries()
+                quiet_libraries()
             function(settings, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ SILENT = os.environ.get("RANK", "0") != "0"
 def print_json(content: Any) -> None:
     """One JSON object on stdout, of a report or of plain data."""
     if not SILENT:
-        content = content.model_dump(mode="json") if hasattr(content, "model_dump") else content
+        if is_dataclass(content) and not isinstance(content, type):
+            content = asdict(content)
+        elif hasattr(content, "model_dump"):
+            content = content.model_dump(mode="json")
         sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

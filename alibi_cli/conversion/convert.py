@@ -15,7 +15,7 @@ from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
-from alibi_cli.settings.declaration import settings_of
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import embedded_or_files
 
 
@@ -53,9 +53,9 @@ def plan(model: str, output: str | Path | None = None, *, preset: str | None = N
     return run_plan(settings_of(PlanSettings, {"model": model, "output": output, **settings}, preset))
 
 
-def run_plan(settings: PlanSettings) -> PlanReport:
+def run_plan(settings: PlanSettings, progress: Watch | None = None) -> PlanReport:
     """`plan`, by settings."""
-    _, found = _planned(settings, None, read_weights=False)
+    _, found = _planned(settings, progress, read_weights=False)
     return found.report()
 
 

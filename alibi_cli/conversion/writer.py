@@ -1,14 +1,11 @@
 """Executes a plan: writes `DIR.partial`, verifies it, renames it to `DIR`. The source is never written to."""
 
-import json
-import platform
 import shlex
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from alibi_cli.conversion.convert_report import ConvertReport, Verification
 from alibi_cli.conversion.model_card import model_card
@@ -18,7 +15,9 @@ from alibi_cli.errors import AlibiError, explained
 from alibi_cli.files.atomic import MARKER, check_output, partial_folder
 from alibi_cli.files.copying import FILES_AT_A_TIME, Writing, copy_file, link_file, sha256_of
 from alibi_cli.files.pickled import rewrite_pickled
+from alibi_cli.files.strict_json import write_json
 from alibi_cli.files.tensor_files import rewrite_file
+from alibi_cli.files.versions import versions
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.runtime import runtime_sources
 
@@ -98,7 +97,7 @@ def write(
             folder / "alibi.json",
             {
                 **report.model_dump(exclude={"output", "seconds", "better"}),
-                "versions": versions(),
+                "versions": versions("safetensors"),
                 "sha256": digests,
                 "files": _digests_of_files(folder, digests),
             },
@@ -179,12 +178,3 @@ def _verify(plan: Plan, folder: Path) -> Verification:
 
     with explained("The checkpoint that was written cannot be loaded"):
         return check_reload(plan, folder)
-
-
-def versions() -> dict[str, str]:
-    packages = ("alibi-cli", "torch", "transformers", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

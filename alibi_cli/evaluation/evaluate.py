@@ -1,11 +1,9 @@
 """The verb `evaluate`: models at lengths, row by row."""
 
 import gc
-import platform
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,14 @@ from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
+from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Update, Watch, notes, steps
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text, load_text
-
-PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose versions a results file records
 
 
 def evaluate(
@@ -120,7 +117,7 @@ def _evaluate(settings: EvaluateSettings, text: Text, update: Update, processes:
     segments = first.name == "fixed-target" or settings.max_segments is not None
     results = Results(
         command=settings.command,
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions=versions("tokenizers"),
         protocol=ProtocolFacts(
             name=first.name,
             targets=first.targets,

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from alibi_cli.errors import UsageError
-from alibi_cli.text.tokens import TokenizedDocument
+from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument
 
 PROTOCOLS = ("fixed-target", "non-overlapping", "sliding", "lm-eval")
-MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from alibi_cli.evaluation.arms import FULL
-from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, mean_interval, per_document
+from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, by_context, mean_interval, per_document
 
 SCHEMA_VERSION = 1
 
@@ -175,7 +175,7 @@ class Results(BaseModel):
         """
         from alibi_cli.plots.results_plot import draw
 
-        return draw(self, None if path is None else Path(path))
+        return draw(self, by_context, None if path is None else Path(path))
 
     def save(self, path: str | Path) -> None:
         """Writes `path`, which ends in .json, and beside it the record.

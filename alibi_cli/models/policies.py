@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from alibi_cli.models.families import family_policies, policy_names, verified_against
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.looking import PoliciesSettings
+from alibi_cli.settings.presets import settings_of
 
 
 class PolicyRow(BaseModel):

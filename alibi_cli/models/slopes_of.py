@@ -1,21 +1,18 @@
 """The verb `inspect_slopes`: the slopes of a checkpoint, or those that it would get."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.files.strict_json import read_json
-from alibi_cli.models.plausible import check_plausible
-from alibi_cli.models.source import locate
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.looking import SlopesSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
 
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")  # the keys of config.json, by family
 
 
-class SlopesReport(BaseModel):
+@dataclass(frozen=True)  # and no pydantic model: it is shown at once
+class SlopesReport:
     """The JSON of `alibi inspect slopes`. scheme: "press", or "checkpoint" for a converted one's own. slopes: one for each head, or a list
     of them for each layer."""
 
@@ -44,6 +41,10 @@ def run_inspect_slopes(settings: SlopesSettings) -> SlopesReport:
     if model is None:
         heads = settings.heads or 8
         return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))
+    from alibi_cli.files.strict_json import read_json
+    from alibi_cli.models.plausible import check_plausible
+    from alibi_cli.models.source import locate
+
     config = read_json(locate(model, read_weights=False)[0] / "config.json")
     check_plausible(config, model)
     found = next((config[key] for key in HEADS if type(config.get(key)) is int), 0)

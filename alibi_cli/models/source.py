@@ -18,7 +18,7 @@ from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import TensorInfo, read_header
 from alibi_cli.models.families import config_of, model_class, trained_length
 from alibi_cli.models.hub import FOREIGN_WEIGHTS, download, remote_tensors
-from alibi_cli.presets import DEMONSTRATIONS, presets_folder
+from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

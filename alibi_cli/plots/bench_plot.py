@@ -1,12 +1,15 @@
 """Time and memory of attention by length."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alibi_cli.attention.benchmark import PLAIN, AttentionBenchmark
 from alibi_cli.plots.figures import write_figure
 
+if TYPE_CHECKING:
+    from alibi_cli.attention.benchmark import AttentionBenchmark
 
-def draw(path: Path, results: AttentionBenchmark) -> None:
+
+def draw(path: Path, results: "AttentionBenchmark") -> None:
     """Seconds and peak memory by length, one line per backend; PNG, SVG or PDF by the ending of `path`.
 
     Raises:
@@ -17,12 +20,13 @@ def draw(path: Path, results: AttentionBenchmark) -> None:
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 2)
+    plain = results.rows[0].backend
     rows = [row for row in results.rows if row.status == "ok"]
     for axis, quantity, unit in ((axes[0], "seconds", 1.0), (axes[1], "peak_bytes", 1e6)):
         for name in dict.fromkeys(row.backend for row in rows):
             points = [(row.length, getattr(row, quantity) / unit) for row in rows if row.backend == name]
             label = " " + name if name.startswith("_") else name  # matplotlib hides labels that start with _
-            axis.plot(*zip(*points, strict=True), marker="o", linestyle="--" if name == PLAIN else "-", label=label)
+            axis.plot(*zip(*points, strict=True), marker="o", linestyle="--" if name == plain else "-", label=label)
         axis.set(xscale="log", yscale="log", xlabel="length (tokens)")
         ticks = FixedLocator(sorted({row.length for row in rows}))
         axis.xaxis.set(major_locator=ticks, major_formatter=ScalarFormatter(), minor_locator=NullLocator())

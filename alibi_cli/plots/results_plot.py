@@ -1,14 +1,17 @@
 """Pictures of a results file: perplexity by length with intervals, arms beside their model, and NLL by the amount of context."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.arms import FULL
-from alibi_cli.evaluation.results import Results, Row, RowKey
-from alibi_cli.evaluation.statistics import Scored, by_context
 from alibi_cli.plots.figures import write_figure
+
+if TYPE_CHECKING:
+    from alibi_cli.evaluation.results import Results, Row
+
+FULL = "full"  # the arm that is the model itself
 
 # Okabe and Ito's colours, in an order in which neighbours differ in lightness too; an arm is told by its line and its marker.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#009E73")
@@ -24,8 +27,8 @@ STYLES: dict[str, tuple[Any, str]] = {
 APART = 0.11  # of the width of an axis: labels of five digits that are nearer than this would touch
 
 
-def draw(results: Results, path: Path | None = None) -> Any:
-    """A matplotlib figure; with a path it is written as PNG, SVG or PDF, by its ending.
+def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path: Path | None = None) -> Any:
+    """A matplotlib figure; with a path it is written as PNG, SVG or PDF, by its ending. by_context: (context, NLL) of a row's record.
 
     Raises:
         AlibiError: nothing was scored, or the file cannot be written.
@@ -46,7 +49,7 @@ def draw(results: Results, path: Path | None = None) -> Any:
         own = lines.get((model, FULL), [])
         _draw_lengths(left, rows if arm == FULL else _joined(rows, own), arm, color=colours[model])
         if arm == FULL:
-            _draw_positions(right, rows, results.record, colours[model])
+            _draw_positions(right, rows, lambda row: by_context(results.record[row.key]), colours[model])
     rows = [row for found in lines.values() for row in found]
     left.set(xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol.name}, {results.text.name}")
     _scale(left, sorted({row.length for row in rows}), [row.perplexity or 1.0 for row in rows])
@@ -62,13 +65,13 @@ def draw(results: Results, path: Path | None = None) -> Any:
     return figure
 
 
-def _joined(rows: list[Row], own: list[Row]) -> list[Row]:
+def _joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
     """An arm's rows, from the model's own at the longest length at which the arm is the model itself."""
     within = [row for row in own if row.length < rows[0].length and row.length <= _reach(rows[0])]
     return [*within[-1:], *rows]
 
 
-def _reach(row: Row) -> float:
+def _reach(row: "Row") -> float:
     """Up to how many tokens the arm of a row is the original."""
     settings = row.arm_settings or {}
     if "factor" in settings:
@@ -76,7 +79,7 @@ def _reach(row: Row) -> float:
     return settings["window"] + settings["sinks"] if settings else row.fed_length
 
 
-def _draw_lengths(axis: Any, rows: list[Row], arm: str, **style: Any) -> None:
+def _draw_lengths(axis: Any, rows: list["Row"], arm: str, **style: Any) -> None:
     line, marker = STYLES.get(arm.split(":", maxsplit=1)[0], STYLES[FULL])
     label = _label(rows[-1].model) + ("" if arm == FULL else f":{arm}")
     lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
@@ -87,9 +90,9 @@ def _draw_lengths(axis: Any, rows: list[Row], arm: str, **style: Any) -> None:
     axis.fill_between(lengths, low, high, alpha=0.12, linewidth=0, **style)
 
 
-def _draw_positions(axis: Any, rows: list[Row], record: dict[RowKey, Scored], colour: str) -> None:
+def _draw_positions(axis: Any, rows: list["Row"], by_context: Callable[["Row"], tuple[Any, Any]], colour: str) -> None:
     for index, row in enumerate(rows):
-        context, nll = by_context(record[row.key])
+        context, nll = by_context(row)
         depth = 0.35 + 0.65 * (index + 1) / len(rows)
         axis.plot(context, nll, color=colour, alpha=depth, linewidth=1, label=f"{_label(row.model)} at {row.length}")
 

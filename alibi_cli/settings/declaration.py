@@ -1,17 +1,14 @@
 """What a setting is, and how values become settings, wherever they come from: Python, the command line, or a preset."""
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alibi_cli.errors import UsageError
-
-Settings = TypeVar("Settings", bound="Verb")
 
 
 @dataclass(frozen=True)
@@ -87,38 +84,6 @@ def _declared(cls: Any) -> tuple[Declared, ...]:
     return tuple(found)
 
 
-def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | None = None) -> Settings:
-    """The settings of a verb: those that are given, the preset's in place of others, defaults for the rest.
-
-    Raises:
-        UsageError: an unknown name, a value of another kind or out of range, settings that do not go together, a preset of another verb.
-    """
-    known = {each.name: each for each in declared(cls)}
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"There is no setting {name!r}.", f"Did you mean `{close[0]}`?" if close else None)
-    values = {**_from_preset(cls, preset, given), **given}
-    missing = [name for name, each in known.items() if each.required and name not in values]
-    if missing:
-        raise UsageError(f"`{missing[0]}` is needed.")
-    made = cls(**{name: normal(known[name], value) for name, value in values.items()})
-    made.check()
-    return made
-
-
-def _from_preset(cls: type[Verb], preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    if preset is None:
-        return {}
-    from alibi_cli.presets import COMMANDS, load_preset
-
-    command, _, chosen = load_preset(preset)
-    if COMMANDS[command] is not cls:
-        raise UsageError(f"Preset {preset} is for `alibi {command}`.")
-    of = {each.name: each.setting.part_of for each in declared(cls)}
-    return {name: value for name, value in chosen.items() if of[name] not in given}
-
-
 def normal(declared: Declared, value: Any) -> Any:
     """A value as the settings class has it: text is parsed, lists become tuples, names of files paths.
 
@@ -163,6 +128,3 @@ def _check_range(name: str, value: float, setting: Setting) -> None:
     else:
         must = "finite" if high is None else f"at most {high:g}"
     raise UsageError(f"`{name}` must be {must}; it is {value}.")
-
-
-__all__ = ["Annotated", "Setting", "Verb", "declared", "settings_of"]

@@ -9,6 +9,8 @@ import numpy as np
 from alibi_cli.errors import AlibiError
 from alibi_cli.text.documents import Text
 
+MASKED_SHARE = 0.15  # of the tokens that a masked model fills in (Devlin et al. 2019)
+
 
 @dataclass(frozen=True)
 class TokenizedDocument:

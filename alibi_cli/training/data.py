@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from alibi_cli.errors import UsageError
-from alibi_cli.evaluation.protocols import MASKED_SHARE
+from alibi_cli.text.tokens import MASKED_SHARE
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.lengths import scale_train_sequence_length
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from alibi_cli.conversion.writer import write_json
 from alibi_cli.errors import AlibiError, UsageError, explained
-from alibi_cli.files.strict_json import read_json
+from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.text.documents import DEFAULT, open_text

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax
 from torch.utils.checkpoint import checkpoint
 
-from alibi_cli.evaluation.scoring import LOGITS_PER_CHUNK
+from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 
 
 def token_losses(

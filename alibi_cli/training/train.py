@@ -17,8 +17,8 @@ from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Update, Watch, notes, steps
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from alibi_cli.conversion.convert_report import Verification
-from alibi_cli.conversion.writer import versions
+from alibi_cli.files.versions import versions
 from alibi_cli.training.budget import Budget, Stage
 from alibi_cli.training.data import Tokens
 from alibi_cli.training.job import Job
@@ -117,7 +117,7 @@ def make_report(
         losses=_losses(trainer.state.log_history, budget),
         verified=verified,
         sha256=digests,
-        versions={**versions(), "accelerate": version("accelerate")},
+        versions={**versions("safetensors"), "accelerate": version("accelerate")},
         loads_with=f'{auto}.from_pretrained("{settings.output}"{remote})',
         command=settings.command or shlex.join(["alibi", "train", settings.checkpoint, "-o", str(settings.output)]),
     )

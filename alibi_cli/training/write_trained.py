@@ -14,11 +14,10 @@ from yaml import YAMLError
 from alibi_cli.conversion.convert_report import Verification
 from alibi_cli.conversion.model_card import UNTRAINED
 from alibi_cli.conversion.reload_check import TOLERANCE, outputs, reload
-from alibi_cli.conversion.writer import write_json
 from alibi_cli.errors import AlibiError
 from alibi_cli.files.atomic import MARKER
 from alibi_cli.files.copying import copy_file, sha256_of
-from alibi_cli.files.strict_json import read_json
+from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import load_model
 from alibi_cli.models.source import Source

@@ -22,7 +22,7 @@ from typing import Any
 
 from alibi_cli.evaluation.results_file import load_results
 from alibi_cli.evaluation.statistics import per_document
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 from benchmarks.healing.arms import LENGTHS, MODELS, Arm, arms
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from alibi_cli.conversion.writer import write
 from alibi_cli.models.source import open_source
 from alibi_cli.progress import Progress, Watch
 from alibi_cli.settings.conversion import PlanSettings
-from alibi_cli.settings.declaration import settings_of
+from alibi_cli.settings.presets import settings_of
 
 
 def plan_of(source: Path | str, output: Path, **settings: Any) -> Plan:

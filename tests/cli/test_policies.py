@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from alibi_cli.calibration import added, divergence
+from alibi_cli.calibration import added, divergence, feed
 from alibi_cli.calibration import calibrate as run
 from alibi_cli.calibration import time_left as progress
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.models.families import family_policies
-from alibi_cli.presets import load_preset
+from alibi_cli.settings.presets import load_preset
 from alibi_cli.slopes import get_slopes
 from tests.calibration.kill_calibrations import TEXT
 from tests.cli.run import alibi, alibi_here
@@ -49,8 +49,8 @@ def text(tmp_path: Path) -> tuple[str, ...]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(run.TOKENS, "reach", 600)
-    monkeypatch.setattr(run, "ADDED_TOKENS", 2500)
+    monkeypatch.setitem(feed.TOKENS, "reach", 600)
+    monkeypatch.setattr(feed, "ADDED_TOKENS", 2500)
     monkeypatch.setattr(run, "HELD_OUT_TOKENS", 300)
     for module in (added, divergence):
         monkeypatch.setattr(module, "TOKENS_PER_BATCH", 256)
@@ -189,17 +189,18 @@ def test_a_preset_may_say_all_of_it(sources, tmp_path, monkeypatch):
     chosen = {"policy": "add", "slopes": "calibrated", "calibrate": "distil", "sinks": 3, "offset": 5, "horizon": 12}
     lines = [f"  {key}: {value}" for key, value in {**chosen, "calibration_length": 40}.items()]
     (folder / "mine.yaml").write_text("\n".join(["command: convert", "description: x", "settings:", *lines]))
-    monkeypatch.setattr("alibi_cli.presets.presets_folder", lambda: folder)
+    monkeypatch.setattr("alibi_cli.settings.presets.presets_folder", lambda: folder)
     plan = json.loads(alibi_here("inspect", "plan", sources["llama"], "--preset", "mine", "--json").stdout)
     assert plan["slopes_scheme"] == "calibrated, distil" and plan["policy_name"] == "add" and plan["sinks"] == 3
     settings = []
     monkeypatch.setattr(
-        "alibi_cli.cli.calibration.run", lambda *a: settings.append(a[2]) or (_ for _ in ()).throw(KeyError)
+        "alibi_cli.conversion.convert.calibrate_source",
+        lambda *a: settings.append(a[2]) or (_ for _ in ()).throw(KeyError),
     )
     with pytest.raises(KeyError):
         alibi_here("convert", sources["llama"], "-o", tmp_path / "out", "--preset", "mine", "--sinks", "1")
     assert {key: settings[0][key] for key in chosen} == {**chosen, "sinks": 1}
-    assert settings[0]["calibration_length"] == 40
+    assert settings[0].calibration_length == 40
     (folder / "mine.yaml").write_text("command: convert\ndescription: x\nsettings: {policy: add, calibrate: guess}")
     result = alibi_here("inspect", "plan", sources["llama"], "--preset", "mine")
     assert result.exit_code == 2 and "calibrate" in result.error.message

@@ -18,7 +18,7 @@ from alibi_cli.evaluation.results import Contrast, RowKey
 from alibi_cli.evaluation.results_file import load_results
 from alibi_cli.evaluation.window_attention import attend, note_rule
 from alibi_cli.plots.results_plot import APART, labelled
-from alibi_cli.presets import parse_preset
+from alibi_cli.settings.presets import parse_preset
 from alibi_cli.settings.shared import parse_names
 from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_inside

@@ -364,7 +364,7 @@ def test_models_that_cut_the_text_differently_are_not_compared(
     raw.save(str(other / "tokenizer.json"))
     results, _ = evaluate(asked([checkpoints["llama"], str(other)], (8, 12), text, baseline=checkpoints["llama"]))
     assert all(row.status == "ok" for row in results.rows)
-    assert results.models[1]["special_tokens"][0] == [256]
+    assert results.models[1].special_tokens[0] == [256]
     assert not [c for c in results.contrasts if c.model != c.baseline]
     with pytest.raises(AlibiError, match="cannot be scored together"):
         evaluate(asked([checkpoints["roberta"], checkpoints["llama"]], (8, 12), text))
@@ -399,7 +399,7 @@ def test_a_length_that_does_not_fit_is_a_row_and_exit_code_1(
 def test_a_stock_model_that_no_policy_knows_can_be_measured(text: Text, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
-    from alibi_cli.presets import presets_folder
+    from alibi_cli.settings.presets import presets_folder
 
     config = GPTNeoConfig(
         vocab_size=257,

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from alibi_cli import AlibiError
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.python_docs import documents, is_held_out
 from alibi_cli.text.tokens import special_tokens, tokenize

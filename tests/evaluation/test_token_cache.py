@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text import token_cache
 from alibi_cli.text.documents import Text
 from alibi_cli.text.token_cache import tokenize_once

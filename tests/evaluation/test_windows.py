@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alibi_cli import AlibiError
-from alibi_cli.evaluation.protocols import MASKED_SHARE, make_protocol
-from alibi_cli.text.tokens import TokenizedDocument, enclosed, limit
+from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument, enclosed, limit, make_protocol
 
 
 def documents(*sizes: int) -> list[TokenizedDocument]:

@@ -19,7 +19,7 @@ from alibi_cli.cli.options import parse_lengths
 from alibi_cli.conversion.verify import verify
 from alibi_cli.conversion.writer import write
 from alibi_cli.models.language_model import describe
-from alibi_cli.presets import parse_preset, preset_names, presets_folder
+from alibi_cli.settings.presets import parse_preset, preset_names, presets_folder
 from alibi_cli.text.documents import Text, load_text
 from tests.checkpoint.helpers import convert, plan_of
 from tests.checkpoint.test_sources import shard

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoTokenizer
 
 from alibi_cli import AlibiError, apply_alibi
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import open_text
 from alibi_cli.training.budget import Budget, Stage, make_budget
 from alibi_cli.training.data import (

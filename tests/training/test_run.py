@@ -14,9 +14,9 @@ from alibi_cli.calibration.learnable import slope_bounds
 from alibi_cli.conversion.verify import verify
 from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import load_model
-from alibi_cli.presets import load_preset, presets_folder
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.presets import load_preset, presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.training import train as run
 from alibi_cli.training.trainable_slopes import PARAMETER, attach_slopes, settle_slopes

@@ -2,12 +2,10 @@
 
 import gc
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from pydantic import BaseModel
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
 from alibi_cli.errors import AlibiError, UsageError, explained
-from alibi_cli.evaluation.evaluate import PACKAGES, as_models
+from alibi_cli.evaluation.evaluate import as_models
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
@@ -26,12 +24,13 @@ from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tables import NOTES, Table, short
 from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
 from alibi_cli.files.atomic import new_file
+from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe
 from alibi_cli.models.loading import device_type, load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Say, Update, Watch, notes, steps
-from alibi_cli.settings.declaration import settings_of
 from alibi_cli.settings.measuring import TaskSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import TokenizedDocument, special_tokens
 
 SCHEMA_VERSION = 1
@@ -190,7 +189,7 @@ def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Proce
     )
     results = TaskResults(
         command=settings.command,
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions=versions("tokenizers"),
         task=TaskFacts(
             name=settings.task,
             lengths=list(settings.lengths),

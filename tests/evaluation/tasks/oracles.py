@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutput
 
-from alibi_cli.presets import presets_folder
+from alibi_cli.settings.presets import presets_folder
 from tests.evaluation.tasks.by_hand import value_of
 
 VOCABULARY = 257

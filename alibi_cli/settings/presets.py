@@ -1,22 +1,55 @@
-"""Presets: named, commented YAML settings, and the demonstration checkpoints that lie beside them."""
+"""Settings from what is given and from presets: named, commented YAML files. The demonstration checkpoints lie beside them."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.conversion import ConvertSettings
-from alibi_cli.settings.declaration import Verb, declared
+from alibi_cli.settings.declaration import Verb, declared, normal
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.settings.measuring import EvaluateSettings
+
+Settings = TypeVar("Settings", bound=Verb)
 
 DEMONSTRATIONS = ("demo-gpt2", "demo-llama")
 COMMANDS: dict[str, type[Verb]] = {"convert": ConvertSettings, "eval": EvaluateSettings, "train": TrainSettings}
 
 
+def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | None = None) -> Settings:
+    """The settings of a verb: those that are given, the preset's in place of others, defaults for the rest.
+
+    Raises:
+        UsageError: an unknown name, a value of another kind or out of range, settings that do not go together, a preset of another verb.
+    """
+    known = {each.name: each for each in declared(cls)}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"There is no setting {name!r}.", f"Did you mean `{close[0]}`?" if close else None)
+    values = {**_from_preset(cls, preset, given), **given}
+    missing = [name for name, each in known.items() if each.required and name not in values]
+    if missing:
+        raise UsageError(f"`{missing[0]}` is needed.")
+    made = cls(**{name: normal(known[name], value) for name, value in values.items()})
+    made.check()
+    return made
+
+
+def _from_preset(cls: type[Verb], preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    command, _, chosen = load_preset(preset)
+    if not issubclass(COMMANDS[command], cls):
+        raise UsageError(f"Preset {preset} is for `alibi {command}`.")
+    part_of = {each.name: each.setting.part_of for each in declared(cls)}
+    return {name: value for name, value in chosen.items() if name in part_of and part_of[name] not in given}
+
+
 def presets_folder() -> Path:
     """Inside the package in an installed wheel, beside it in a clone."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     return package / "presets" if (package / "presets").is_dir() else package.parent / "presets"
 
 
