@@ -26,10 +26,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-# Regenerates docs/cli.md from --help.
+# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
+	$(BIN)/python scripts/write_architecture.py
+	$(BIN)/python scripts/write_schemas.py
+	$(BIN)/python scripts/write_stub.py
 
 # What conversion costs, and what calibration and healing win back: hours on two cores, continued where it was interrupted.
 heal-report: $(READY)

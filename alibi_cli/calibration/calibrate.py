@@ -25,10 +25,12 @@ from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.settings.declaration import declared
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text
 
 
+@takes_settings(CalibrateSettings)
 def calibrate(
     model: PreTrainedModel,
     text: Any = None,

@@ -13,6 +13,7 @@ from alibi_cli.models.language_model import describe, evaluating
 from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes, steps
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.looking import HeadsSettings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import load_text
@@ -45,6 +46,7 @@ class HeadReport(BaseModel):
     sink_weight: Map
 
 
+@takes_settings(HeadsSettings)
 def inspect_heads(model: Any, *, progress: Watch | None = None, **settings: Any) -> HeadReport:
     """How far each head of a model looks back, how widely, and how much of its attention rests on attention sinks.
 

@@ -23,6 +23,7 @@ def check_source(source: Source, settings: CalibrateSettings) -> None:
     Raises:
         AlibiError: a checkpoint that cannot be calibrated so; no weight is read.
     """
+    settings.check_method()
     config = source.config
     if config.is_encoder_decoder:
         raise UsageError(f"A {config.model_type} is an encoder-decoder; calibration reads one text.")

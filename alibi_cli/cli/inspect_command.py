@@ -106,7 +106,7 @@ def policies(settings: PoliciesSettings, json: options.Json = False) -> None:
     if json:
         by_family: dict[str, list[dict[str, str]]] = {}
         for each in found:
-            by_family.setdefault(each.family, []).append(each.model_dump(exclude={"family"}))
+            by_family.setdefault(each.family, []).append(each.model_dump())
         output.print_json(by_family)
         return
     columns = ["family", "policy", "module class", "function", "origin", "verified against"]

@@ -15,12 +15,14 @@ from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import embedded_or_files
 
 
+@takes_settings(ConvertSettings)
 def convert(
-    model: str,
+    model: str | Path,
     output: str | Path | None = None,
     *,
     preset: str | None = None,
@@ -44,8 +46,15 @@ def convert(
     return run_convert(settings_of(ConvertSettings, given, preset), progress)
 
 
-def plan(model: str, output: str | Path | None = None, *, preset: str | None = None, **settings: Any) -> PlanReport:
-    """What `convert` would do, with the same arguments. No weight is read and nothing is written.
+@takes_settings(PlanSettings)
+def plan(
+    model: str | Path, output: str | Path | None = None, *, preset: str | None = None, **settings: Any
+) -> PlanReport:
+    """What `convert` would do. No weight is read and nothing is written.
+
+    Args:
+        model, output, preset: as for `convert`.
+        settings: see `PlanSettings`.
 
     Raises:
         AlibiError: as `convert`.
@@ -62,11 +71,10 @@ def run_plan(settings: PlanSettings, progress: Watch | None = None) -> PlanRepor
 def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> ConvertReport:
     """`convert`, by settings."""
     source, found = _planned(settings, progress, read_weights=True)
-    unfinished = _unfinished(found.output)
     if settings.calibrated:
         check_output(found.output, source.folder, settings.force)  # before minutes of work, not after
         text = embedded_or_files(settings.calibration_text)
-        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), unfinished)
+        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), _unfinished(found.output))
         found = found.completed(learned)
     report = write(
         found,
@@ -77,7 +85,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
         progress=progress,
     )
     if settings.calibrated:
-        State(unfinished).clear()
+        State(_unfinished(found.output)).clear()
     return report.model_copy(update={"better": _better(found)})
 
 

@@ -4,6 +4,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Update, Watch, notes, steps
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text, load_text
 
 
+@takes_settings(EvaluateSettings)
 def evaluate(
     models: Any,
     *,
@@ -186,27 +189,31 @@ def _run(
     job: Job, wanted: list[tuple[str, int]], settings: EvaluateSettings, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
     info, model, scorer = job.info, None, None
-    for name, length in wanted:
-        trained, what_it_does = info.trained_length or length, None
-        computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
-        if computed != FULL:
-            what_it_does = parse_arm(name).settings(trained, length)
-        if info.hard_limit is not None and fed > info.hard_limit:
-            yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
-            continue
-        if (computed, fed) not in job.cache:
-            if scorer is None:
-                update(f"Loading {info.name}", 0, 1)
-                with processes.agreeing():
-                    model = load_model(
-                        info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
+    with ExitStack() as held:  # a model in memory is left in the mode in which it was
+        for name, length in wanted:
+            trained, what_it_does = info.trained_length or length, None
+            computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
+            if computed != FULL:
+                what_it_does = parse_arm(name).settings(trained, length)
+            if info.hard_limit is not None and fed > info.hard_limit:
+                yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
+                continue
+            if (computed, fed) not in job.cache:
+                if scorer is None:
+                    update(f"Loading {info.name}", 0, 1)
+                    with processes.agreeing():
+                        model = load_model(
+                            info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
+                        )
+                    _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
+                    held.enter_context(evaluating(model))
+                    scorer = Scorer(
+                        model, job.prefix, job.suffix, job.mask_token, settings.batch_size, processes=processes
                     )
-                _check_vocabulary(job, model.get_input_embeddings().num_embeddings)
-                scorer = Scorer(model, job.prefix, job.suffix, job.mask_token, settings.batch_size, processes=processes)
-            with evaluating(model), arm_of(model, computed, trained_length=trained, length=length):
-                job.cache[computed, fed] = _score(job, scorer, computed, fed, update)
-        row, scored = job.cache[computed, fed]
-        yield row.model_copy(update={"arm": name, "length": length, "arm_settings": what_it_does}), scored
+                with arm_of(model, computed, trained_length=trained, length=length):
+                    job.cache[computed, fed] = _score(job, scorer, computed, fed, update)
+            row, scored = job.cache[computed, fed]
+            yield row.model_copy(update={"arm": name, "length": length, "arm_settings": what_it_does}), scored
     del model, scorer
     gc.collect()
     if torch.cuda.is_available():

@@ -229,8 +229,8 @@ def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
 def evaluating(model: Any) -> Iterator[None]:
     """A model in memory is in evaluation mode meanwhile, and then as it was."""
     modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        model.eval()
         yield
     finally:
         for module, training in modes.items():

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from alibi_cli.models.families import family_policies, policy_names, verified_against
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.looking import PoliciesSettings
 from alibi_cli.settings.presets import settings_of
 
@@ -22,8 +23,13 @@ class PolicyRow(BaseModel):
     verified_against: str
 
 
+@takes_settings(PoliciesSettings)
 def inspect_policies(**settings: Any) -> list[PolicyRow]:
-    """The registered policies, by family; settings: see `PoliciesSettings`."""
+    """The registered policies, by family.
+
+    Args:
+        settings: see `PoliciesSettings`.
+    """
     return run_inspect_policies(settings_of(PoliciesSettings, settings))
 
 

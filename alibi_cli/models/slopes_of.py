@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.looking import SlopesSettings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
@@ -22,6 +23,7 @@ class SlopesReport:
     slopes: list[Any]
 
 
+@takes_settings(SlopesSettings)
 def inspect_slopes(model: str | None = None, **settings: Any) -> SlopesReport:
     """The slopes of a converted checkpoint, or Press's for a number of heads.
 

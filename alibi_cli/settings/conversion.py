@@ -92,11 +92,19 @@ class CalibrateSettings(Verb):
     def method(self) -> Method:
         return self.calibrate or self.methods[0]
 
-    def check(self) -> None:
-        super().check()
+    def check_method(self) -> None:
+        """
+        Raises:
+            UsageError: the policy is not calibrated by the method.
+        """
         if self.calibrate is not None and self.calibrate not in self.methods:
             known = " or ".join(self.methods)
             raise UsageError(f"The policy {self.policy} is not calibrated by {self.calibrate}, but by {known}.")
+
+    def check(self) -> None:
+        super().check()
+        if self.policy in METHODS:  # whether there is another by this name is known when plug-ins are loaded
+            self.check_method()
         for name in ("offset", "horizon"):
             if self.policy == "replace" and getattr(self, name):
                 raise UsageError(f"`{name}` is for a bias that is added; policy replace is textbook ALiBi.")
@@ -141,14 +149,14 @@ class PlanSettings(CalibrateSettings):
     plugin: Plugin = ()
 
     def check(self) -> None:
+        given = [name for name in ONLY_CALIBRATED if getattr(self, name) not in (None, ())]
+        if given and not self.calibrated:
+            raise UsageError(f"`{given[0]}` needs `slopes=calibrated`.")
         super().check()
         if self.calibrated and self.max_bias is not None:
             raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with calibrated ones.")
         if self.slopes not in ("press", "calibrated") and self.max_bias is not None:
             raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with a slopes file.")
-        given = [name for name in ONLY_CALIBRATED if getattr(self, name) not in (None, ())]
-        if given and not self.calibrated:
-            raise UsageError(f"`{given[0]}` needs `slopes=calibrated`.")
 
     @property
     def calibrated(self) -> bool:

@@ -105,6 +105,8 @@ def normal(declared: Declared, value: Any) -> Any:
         )
     elif kind is Path:
         value = Path(value)
+    elif kind is str and isinstance(value, Path):
+        value = str(value)
     elif kind is float and type(value) is int:
         value = float(value)
     if declared.choices is not None and value not in declared.choices:

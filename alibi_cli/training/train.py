@@ -18,6 +18,7 @@ from alibi_cli.models.plugins import load_plugins
 from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
@@ -32,8 +33,9 @@ from alibi_cli.training.write_trained import verify_trained, write_files, write_
 DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless `batch_size` says otherwise
 
 
+@takes_settings(TrainSettings)
 def train(
-    checkpoint: str,
+    checkpoint: str | Path,
     output: str | Path,
     *,
     preset: str | None = None,

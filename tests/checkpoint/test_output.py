@@ -30,7 +30,7 @@ def test_a_failed_verification_leaves_nothing_under_the_final_name(
     tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shard is corrupted between writing and verifying, as a bad disk would; the old folder survives --force."""
-    from alibi_cli.checkpoint import writer
+    from alibi_cli.conversion import writer
 
     real = writer._write_files
 

@@ -27,7 +27,7 @@ def edit(folder: Path, **changes: object) -> None:
 def test_it_is_the_trained_length_and_every_file_says_so(family: str, tmp_path: Path) -> None:
     source = save_tiny(family, tmp_path / "source")
     plan = plan_of(source, tmp_path / "out", policy="add", sinks=2)
-    assert plan.summary()["sink_distance"] == OLD_MAX
+    assert plan.report().sink_distance == OLD_MAX
     report = write(plan)
     assert report.verified.passed and report.sink_distance == OLD_MAX
     assert written(tmp_path / "out", "alibi.json")["sink_distance"] == OLD_MAX

@@ -199,7 +199,7 @@ def test_a_preset_may_say_all_of_it(sources, tmp_path, monkeypatch):
     )
     with pytest.raises(KeyError):
         alibi_here("convert", sources["llama"], "-o", tmp_path / "out", "--preset", "mine", "--sinks", "1")
-    assert {key: settings[0][key] for key in chosen} == {**chosen, "sinks": 1}
+    assert {key: getattr(settings[0], key) for key in chosen} == {**chosen, "sinks": 1}
     assert settings[0].calibration_length == 40
     (folder / "mine.yaml").write_text("command: convert\ndescription: x\nsettings: {policy: add, calibrate: guess}")
     result = alibi_here("inspect", "plan", sources["llama"], "--preset", "mine")

@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from alibi_cli.evaluation.tables import NOTES, Table, short
 from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
-from alibi_cli.models.language_model import ModelInfo, describe
+from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Say, Update, Watch, notes, steps
+from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import TaskSettings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import TokenizedDocument, special_tokens
@@ -148,6 +149,7 @@ class Answers(Scorer):
         return [float(right.min()) for right in self.score(documents, windows, on_item)]  # numpy's min keeps NaN
 
 
+@takes_settings(TaskSettings)
 def evaluate_task(task: str, models: Any, *, progress: Watch | None = None, **settings: Any) -> TaskResults:
     """Accuracy of models on a generated long-range task at every length, with intervals.
 
@@ -245,35 +247,39 @@ def _questions(info: ModelInfo, settings: TaskSettings, samples: int, update: Up
 def _run(
     info: ModelInfo, made: _Questions, settings: TaskSettings, chance: float, update: Update, processes: Processes
 ) -> Iterator[list[TaskRow]]:
-    answers = None
-    for length, by_depth in made.items.items():
-        if info.hard_limit is not None and length > info.hard_limit:
-            yield _rows(info.name, length, by_depth, "out_of_range", {}, chance, 0.0, len(made.prefix))
-            continue
-        if answers is None:
-            update(f"Loading {info.name}", 0, 1)
-            with processes.agreeing():
-                model = load_model(info, processes.device(settings.device), settings.dtype, settings.trust_remote_code)
-            _check_vocabulary(info.name, made, model.get_input_embeddings().num_embeddings)
-            answers = Answers(model, made.prefix, [], None, settings.batch_size, processes=processes)
-        total, done, status, started = sum(map(len, by_depth.values())), 0, "ok", time.monotonic()
+    model = answers = None
+    with ExitStack() as held:  # a model in memory is left in the mode in which it was
+        for length, by_depth in made.items.items():
+            if info.hard_limit is not None and length > info.hard_limit:
+                yield _rows(info.name, length, by_depth, "out_of_range", {}, chance, 0.0, len(made.prefix))
+                continue
+            if answers is None:
+                update(f"Loading {info.name}", 0, 1)
+                with processes.agreeing():
+                    model = load_model(
+                        info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
+                    )
+                _check_vocabulary(info.name, made, model.get_input_embeddings().num_embeddings)
+                held.enter_context(evaluating(model))
+                answers = Answers(model, made.prefix, [], None, settings.batch_size, processes=processes)
+            total, done, status, started = sum(map(len, by_depth.values())), 0, "ok", time.monotonic()
 
-        def on_item(n: int, length: int = length, total: int = total) -> None:
-            nonlocal done
-            done += n
-            update(f"{info.name} at {length}", min(done, total), total)
+            def on_item(n: int, length: int = length, total: int = total) -> None:
+                nonlocal done
+                done += n
+                update(f"{info.name} at {length}", min(done, total), total)
 
-        outcomes: dict[float | None, list[float]] = {}
-        try:
-            for depth, items in by_depth.items():
-                outcomes[depth] = answers.answers(items, on_item)
-        except OutOfMemory:
-            status, outcomes = "out_of_memory", {}
-        if any(math.isnan(outcome) for values in outcomes.values() for outcome in values):
-            status, outcomes = "non_finite", {}
-        seconds = time.monotonic() - started
-        yield _rows(info.name, length, by_depth, status, outcomes, chance, seconds, len(made.prefix))
-    del answers
+            outcomes: dict[float | None, list[float]] = {}
+            try:
+                for depth, items in by_depth.items():
+                    outcomes[depth] = answers.answers(items, on_item)
+            except OutOfMemory:
+                status, outcomes = "out_of_memory", {}
+            if any(math.isnan(outcome) for values in outcomes.values() for outcome in values):
+                status, outcomes = "non_finite", {}
+            seconds = time.monotonic() - started
+            yield _rows(info.name, length, by_depth, status, outcomes, chance, seconds, len(made.prefix))
+    del model, answers
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,486 @@
+"""Written by scripts/write_stub.py (`make docs`); do not edit."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from alibi_cli.attention.benchmark import AttentionBenchmark as AttentionBenchmark
+from alibi_cli.attention.registry import build_attention as build_attention
+from alibi_cli.attention.registry import register_attention as register_attention
+from alibi_cli.calibration.head_report import HeadReport as HeadReport
+from alibi_cli.calibration.learned import Learned as Learned
+from alibi_cli.compat.positions import register_alibi as register_alibi
+from alibi_cli.compat.positions import (
+    zero_and_freeze_expand_position_embeddings as zero_and_freeze_expand_position_embeddings,
+)
+from alibi_cli.conversion.convert_report import ConvertReport as ConvertReport
+from alibi_cli.conversion.convert_report import PlanReport as PlanReport
+from alibi_cli.conversion.verify import verify as verify
+from alibi_cli.errors import AlibiError as AlibiError
+from alibi_cli.errors import UsageError as UsageError
+from alibi_cli.evaluation.results import Results as Results
+from alibi_cli.evaluation.results_file import load_results as load_results
+from alibi_cli.evaluation.tasks.run_task import TaskResults as TaskResults
+from alibi_cli.evaluation.tasks.task import register_task as register_task
+from alibi_cli.models.policies import PolicyRow as PolicyRow
+from alibi_cli.models.slopes_of import SlopesReport as SlopesReport
+from alibi_cli.nn.bias import AlibiPositionalBias as AlibiPositionalBias
+from alibi_cli.nn.bias import LearnedAlibiPositionalBias as LearnedAlibiPositionalBias
+from alibi_cli.nn.bias import get_biases as get_biases
+from alibi_cli.nn.multi_head import AlibiMultiHeadAttention as AlibiMultiHeadAttention
+from alibi_cli.nn.multi_head import KeyValueCache as KeyValueCache
+from alibi_cli.progress import Progress as Progress
+from alibi_cli.runtime.alibi_policies import policy_registry as policy_registry
+from alibi_cli.runtime.alibi_surgery import PolicyRegistry as PolicyRegistry
+from alibi_cli.slopes import get_slopes as get_slopes
+from alibi_cli.surgery.apply import apply_alibi as apply_alibi
+from alibi_cli.surgery.engine import count_module_instances as count_module_instances
+from alibi_cli.surgery.engine import replace_module_classes as replace_module_classes
+from alibi_cli.surgery.optimizers import replace_params_in_optimizer as replace_params_in_optimizer
+from alibi_cli.surgery.optimizers import update_params_in_optimizer as update_params_in_optimizer
+from alibi_cli.training.lengths import scale_train_sequence_length as scale_train_sequence_length
+from alibi_cli.training.train_report import TrainReport as TrainReport
+
+__version__: str
+
+def bench_attention(
+    *,
+    lengths: Sequence[int] | str = ...,
+    heads: int = ...,
+    head_dim: int = ...,
+    batch: int = ...,
+    repeats: int = ...,
+    backends: Sequence[str] | str = ...,
+    device: str = ...,
+    dtype: Literal["float32", "bfloat16", "float16"] = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> AttentionBenchmark:
+    """Time and peak memory of every attention backend, against plain causal attention without a bias.
+
+    Args:
+        progress: is called with each `Progress`.
+        lengths: Sequence lengths in tokens: a list, or every doubling from A to B.
+        heads: Number of attention heads.
+        head_dim: Width of a head.
+        batch: Sequences per call.
+        repeats: Timed calls, of which the median is shown.
+        backends: Only these. Default: every registered backend.
+        device: cpu, cuda, …; auto takes a GPU if there is one.
+        dtype: Type of the input. One of 'float32', 'bfloat16', 'float16'.
+
+    Raises:
+        AlibiError: a backend that is not registered, or a device that is not there.
+    """
+
+def calibrate(
+    model: PreTrainedModel,
+    text: Any = ...,
+    *,
+    policy: str = ...,
+    sinks: int | None = ...,
+    offset: int | None = ...,
+    calibrate: Literal["reach", "look-back", "distil", "distil+norms"] | None = ...,
+    calibration_tokens: int | None = ...,
+    calibration_length: int | None = ...,
+    horizon: int | None = ...,
+    seed: int = ...,
+    tokenizer: Any = ...,
+    trained_length: int | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> Learned:
+    """Finds slopes for a model in memory, which is not changed; `apply_alibi(model, length, **learned.settings)` applies them.
+
+    Args:
+        text: what to calibrate on: strings, or (name, string) pairs; the embedded text by default.
+        tokenizer: the model's; by default that of the folder or Hub repository that it was loaded from.
+        trained_length: tokens that the model was trained for, if its config does not say it.
+        progress: is called with each `Progress`.
+        policy: replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a
+            rotation that stays. NAME: a plug-in's policy.
+        sinks: Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration
+            chooses.
+        offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
+            Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+            trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
+            imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
+            for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
+        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
+            an added bias; 16384 for reach and look-back.
+        calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
+            4 (distil) times the trained length; for replace the trained length.
+        horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        seed: Which windows of the text are fed.
+
+    Raises:
+        AlibiError: settings that do not fit, too little text, or a loss that is not finite.
+    """
+
+def convert(
+    model: str | Path,
+    output: str | Path | None = ...,
+    *,
+    policy: str = ...,
+    sinks: int | None = ...,
+    offset: int | None = ...,
+    calibrate: Literal["reach", "look-back", "distil", "distil+norms"] | None = ...,
+    calibration_tokens: int | None = ...,
+    calibration_length: int | None = ...,
+    horizon: int | None = ...,
+    seed: int = ...,
+    slopes: str = ...,
+    calibration_text: Sequence[str | Path] = ...,
+    max_bias: float | None = ...,
+    max_sequence_length: int | None = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    force: bool = ...,
+    link: bool = ...,
+    verify: bool = ...,
+    preset: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> ConvertReport:
+    """Writes a checkpoint with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load.
+
+    Args:
+        model: a folder, or the name of a Hub repository. It is never changed.
+        output: a folder; the model's name + -alibi by default. It gets its name when the result has been verified.
+        preset: settings of presets/NAME.yaml, in place of those that are not given.
+        progress: is called with each `Progress`.
+        policy: replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a
+            rotation that stays. NAME: a plug-in's policy.
+        sinks: Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration
+            chooses.
+        offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
+            Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+            trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
+            imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
+            for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
+        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
+            an added bias; 16384 for reach and look-back.
+        calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
+            4 (distil) times the trained length; for replace the trained length.
+        horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        seed: Which windows of the text are fed.
+        slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
+            list per layer.
+        calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
+        max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
+        max_sequence_length: The length that the config declares; no table is sized by it. Default: 4 x the trained
+            length.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+        force: Replace a non-empty DIR, once the new one is verified.
+        link: Hard-link the weight files that stay as they are, instead of copying them: whoever edits one in place,
+            edits both.
+        verify: Reload the result and compare its logits before DIR gets its name.
+
+    Raises:
+        UsageError: settings that do not fit, or a family that is not converted. Nothing was done.
+        AlibiError: what was read or written is not what it should be. Nothing is left under the final name.
+    """
+
+def evaluate(
+    models: Any,
+    *,
+    lengths: Sequence[int] | str = ...,
+    batch_size: int | None = ...,
+    output: str | Path | None = ...,
+    device: str = ...,
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    trust_remote_code: bool = ...,
+    baseline: Any = ...,
+    arms: Sequence[str] | str | None = ...,
+    protocol: Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"] = ...,
+    targets: int | None = ...,
+    stride: int | None = ...,
+    split_on: Literal["file", "blank-line"] = ...,
+    dataset: str | None = ...,
+    text_column: str = ...,
+    max_documents: int | None = ...,
+    max_segments: int | None = ...,
+    resume: bool = ...,
+    text: Any = ...,
+    preset: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> Results:
+    """Perplexity of models at every length on the same tokens, with intervals and paired differences.
+
+    Processes that `torchrun` or `accelerate launch` started together share the work; all return the same, and the first one writes.
+
+    Args:
+        models: one or several of: a folder, a Hub name, a model in memory, a pair of one and its tokenizer. A model in memory is computed
+            where it is and in its own type.
+        text: what is scored: strings, (name, string) pairs, or paths of files; by default the dataset, which is the embedded text.
+        preset: settings of presets/NAME.yaml, in place of those that are not given.
+        progress: is called with each `Progress`.
+        lengths: Sequence lengths in tokens: a list, or every doubling from A to B.
+        batch_size: Windows per batch. Default: by a budget of tokens.
+        output: Write results there, after every row.
+        device: cpu, cuda, cuda:1, …; split: one model over all GPUs. auto: a GPU if there is one; split if the model
+            needs it.
+        dtype: auto: float32 on a CPU, the checkpoint's own elsewhere. One of 'auto', 'float32', 'bfloat16', 'float16',
+            'float64'.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+        trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
+        baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
+        arms: What an unconverted model can do beyond its trained length, as rows of its own: truncated, window,
+            window+sinks, window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.
+        protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
+            that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
+            'sliding', 'lm-eval'.
+        targets: K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.
+        stride: S of sliding.
+        split_on: What separates documents in text files. One of 'file', 'blank-line'.
+        dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
+        text_column: The dataset's column that holds the text.
+        max_documents: Take only the first N documents.
+        max_segments: Score only about N segments of the longest length, spread over the documents.
+        resume: Keep the rows that the output already has.
+
+    Raises:
+        AlibiError: bad input, or an earlier results file that does not belong to this settings.
+    """
+
+def evaluate_task(
+    task: str,
+    models: Any,
+    *,
+    lengths: Sequence[int] | str = ...,
+    batch_size: int | None = ...,
+    output: str | Path | None = ...,
+    device: str = ...,
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    trust_remote_code: bool = ...,
+    samples: int | None = ...,
+    seed: int = ...,
+    attention: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> TaskResults:
+    """Accuracy of models on a generated long-range task at every length, with intervals.
+
+    Args:
+        task: "passkey", "listops", or one that a plug-in registers.
+        models: as for `evaluate`.
+        progress: is called with each `Progress`.
+        lengths: Sequence lengths in tokens: a list, or every doubling from A to B.
+        batch_size: Windows per batch. Default: by a budget of tokens.
+        output: Write results there, after every row.
+        device: cpu, cuda, cuda:1, …; split: one model over all GPUs. auto: a GPU if there is one; split if the model
+            needs it.
+        dtype: auto: float32 on a CPU, the checkpoint's own elsewhere. One of 'auto', 'float32', 'bfloat16', 'float16',
+            'float64'.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+        trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
+        samples: Items per length and depth. Default: the task's own.
+        seed: Which items.
+        attention: Run on this registered attention backend instead of the converted model's own; auto chooses one.
+
+    Raises:
+        AlibiError: bad input, a model that fills in masked tokens, a length too short for a question, or an attention that is not
+            registered or cannot run a model.
+    """
+
+def inspect_heads(
+    model: Any,
+    *,
+    text: Sequence[str | Path] = ...,
+    tokens: int = ...,
+    length: int | None = ...,
+    sinks: int = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> HeadReport:
+    """How far each head of a model looks back, how widely, and how much of its attention rests on attention sinks.
+
+    Args:
+        model: a folder, a Hub name, a model in memory, or a pair of one and its tokenizer.
+        progress: is called with each `Progress`.
+        text: Look at the heads on this text; repeatable. Default: the embedded text.
+        tokens: Tokens of text to look at, two windows at least.
+        length: Tokens in a window. Default: the trained length, but at most 1,024.
+        sinks: First tokens of a window that count as attention sinks.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+
+    Raises:
+        AlibiError: no language model, too little text, a window of nothing but sinks, or attention that does not show its weights.
+    """
+
+def inspect_policies(*, plugin: Sequence[str | Path] = ...) -> list[PolicyRow]:
+    """The registered policies, by family.
+
+    Args:
+        plugin: Load a plug-in that registers policies; repeatable.
+    """
+
+def inspect_slopes(model: str | None = ..., *, heads: int | None = ..., max_bias: float | None = ...) -> SlopesReport:
+    """The slopes of a converted checkpoint, or Press's for a number of heads.
+
+    Args:
+        model: a folder, or the name of a Hub repository.
+        heads: Number of attention heads.
+        max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
+
+    Raises:
+        AlibiError: no such model, or one whose config does not say how many heads it has.
+    """
+
+def plan(
+    model: str | Path,
+    output: str | Path | None = ...,
+    *,
+    policy: str = ...,
+    sinks: int | None = ...,
+    offset: int | None = ...,
+    calibrate: Literal["reach", "look-back", "distil", "distil+norms"] | None = ...,
+    calibration_tokens: int | None = ...,
+    calibration_length: int | None = ...,
+    horizon: int | None = ...,
+    seed: int = ...,
+    slopes: str = ...,
+    calibration_text: Sequence[str | Path] = ...,
+    max_bias: float | None = ...,
+    max_sequence_length: int | None = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    preset: str | None = ...,
+) -> PlanReport:
+    """What `convert` would do. No weight is read and nothing is written.
+
+    Args:
+        model, output, preset: as for `convert`.
+        policy: replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a
+            rotation that stays. NAME: a plug-in's policy.
+        sinks: Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration
+            chooses.
+        offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
+            Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+            trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
+            imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
+            for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
+        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
+            an added bias; 16384 for reach and look-back.
+        calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
+            4 (distil) times the trained length; for replace the trained length.
+        horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        seed: Which windows of the text are fed.
+        slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
+            list per layer.
+        calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
+        max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
+        max_sequence_length: The length that the config declares; no table is sized by it. Default: 4 x the trained
+            length.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+
+    Raises:
+        AlibiError: as `convert`.
+    """
+
+def train(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    tokens: int | None = ...,
+    steps: int | None = ...,
+    text: Sequence[str | Path] = ...,
+    split_on: Literal["file", "blank-line"] = ...,
+    dataset: str | None = ...,
+    text_column: str = ...,
+    batch_tokens: int | None = ...,
+    length: int | None = ...,
+    length_schedule: Sequence[Sequence[int]] | str | None = ...,
+    train_sequence_length_scaling: float = ...,
+    seed: int = ...,
+    teacher: str | None = ...,
+    kd_weight: float = ...,
+    temperature: float = ...,
+    hidden_weight: float = ...,
+    train_slopes: bool = ...,
+    learning_rate: float = ...,
+    warmup: float = ...,
+    decay: Literal["cosine", "linear", "constant"] = ...,
+    weight_decay: float = ...,
+    max_gradient_norm: float = ...,
+    dtype: Literal["float32", "bfloat16"] = ...,
+    device: Literal["auto", "cpu"] = ...,
+    batch_size: int | None = ...,
+    gradient_checkpointing: bool = ...,
+    fsdp: str | None = ...,
+    deepspeed: str | Path | None = ...,
+    report_to: Sequence[str] = ...,
+    save_every: int = ...,
+    resume: bool = ...,
+    force: bool = ...,
+    revision: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    trust_remote_code: bool = ...,
+    preset: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> TrainReport:
+    """Trains a checkpoint, converted or not, and writes the result as one.
+
+    The states of an unfinished run are kept in `output` + .training and removed at the end. Under `accelerate launch` or torchrun every
+    process calls this, and the first one writes. Torch's global random state is set from the seed.
+
+    Args:
+        checkpoint: a folder, or the name of a Hub repository. It is never changed.
+        output: a folder.
+        preset: settings of presets/NAME.yaml, in place of those that are not given.
+        progress: is called with each `Progress`.
+        tokens: Budget in tokens, rounded up to whole optimizer steps.
+        steps: Budget in optimizer steps instead.
+        text: Train on this file; repeatable, one document each.
+        split_on: What separates documents in text files. One of 'file', 'blank-line'.
+        dataset: PATH:CONFIG:SPLIT of a dataset, streamed; the split is train if not given. Default: the training part
+            of python-docs.
+        text_column: The dataset's column that holds the text.
+        batch_tokens: Tokens of an optimizer step, over all processes. Default: 4096, or so few that the budget makes
+            400 steps.
+        length: Tokens of a sequence. Default: the length for which the original was trained.
+        length_schedule: Lengths one after the other, with their shares of the budget: 512:0.7,1024:0.3.
+        train_sequence_length_scaling: Cut every sequence into shorter ones: 0.25 makes four of each. No token is lost.
+        seed: Which text is seen, in which order.
+        teacher: Learn from this model's predictions too, such as the original's. Of sequences longer than it was
+            trained for it is fed windows of its own length.
+        kd_weight: Share of the teacher in the loss; the text has the rest.
+        temperature: Temperature at which teacher and student are compared.
+        hidden_weight: Weight of the difference between the normalised hidden states of all layers.
+        train_slopes: Train the slopes of a converted checkpoint too.
+        learning_rate: Peak learning rate.
+        warmup: Warmup, as a share of all steps.
+        decay: Schedule of the learning rate after the warmup, down to zero; constant keeps it. One of 'cosine',
+            'linear', 'constant'.
+        weight_decay: Weight decay of AdamW.
+        max_gradient_norm: Norm at which gradients are clipped.
+        dtype: Type of the computation; weights are trained in float32. One of 'float32', 'bfloat16'.
+        device: auto takes a GPU if there is one. One of 'auto', 'cpu'.
+        batch_size: Sequences that a device takes at a time; the result does not depend on it. Default: 16,384 tokens'
+            worth.
+        gradient_checkpointing: Less memory, more computation.
+        fsdp: The fsdp of transformers' TrainingArguments.
+        deepspeed: DeepSpeed's settings.
+        report_to: Log to tensorboard, wandb, …; repeatable.
+        save_every: Steps between saved states, kept in DIR.training.
+        resume: Continue from the last saved state, if there is one.
+        force: Replace a non-empty DIR at the end, and discard an unfinished run.
+        revision: Branch, tag or commit of a Hub repository.
+        plugin: Load a plug-in that registers policies; repeatable.
+        trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
+
+    Raises:
+        UsageError: bad settings.
+        AlibiError: training that failed (the last whole state is kept for `resume`), or another run that has the same output.
+    """

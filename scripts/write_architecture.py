@@ -1,0 +1,71 @@
+"""Writes the map of files into docs/architecture.md, from the first sentence of each file. `--check` compares instead.
+
+python scripts/write_architecture.py [--check]
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "architecture.md"
+BEGIN, END = "<!-- files: written by scripts/write_architecture.py -->", "<!-- end of files -->"
+# From what a user calls down to what knows nothing of models.
+ROOMS = (
+    "",
+    "cli",
+    "settings",
+    "training",
+    "conversion",
+    "calibration",
+    "evaluation",
+    "evaluation/tasks",
+    "attention",
+    "nn",
+    "compat",
+    "surgery",
+    "models",
+    "text",
+    "plots",
+    "files",
+    "runtime",
+)
+
+
+def first_sentence(path: Path) -> str:
+    doc = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
+    end = doc.find(". ")
+    return (doc if end < 0 else doc[:end]).rstrip(".").replace("|", "\\|")
+
+
+def render() -> str:
+    parts = []
+    for room in ROOMS:
+        folder = ROOT / "alibi_cli" / room
+        files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.glob("*.py"))
+        parts += [
+            f"### alibi_cli/{room}".rstrip("/"),
+            "",
+            f"{first_sentence(folder / '__init__.py')}. {lines:,} lines.",
+            "",
+        ]
+        parts += ["| file | |", "|---|---|"]
+        parts += [f"| `{path.name}` | {first_sentence(path)} |" for path in files] + [""]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    page = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    written = f"{before}{BEGIN}\n\n{render()}\n{END}{after}"
+    if "--check" in sys.argv:
+        if page != written:
+            sys.exit(f"{DOCUMENT.name} is stale: run `make docs`.")
+        return
+    DOCUMENT.write_text(written, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
