@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz bench heal-report study lint docs demo-checkpoints clean
+.PHONY: demo test check fuzz bench heal-report study lint docs demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -16,11 +16,15 @@ demo: $(READY)
 
 # A worker for each core, up to four; a file's tests stay together, because they share what is dear to make.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# Lint, types, and the tests that take seconds: a minute.
+check: $(READY) lint
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
-	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py
+	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,8 +20,78 @@ import torch
 from tests.fuzzing import ran
 from tests.models import save_tiny
 
+# What `make check` runs: files that take seconds and need no second environment.
+QUICK = [
+    "attention/test_blocked",
+    "attention/test_flex",
+    "attention/test_in_models",
+    "attention/test_registry",
+    "attention/test_spans",
+    "calibration/test_gradient",
+    "calibration/test_heads",
+    "calibration/test_parts",
+    "calibration/test_reach",
+    "calibration/test_sinks",
+    "checkpoint/test_sink_distance",
+    "cli/test_heat_map",
+    "evaluation/test_devices",
+    "evaluation/test_statistics",
+    "evaluation/test_text",
+    "evaluation/test_token_cache",
+    "evaluation/test_windows",
+    "evaluation/tasks/test_items",
+    "reference/test_attention",
+    "reference/test_oracles",
+    "reference/test_special",
+    "seeds/test_composer_engine",
+    "seeds/test_mpt",
+    "seeds/test_table",
+    "seeds/test_x_transformers",
+    "seeds/test_zeta",
+    "surgery/test_engine",
+    "surgery/test_registry",
+    "test_healing_report",
+    "test_real_model_study",
+    "test_reliability",
+    "training/test_data",
+    "training/test_loss",
+]
+# Files that take minutes begin first, so that no worker is left alone with one at the end.
+LONG = [
+    "test_plugins",
+    "checkpoint/test_kill",
+    "checkpoint/test_hub",
+    "test_demo_checkpoints",
+    "test_wheel",
+    "reference/test_families",
+    "test_canary",
+    "attention/test_reach",
+    "test_benchmarks",
+    "training/test_resume",
+    "training/test_run",
+    "cli/test_cli",
+    "test_library",
+]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only the files of `make check`")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(REPOSITORY / "tests").with_suffix("").as_posix()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    quick = config.getoption("--quick") and collection_path.name.startswith("test_")
+    return True if quick and _name(collection_path) not in QUICK else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(_name(item.path), len(LONG)))
 
 
 def pytest_collection_finish() -> None:

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plan": ("convert", "{m}", "-o", "{o}", "--dry-run"),
     "calibrate": ("convert", "{m}", "-o", "{o}", *CALIBRATED),
     "eval": ("eval", "{m}", *EVAL),
-    "task": ("eval", "{m}", "--task", "listops", "--lengths", "200", "--samples", "1"),
+    "task": ("task", "listops", "{m}", "--lengths", "200", "--samples", "1"),
     "train": ("train", "{m}", "-o", "{o}", "--steps", "1", "--length", "16", "--batch-tokens", "32"),
     "slopes": ("inspect", "slopes", "{m}"),
     "inspect plan": ("inspect", "plan", "{m}"),

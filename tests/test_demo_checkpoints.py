@@ -8,6 +8,7 @@ import pytest
 from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
 from alibi_cli.text.documents import load_text
 from tests.evaluation.helpers import asked, evaluate
+from tests.fuzzing import THOROUGH
 
 
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
@@ -18,13 +19,15 @@ def test_size_log_and_held_out_bits_per_byte(name: str) -> None:
     assert log["seed"] and "scripts/train_demo.py" in log["command"] and len(log["loss_curve"]) > 50
     assert log["held_out_bits_per_byte_at_512"] <= 2.0
 
-    results, _ = evaluate(asked([name], (512,), load_text(), protocol="non-overlapping"))
+    part = None if THOROUGH else 60  # of 1,900 windows
+    results, _ = evaluate(asked([name], (512,), load_text(), protocol="non-overlapping", max_segments=part))
     (row,) = results.rows
     assert row.bits_per_byte is not None and row.bits_per_byte <= 2.0
     if sys.version_info[:2] == tuple(int(part) for part in log["versions"]["python"].split(".")[:2]):
         assert row.bits_per_byte == pytest.approx(
-            log["held_out_bits_per_byte_at_512"], abs=0.03
-        )  # its windows run across documents
+            log["held_out_bits_per_byte_at_512"],
+            abs=0.03 if THOROUGH else 0.2,  # its windows run across documents; a part of the text is another text
+        )
 
 
 @pytest.mark.parametrize("name", DEMONSTRATIONS)

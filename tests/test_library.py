@@ -65,7 +65,8 @@ def test_verbs_are_silent_and_tell_progress_what_they_do(tmp_path: Path, capfd: 
     alibi.convert(folder, tmp_path / "loud", progress=seen.append)
     assert capfd.readouterr().out == ""
     stages = list(dict.fromkeys(step.what for step in seen))
-    assert stages == ["Checking", "Writing", "Verifying"] and seen[-1].done == seen[-1].of and seen[-1].unit == "bytes"
+    assert stages == ["Checking", "Writing", "Verifying"]
+    assert 0 < seen[-1].done <= seen[-1].of and seen[-1].unit == "bytes"
     assert str(Progress("Writing", 5, 10, "bytes")) == "Writing: 5 of 10 bytes" and str(Progress("x", note=True)) == "x"
 
 

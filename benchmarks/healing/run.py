@@ -2,7 +2,7 @@
 
     python -m benchmarks.healing.run [--workers 2] [--only PATTERN] [--list]
 
-Every arm is a command line of `alibi` in a process of its own, followed by `alibi eval` and `alibi eval --task passkey`. Checkpoints and
+Every arm is a command line of `alibi` in a process of its own, followed by `alibi eval` and `alibi task passkey`. Checkpoints and
 logs go to build/healing; what the report needs of an arm goes to benchmarks/healing/records/ARM.json. An interrupted run continues.
 """
 
@@ -93,7 +93,7 @@ def _finish(arm: Arm, done: dict[str, threading.Event], make_only: bool) -> None
         str(length) for length in sorted({*arm.lengths, LENGTHS[-1]})
     )  # the longest decides what is scored
     _alibi(arm, "eval", str(output), "--lengths", lengths, *protocol, code=None)
-    passkey = _alibi(arm, "eval", str(output), "--task", "passkey", *PASSKEY, code=None) if len(arm.lengths) > 1 else {}
+    passkey = _alibi(arm, "task", "passkey", str(output), *PASSKEY, code=None) if len(arm.lengths) > 1 else {}
     _write_record(arm, words, made, results, passkey, time.monotonic() - started)
     print(f"{time.strftime('%H:%M:%S')} {arm.name}: {time.monotonic() - started:.0f} s", flush=True)
 

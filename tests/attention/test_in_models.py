@@ -9,7 +9,7 @@ from alibi_cli import apply_alibi
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks.run_task import Request, run_task
+from alibi_cli.evaluation.tasks.run_task import evaluate_task
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_here, alibi_inside
@@ -131,17 +131,16 @@ def test_auto_leaves_what_no_backend_computes_to_the_model_and_says_so(tmp_path:
 
 def test_tasks_say_what_auto_chose(tiny_llama: Path, tmp_path: Path) -> None:
     alibi_here("convert", tiny_llama, "-o", tmp_path / "converted", "--no-verify")
-    arguments = ["eval", tmp_path / "converted", "--task", "listops", "--lengths", "150", "--samples", "1"]
+    arguments = ["task", "listops", tmp_path / "converted", "--lengths", "150", "--samples", "1"]
     assert "blocked: on a CPU" in alibi_here(*arguments, "--attention", "auto", "--verbose").stderr
     quiet = alibi_here(*arguments, "--attention", "auto")
     assert quiet.exit_code == 0 and "blocked" not in quiet.stderr
-    assert "--verbose needs --task" in alibi_here("eval", "--verbose").error.message
 
 
 def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> None:
-    with pytest.raises(AlibiError, match="not converted: --attention is for models with ALiBi"):
-        run_task(Request("listops", [str(tiny_llama)], (150,), attention="eager"))
-    assert "--attention needs --task" in alibi_inside("eval", "--attention", "eager", code=2).stderr
+    with pytest.raises(AlibiError, match="not converted: `attention` is for models with ALiBi"):
+        evaluate_task("listops", str(tiny_llama), lengths=(150,), attention="eager")
+    assert "No such option: --attention" in alibi_inside("eval", "--attention", "eager", code=2).stderr
 
 
 @torch.no_grad()

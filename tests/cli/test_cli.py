@@ -238,15 +238,10 @@ def test_the_documentation_of_the_command_line_is_current() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_readme_maps_every_file() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    missing = [
-        str(path.relative_to(REPOSITORY))
-        for folder in ("alibi_cli", "scripts", "presets")
-        for path in sorted((REPOSITORY / folder).rglob("*"))
-        if path.suffix in (".py", ".yaml") and path.name != "__init__.py" and path.name not in readme
-    ]
-    assert not missing
+def test_every_file_has_a_name_of_its_own() -> None:
+    """So that a name says which file is meant; the map of docs/architecture.md is made of what is there."""
+    names = [path.name for path in (REPOSITORY / "alibi_cli").rglob("*.py") if path.name != "__init__.py"]
+    assert len(names) == len(set(names))
 
 
 def test_no_module_is_a_second_place_that_prints() -> None:
