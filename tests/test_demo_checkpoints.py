@@ -22,7 +22,7 @@ def test_size_log_and_held_out_bits_per_byte(name: str) -> None:
     part = None if THOROUGH else 60  # of 1,900 windows
     results, _ = evaluate(asked([name], (512,), load_text(), protocol="non-overlapping", max_segments=part))
     (row,) = results.rows
-    assert row.bits_per_byte is not None and row.bits_per_byte <= 2.0
+    assert row.bits_per_byte is not None and row.bits_per_byte <= (2.0 if THOROUGH else 2.3)
     same_python = sys.version_info[:2] == tuple(int(part) for part in log["versions"]["python"].split(".")[:2])
     if THOROUGH and same_python:  # the windows of the log run across documents
         assert row.bits_per_byte == pytest.approx(log["held_out_bits_per_byte_at_512"], abs=0.03)
