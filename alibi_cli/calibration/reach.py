@@ -21,7 +21,7 @@ from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
-from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
+from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back
 
 EPSILON = 0.001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
@@ -70,7 +70,8 @@ def fit_reach(
             sampled = query[:, :, places]
             scores = _scores(sampled, key, scaling, softcap)
             if sinks and sees_sinks_as_near(module):
-                near = as_if_near(module, sampled, places)
+                limit = module.config.alibi_sink_distance
+                near = as_if_near(module, sampled, turn_back(frequencies_of(module), places, limit, query.dtype))
                 scores[..., :sinks] = _scores(near, key[:, :, :sinks], scaling, softcap)
             scores.masked_fill_(~_seen(distances, places)[:, None], -torch.inf)
             slopes = smallest_slopes(scores, places, offsets, sinks, reach, epsilon, s_aux)

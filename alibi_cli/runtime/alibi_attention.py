@@ -19,14 +19,17 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, runs
+from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs
 from .alibi_reach import reaches
 from .alibi_sinks import (
     as_if_near,
     attend_beside_sinks,
     can_attend_beside,
     far_sinks,
+    frequencies_of,
+    matrix_of,
     sees_sinks_as_near,
+    turn_back,
     what_far_sinks_add,
 )
 
@@ -50,15 +53,27 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     if slopes is None:
         return torch.zeros_like(distances, dtype=dtype).masked_fill_(distances == HIDDEN, lowest)
     exact = torch.promote_types(dtype, torch.float32)
-    slopes = torch.as_tensor(slopes, dtype=exact, device=distances.device)[:, None, None]
-    ramp = (distances + 1).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
-    if offsets is not None:
-        offsets = torch.as_tensor(offsets, dtype=exact, device=distances.device)[:, None, None]
-        ramp = -torch.relu(
-            -ramp - offsets
-        )  # (B, H, Q, K); no gradient by an offset at its edge, nor from a sink, as a clamp has
-    bias = ramp * slopes  # (B, H, Q, K)
+    ramp = (distances + 1).to(exact).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
+    bias = _sloped(ramp, slopes, offsets)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
+
+
+def bias_of_row(row, slopes, dtype, offsets=None):
+    """As `alibi_bias` for what `row_of` gives, where nothing is hidden: in decoding every operation counts."""
+    ramp = torch.arange(1 - row.shape[-1], 1, dtype=torch.promote_types(dtype, torch.float32), device=row.device)
+    bias = _sloped(ramp[None, None, None], slopes, offsets)
+    if row.alibi_row:
+        bias[..., : row.alibi_row] = 0
+    return bias if bias.dtype == dtype else bias.clamp_min_(torch.finfo(dtype).min).to(dtype)
+
+
+def _sloped(ramp, slopes, offsets):
+    """(B, 1, Q, K) of -|i - j| -> (B, H, Q, K) of -m_h * max(0, |i - j| - o_h)"""
+    slopes = torch.as_tensor(slopes, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+    if offsets is not None:
+        offsets = torch.as_tensor(offsets, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+        ramp = -torch.relu(-ramp - offsets)  # no gradient by an offset at its edge, nor from a sink, as a clamp has
+    return ramp * slopes
 
 
 def alibi_attention(
@@ -73,27 +88,33 @@ def alibi_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(NO_DISTANCES)
-    if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)
-        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     relative = kwargs.get("position_bias") if getattr(module, "alibi_keeps_relative_bias", False) else None
     watch = getattr(module, "alibi_watch", None)  # whoever chooses slopes by the queries and keys
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    batch, heads, queries, groups = *query.shape[:3], key.shape[1]
+    as_rows = queries == 1 and groups != heads and relative is None and watch is None
+    if as_rows:  # decoding: the heads of a group are rows of one product, and what is cached is not copied
+        query = query.reshape(batch, groups, heads // groups, query.shape[-1])
+    elif groups != heads:  # every query head keeps its own slope
+        key, value = (each.repeat_interleave(heads // groups, dim=1) for each in (key, value))  # (B, H, K, D)
     if watch is not None:
         watch(module, query, key, attention_mask, scaling, softcap, s_aux)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scaling, dropout, softcap, s_aux, module.training)
     compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2] and relative is None
-    if compact and not keeps_weights:
-        line = _bias_of_layer(module, attention_mask.line, query.dtype)
+    if compact and not keeps_weights and not as_rows:
+        line = _bias_of_layer(module, attention_mask.line, attention_mask.line, query.dtype)
         return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
-    bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
+    entries = attention_mask if attention_mask.shape[-1] == key.shape[2] else attention_mask[..., : key.shape[2]]
+    bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
     explicit = keeps_weights or (bias.dtype != query.dtype)  # learned in 16 bits
-    found = _far_sinks_of(attention_mask[..., : key.shape[-2]], module)
-    far = what_far_sinks_add(module, query, key, found, scaling)
+    far = _far_sinks(module, query, key, entries, attention_mask, scaling)
     output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
+    if as_rows:
+        output = output.transpose(1, 2).reshape(batch, 1, heads, value.shape[-1])
+        weights = weights.reshape(batch, heads, 1, key.shape[2]) if keeps_weights else None
     return output.contiguous(), weights if keeps_weights else None
 
 
@@ -129,7 +150,7 @@ def _in_blocks(module, query, key, value, line, compact, options):
                 near.append((max(first_key, start), stop) if own and not mixed else (first_key, end))
             is_far = free and as_near and high - 1 - begin > module.config.alibi_sink_distance
             if is_far and not gaps:
-                nearer = as_if_near(module, rows[batch], place - begin)
+                nearer = _nearer(module, rows[batch], compact, (high, begin), place - begin)
             of_heads = []
             for (start, stop), some in runs(near):  # neighbouring heads with equal spans
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
@@ -150,7 +171,9 @@ def _in_blocks(module, query, key, value, line, compact, options):
                 elif is_far and gaps:
                     away = (place[:, None] - torch.arange(start, stop, device=place.device)).abs()
                     found = far_sinks(free, away, module.config.alibi_sink_distance)
-                    far = what_far_sinks_add(module, rows[batch, some], near_keys[0], found, options[0])
+                    far = found and what_far_sinks_add(
+                        _change(module, rows[batch, some], found[1], options[0]), near_keys[0], found
+                    )
                 elif is_far:  # the first keys; a query that does not see all of them is near
                     more = (nearer[:, some] - rows[batch, some]) @ near_keys[0][:, :, :sinks].mT * options[0]
                     far = slice(0, sinks), more
@@ -186,7 +209,7 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
         key, value = (torch.cat(pair, dim=2) for pair in zip(others, (key, value), strict=True))
         bias = pad(bias, (others[0].shape[2], 0))
     if far is not None and fused:
-        bias = _with_more(bias.expand(len(query), -1, -1, -1), *far)
+        bias = _with_more(bias if len(bias) == len(query) else bias.expand(len(query), -1, -1, -1), *far)
     if fused:
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
         return output.transpose(1, 2), None
@@ -197,7 +220,7 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + bias
     if s_aux is not None:
-        sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
+        sinks = s_aux.reshape(1, scores.shape[1], -1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
         scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
     exact = torch.promote_types(scores.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
@@ -212,38 +235,73 @@ def _with_more(scores, columns, more):
     return scores
 
 
-def _far_sinks_of(entries, module):
-    """`far_sinks` of the entries of `alibi_distances`; like their bias, found once per forward."""
+def _far_sinks(module, query, key, entries, mask, scaling):
+    """What is to be added to the scores of some columns, (columns, (B, H, Q, n)), None if nothing; entries: of the mask that all layers
+    receive."""
     if not sees_sinks_as_near(module) or entries.shape[-1] - 1 <= module.config.alibi_sink_distance:
         return None
-    owner = entries if entries._base is None else entries._base
-    key, cached = (module.config.alibi_sink_distance, entries.shape[-1]), getattr(owner, "_alibi_far", None)
-    if torch.compiler.is_compiling() or cached is None or cached[0] != key:
-        sink = (entries < SINK) & (entries != HIDDEN)
-        cached = key, far_sinks(sink, SINK - 1 - entries, module.config.alibi_sink_distance)
-        if not torch.compiler.is_compiling():
-            owner._alibi_far = cached
-    return cached[1]
+    limit, frequencies, one_query = module.config.alibi_sink_distance, frequencies_of(module), entries.shape[-2] == 1
+
+    def find():
+        """`far_sinks` and the turn of the queries, which is a matrix if there is one query, whose heads all turn alike"""
+        if not torch.compiler.is_compiling() and hasattr(entries, "alibi_row"):
+            last = torch.full((1, 1, 1), entries.shape[-1] - 1, device=entries.device)
+            found = (slice(0, entries.alibi_row), last, None) if entries.alibi_row else None
+        else:
+            found = far_sinks((entries < SINK) & (entries != HIDDEN), SINK - 1 - entries, limit)
+        if found is None:
+            return None
+        turn = turn_back(frequencies, found[1], limit, query.dtype)
+        return found, matrix_of(module, query.shape[-1], turn) * scaling if one_query else turn
+
+    far = once(mask, "far sinks", (limit, frequencies, entries.shape, query.dtype, scaling), find)
+    if far is None:
+        return None
+    found, turn = far
+    if one_query:
+        change = (query.flatten(1, 2).to(turn.dtype) @ turn).view(query.shape)
+    else:
+        change = (as_if_near(module, query, turn) - query) * scaling
+    return what_far_sinks_add(change, key, found)
 
 
-def _bias_of_layer(module, distances, dtype):
-    """Layers with equal slopes share one bias for the length of a forward pass: it lives on the distances they all receive."""
+def _nearer(module, query, mask, place, distance):
+    """`as_if_near`; the angles are those of a place in the mask that all layers receive."""
+    limit, frequencies = module.config.alibi_sink_distance, frequencies_of(module)
+
+    def angles():
+        return turn_back(frequencies, distance, limit, query.dtype)
+
+    return as_if_near(module, query, once(mask, ("angles", place), (limit, frequencies, query.dtype), angles))
+
+
+def _change(module, query, distance, scaling):
+    turn = turn_back(frequencies_of(module), distance, module.config.alibi_sink_distance, query.dtype)
+    return (as_if_near(module, query, turn) - query) * scaling
+
+
+def _bias_of_layer(module, distances, mask, dtype, groups=None):
+    """(B, H, Q, K), or (B, groups, H / groups, K) for one query. Layers with equal slopes share one bias for the length of a forward pass;
+    distances: of the mask that all layers receive."""
     slopes, offsets = getattr(module, "alibi_slopes", None), getattr(module, "alibi_offsets", None)
-    if isinstance(
-        slopes, torch.Tensor
-    ):  # being learned: the gradient is a sum over distances, for which 16 bits are too few
-        return alibi_bias(distances, slopes, torch.promote_types(dtype, torch.float32), offsets)
-    if torch.compiler.is_compiling():
-        return alibi_bias(distances, slopes, dtype, offsets)
-    owner = distances if distances._base is None else distances._base
-    key = (*(None if each is None else tuple(each) for each in (slopes, offsets)), dtype, distances.shape[-1])
-    cached = getattr(owner, "_alibi_bias", None)
-    if cached is None or cached[0] != key:
-        if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
-            raise ValueError(NO_DISTANCES)
-        cached = (key, alibi_bias(distances, slopes, dtype, offsets))
-        owner._alibi_bias = cached
-    return cached[1]
+    learned = isinstance(slopes, torch.Tensor)  # the gradient is a sum over distances, for which 16 bits are too few
+    kind = torch.promote_types(dtype, torch.float32) if learned else dtype
+
+    def make():
+        if not torch.compiler.is_compiling():
+            if slopes is not None and hasattr(distances, "alibi_row"):
+                return in_groups(bias_of_row(distances, slopes, kind, offsets))
+            if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
+                raise ValueError(NO_DISTANCES)
+        return in_groups(alibi_bias(distances, slopes, kind, offsets))
+
+    def in_groups(bias):
+        return bias if groups is None or bias.shape[1] == 1 else bias.squeeze(2).unflatten(1, (groups, -1))
+
+    if learned:
+        return make()
+    key = (*(None if each is None else tuple(each) for each in (slopes, offsets)), dtype, distances.shape, groups)
+    return once(mask, "bias", key, make)
 
 
 AttentionInterface.register(ATTENTION_NAME, alibi_attention)

@@ -117,6 +117,8 @@ def alibi_distances(
         and whole
         and (attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all()))
     ):
+        if q_length == 1:  # decoding
+            return row_of(kv_length, max(0, sinks - kv_offset), device)
         return Compact.of(q_length, kv_length, causal, device, sinks=max(0, sinks - kv_offset))
     free = None
     if sinks:
@@ -152,6 +154,34 @@ def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, 
         begins = ~(sees_previous[:1] if sees_previous.stride(0) == 0 else sees_previous)
         before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
     return (token & (before < n))[:, offset:]
+
+
+def row_of(keys, sinks, device):
+    """(1, 1, 1, K): of one query, the last of the keys, which sees all of them. It says so: `alibi_row` is the number of sinks."""
+    row = torch.arange(-keys, 0, dtype=torch.int32, device=device)[None, None, None]
+    if sinks:
+        row[..., :sinks] += SINK
+    row.alibi_row = min(sinks, keys)
+    return row
+
+
+def once(mask, what, key, make):
+    """make(), called once per forward pass: all layers get one mask, and the result is kept there, by name, until the key is another.
+
+    A mask that is cut out of another is that other one. A graph that is being compiled keeps nothing. Tensors in a key are compared by
+    identity.
+    """
+    if torch.compiler.is_compiling():
+        return make()
+    if not isinstance(mask, Compact) and mask._base is not None:
+        mask = mask._base
+    kept = mask.__dict__.setdefault("_alibi_kept", {})
+    before = kept.get(what)
+    if before is None or any(
+        a is not b and (isinstance(a, torch.Tensor) or a != b) for a, b in zip(before[0], key, strict=True)
+    ):
+        before = kept[what] = key, make()
+    return before[1]
 
 
 def _with_sinks(distances, free):

@@ -19,6 +19,9 @@ add = policy_registry.named("add")
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 
+# What attention may be told besides slopes and offsets; set, because to ask a module for what it does not have is slow.
+OF_ATTENTION = {"alibi_keeps_weights": False, "alibi_keeps_relative_bias": False, "alibi_watch": None}
+
 NO_SINKS = "This model computes ALiBi itself, which knows no attention sinks: their number must be 0."
 NO_TURN = "has no rotation that its attention could turn back, so it cannot have a sink_distance."
 
@@ -112,6 +115,9 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
     between_stacks = getattr(module, "is_decoder", False) and not getattr(module, "is_causal", True)
     if getattr(module, "is_cross_attention", between_stacks):
         return None
+    for name, default in OF_ATTENTION.items():
+        if name not in vars(module):
+            setattr(module, name, default)
     for name in ("alibi_slopes", "alibi_offsets"):
         values = getattr(module.config, name, None)
         setattr(module, name, None if values is None else _of_layer(values, module, module_index))

@@ -3,6 +3,7 @@
 import functools
 
 import torch
+from transformers import PreTrainedModel
 
 from .alibi_attention import ATTENTION_NAME
 from .alibi_policies import (
@@ -44,10 +45,7 @@ def rewrite(model):
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
     _link_rotations(model, biased)
-    for module in biased:
-        if not getattr(module, "_alibi_guarded", False) and not getattr(module, "alibi_own_bias", False):
-            module._alibi_guarded = True
-            module.register_forward_pre_hook(_refuse_other_attention)
+    _guard(model, biased)
     without = any(
         isinstance(stand_in, (NoPosition, NoRotation, NoTable))
         for module in model.modules()
@@ -89,13 +87,29 @@ def configs_of(model):
     return [config for config in found.values() if type(config) is type(model.config)]
 
 
-def _refuse_other_attention(module, args):
-    """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word."""
-    if module.config._attn_implementation != ATTENTION_NAME:
-        raise ValueError(
-            f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
-            "would drop the bias."
-        )
+def _guard(model, biased):
+    """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word. It is looked at when the
+    innermost model around the part is called: once per forward pass, not in every layer."""
+    around = {}
+    for outer in model.modules():  # before what they contain
+        if isinstance(outer, PreTrainedModel):
+            around.update((module, outer) for module in outer.modules() if module in biased)
+    for outer in set(around.values()):
+        inside = [
+            module for module in around if around[module] is outer and not getattr(module, "alibi_own_bias", False)
+        ]
+        if inside and not hasattr(outer, "alibi_attention_modules"):
+            outer.register_forward_pre_hook(_refuse_other_attention)
+        outer.alibi_attention_modules = tuple(inside)  # which hides them from whoever lists the model's parts
+
+
+def _refuse_other_attention(model, args):
+    for module in model.alibi_attention_modules:
+        if module.config._attn_implementation != ATTENTION_NAME:
+            raise ValueError(
+                f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
+                "would drop the bias."
+            )
 
 
 def policy_of(config):

@@ -33,54 +33,71 @@ def sees_sinks_as_near(module):
     return hasattr(module, "alibi_rotation") and getattr(module.config, "alibi_sink_distance", None) is not None
 
 
-def as_if_near(module, query, distance):
-    """(B, H, Q, D) rotated queries at a distance (…, Q) from the first sink -> the same from `alibi_sink_distance` at most.
+def frequencies_of(module):
+    """(R / 2,): of the rotation of a module's queries and keys, R wide."""
+    rotation, _ = module.alibi_rotation
+    if hasattr(rotation, "inv_freq"):
+        return rotation.inv_freq
+    layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))  # one set for each type of layer
+    return getattr(rotation, f"{module.config.layer_types[layer]}_inv_freq")
+
+
+def turn_back(frequencies, distance, limit, dtype):
+    """Distances (…, Q) from the first sink -> cos and sin (…, Q, R / 2) of the angles by which queries are turned to be at the distance
+    `limit` at most; zero angles where they are. In float32, or float64 for float64."""
+    of_angle = torch.float32 if distance.device.type == "mps" else torch.float64  # angles of many turns
+    exact = torch.promote_types(dtype, torch.float32)
+    angle = (limit - distance).clamp_max(0)[..., None] * frequencies.to(device=distance.device, dtype=of_angle)
+    return angle.cos().to(exact), angle.sin().to(exact)
+
+
+def as_if_near(module, query, turn):
+    """(B, H, Q, D) rotated queries, `turn_back` of their distances -> the same from `alibi_sink_distance` at most.
 
     Rotated in float32 or better and rounded once; queries that are near enough stay as they are, to the bit.
     """
-    limit = module.config.alibi_sink_distance
-    rotation, interleaved = module.alibi_rotation
-    if hasattr(rotation, "inv_freq"):
-        frequencies = rotation.inv_freq
-    else:  # one set for each type of layer
-        layer = getattr(module, "layer_idx", getattr(module, "layer_id", None))
-        frequencies = getattr(rotation, f"{module.config.layer_types[layer]}_inv_freq")
-    of_angle = torch.float32 if query.device.type == "mps" else torch.float64  # angles of many turns
-    frequencies = frequencies.to(device=query.device, dtype=of_angle)  # (R / 2,)
-    exact = torch.promote_types(query.dtype, torch.float32)
-    angle = (limit - distance).clamp_max(0)[..., None] * frequencies
-    cos, sin = angle.cos().to(exact), angle.sin().to(exact)
-    width = 2 * frequencies.numel()
-    turned = query[..., :width].to(exact)
+    (cos, sin), (_, interleaved) = turn, module.alibi_rotation
+    width = 2 * cos.shape[-1]
+    turned = query[..., :width].to(cos.dtype)
     if interleaved:
         first, second = turned[..., 0::2], turned[..., 1::2]
     else:
         first, second = turned.chunk(2, dim=-1)
-    parts = first * cos - second * sin, second * cos + first * sin
+    parts = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
     turned = torch.stack(parts, dim=-1).flatten(-2) if interleaved else torch.cat(parts, dim=-1)
     turned = turned.to(query.dtype)
     return turned if width == query.shape[-1] else torch.cat([turned, query[..., width:]], dim=-1)
 
 
+def matrix_of(module, width, turn):
+    """(B, D, D) for `turn_back` (B, 1, 1, R / 2): the product of a query and this is how it changes as it turns."""
+    unit = torch.eye(width, dtype=turn[0].dtype, device=turn[0].device).expand(len(turn[0]), 1, -1, -1)
+    return (as_if_near(module, unit, turn) - unit).squeeze(1)
+
+
 def far_sinks(sink, distance, limit):
-    """Of sinks (…, Q, K) that a query sees, at distances (…, Q, K): (columns that hold sinks, distance (…, Q) of each query from the first
-    that it sees, sinks in these columns (…, Q, n)); None if none is farther away than `limit`."""
+    """Of sinks (…, Q, K) that a query sees, at distances (…, Q, K): (columns that hold sinks, an index or a slice; distance (…, Q) of each
+    query from the first that it sees; where these columns hold no sink (…, Q, n), None if they all do); None if none is farther away than
+    `limit`."""
     farthest = torch.where(sink, distance, 0).amax(-1)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what depends on the data cannot be asked for
-        return slice(None), farthest, sink
+        return slice(None), farthest, ~sink
     if not (farthest > limit).any():
         return None
     columns = sink.flatten(0, -2).any(0).nonzero().squeeze(-1)
-    return columns, farthest, sink[..., columns]
+    first, last = columns[0].item(), columns[-1].item()
+    if last - first + 1 == len(columns):  # a slice copies nothing
+        columns = slice(first, last + 1)
+    others = ~sink[..., columns]
+    return columns, farthest, others if others.any() else None
 
 
-def what_far_sinks_add(module, query, key, found, scaling):
-    """What `far_sinks` found, query (B, H, Q, D), key (B, H, K, D) -> (columns, what is added to their scores (B, H, Q, n)), or None"""
-    if found is None:
-        return None
-    columns, farthest, sink = found
-    more = (as_if_near(module, query, farthest) - query) @ key[:, :, columns].mT * scaling
-    return columns, more.masked_fill(~sink, 0)
+def what_far_sinks_add(change, key, found):
+    """How queries change (B, H, Q, D) as they turn, times the scale of scores; keys (B, H, K, D); what `far_sinks` found
+    -> (columns, what is added to their scores (B, H, Q, n))"""
+    columns, _, others = found
+    more = change @ key[:, :, columns].to(change.dtype).mT
+    return columns, more if others is None else more.masked_fill(others, 0)
 
 
 def attend_beside_sinks(query, key, value, bias, sink_query, sink_key, sink_value, scaling):
