@@ -6,13 +6,12 @@ after the query get it too, and whoever masks them does so afterwards. Add it to
 Shapes: H total heads, i queries, j keys. The queries are the last i of the j positions, as in decoding with a cache.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from alibi_cli.slopes import get_slopes
+from alibi_cli.slopes import get_slopes, is_slope
 
 
 class AlibiPositionalBias(nn.Module):
@@ -23,7 +22,7 @@ class AlibiPositionalBias(nn.Module):
     module was moved to float64), whatever the precision of the model around it; cast the result.
 
     Raises:
-        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` finite numbers, zero at least.
+        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` numbers, positive in float32.
     """
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
@@ -35,8 +34,8 @@ class AlibiPositionalBias(nn.Module):
         values = default if slopes is None else [float(slope) for slope in slopes]
         if len(values) != heads:
             raise ValueError(f"{heads} heads need {heads} slopes, not {len(values)}.")
-        if not all(0 <= slope < math.inf for slope in values):
-            raise ValueError("Slopes must be finite and not negative.")
+        if not all(map(is_slope, values)):
+            raise ValueError("Slopes must be positive in float32, and finite.")
         self.heads, self.total_heads = heads, total_heads
         self._values = values
         # Says where the module is. The slopes are kept as Python numbers: casts of the model do not round them, and loaders that
@@ -115,13 +114,11 @@ class LearnedAlibiPositionalBias(AlibiPositionalBias):
     `learned_logslopes` (heads,) is in the state dict. The bias depends on it and is made anew in every call; `bias` is None.
 
     Raises:
-        ValueError: as above, or a slope of zero.
+        ValueError: as above.
     """
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
         super().__init__(heads, total_heads, slopes=slopes)
-        if min(self._values) == 0:
-            raise ValueError("A learned slope must be positive to begin with.")
         self.learned_logslopes = nn.Parameter(torch.tensor(self._values, dtype=torch.float64).log().float())
 
     @property

@@ -12,7 +12,7 @@ from alibi_cli.cli.heat_map import HeatMap
 from alibi_cli.cli.plugins import load_plugins
 from alibi_cli.cli.presets import settings
 from alibi_cli.errors import EXIT_USAGE, AlibiError
-from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
+from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_per_layer, is_slope, layers_of
 
 app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion plans, policies and presets.")
 
@@ -40,13 +40,14 @@ def slopes(
     """
     if model is not None and heads is not None:
         raise AlibiError("Give MODEL or --heads, not both.", exit_code=EXIT_USAGE)
-    if max_bias is not None and not 0 < max_bias < math.inf:
-        raise typer.BadParameter("it must be positive and finite.", param_hint="--max-bias")
-    found = _slopes_of(model, heads, max_bias or PRESS_MAX_BIAS)
+    try:
+        found = _slopes_of(model, heads, PRESS_MAX_BIAS if max_bias is None else max_bias)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--max-bias") from None
     if json:
         output.print_json(found)
         return
-    if isinstance(found["slopes"][0], list):
+    if is_per_layer(found["slopes"]):
         output.print_text(f"{len(found['slopes'])} layers of {found['n_heads']} heads, {found['scheme']}")
         output.print_heat_maps([HeatMap("slope m", found["slopes"], "gentlest", "steepest", True)])
         output.note("Heads are named layer.head. All figures: --json.")
@@ -72,9 +73,11 @@ def _slopes_of(model: str | None, heads: int | None, max_bias: float) -> dict[st
     if found < 1:
         raise AlibiError(f"The config.json of {model} does not say how many heads it has.", exit_code=EXIT_USAGE)
     if (own := config.get("alibi_slopes")) is not None:
-        layers = own if isinstance(own, list) and own and isinstance(own[0], list) else [own]
+        layers = layers_of(own)
         if not all(isinstance(layer, list) and len(layer) == found and all(map(is_slope, layer)) for layer in layers):
-            raise AlibiError(f"The alibi_slopes in the config.json of {model} are not {found} positive numbers.")
+            raise AlibiError(
+                f"The alibi_slopes in the config.json of {model} are not {found} numbers that are positive in float32."
+            )
         if max_bias != PRESS_MAX_BIAS:
             raise AlibiError(f"{model} has slopes of its own; --max-bias does not apply.", exit_code=EXIT_USAGE)
         return {"n_heads": found, "scheme": "checkpoint", "max_bias": None, "slopes": own}

@@ -11,6 +11,7 @@ import torch
 
 from .alibi_attention import alibi_attention, alibi_bias
 from .alibi_distances import HIDDEN, alibi_distances, distance_of
+from .alibi_slopes import get_slopes, is_per_layer
 from .alibi_surgery import PolicyRegistry
 
 policy_registry = PolicyRegistry()  # "replace"
@@ -126,7 +127,7 @@ def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: i
 
 def _of_layer(values, module, module_index):
     """The list of a module's layer, of one list for all layers or one per layer."""
-    if isinstance(values[0], (list, tuple)):
+    if is_per_layer(values):
         layer = getattr(module, "layer_idx", None)
         values = values[module_index if layer is None else layer]
     if getattr(module, "num_heads", len(values)) != len(values):
@@ -193,12 +194,8 @@ def _rescale(module, args, kwargs):
     name = "alibi" if "alibi" in kwargs else "position_bias"  # (B * H, 1, K) or (H, 1, K)
     own = kwargs[name]
     heads = len(module.alibi_slopes)
-    power = 1 << (heads.bit_length() - 1)
-    press = [2.0 ** (-8 * i / power) for i in range(1, power + 1)] + [
-        2.0 ** (-4 * i / power) for i in range(1, 2 * power, 2)
-    ]
     slopes = torch.as_tensor(module.alibi_slopes, dtype=torch.float64, device=own.device)
-    ratios = (slopes / slopes.new_tensor(press[:heads])).to(own.dtype).repeat(own.shape[0] // heads)
+    ratios = (slopes / slopes.new_tensor(get_slopes(heads))).to(own.dtype).repeat(own.shape[0] // heads)
     kwargs[name] = own * ratios[:, None, None]
     return args, kwargs
 

@@ -18,6 +18,7 @@ from .alibi_policies import (
     rescale_own_bias,
     rotates,
 )
+from .alibi_slopes import is_per_layer, is_slope, layers_of
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
 
@@ -27,7 +28,10 @@ def rewrite(model):
     Raises:
         ValueError: the config's slopes do not fit, or the surgery did not reach both the attention and the positions.
     """
-    check_slopes(model.config.alibi_slopes, model.config, getattr(model.config, "alibi_offsets", None))
+    # Version 0.1.0 took slopes of zero, and what it wrote still loads.
+    check_slopes(
+        model.config.alibi_slopes, model.config, getattr(model.config, "alibi_offsets", None), legal=_not_negative
+    )
     length = model.config.alibi_max_sequence_length
     name = policy_of(model.config)
     bound = {cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policies(name).items()}
@@ -38,7 +42,7 @@ def rewrite(model):
                 module.learn_vector(model.dtype, model.device)
     biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
     layers = model.config.num_hidden_layers
-    if isinstance(model.config.alibi_slopes[0], (list, tuple)) and len(biased) != layers:
+    if is_per_layer(model.config.alibi_slopes) and len(biased) != layers:
         raise ValueError(
             f"{type(model).__name__} has {len(biased)} attention modules for {layers} layers: slopes per layer do not fit it."
         )
@@ -148,22 +152,28 @@ def check_reach(model, policy, sinks=0, sink_distance=None):
         raise ValueError(f"{type(model).__name__} with policy {policy!r} {NO_TURN}")
 
 
-def check_slopes(slopes, config, offsets=None):
-    """Raises ValueError unless `slopes`, and `offsets` if there are any, are finite, not negative, and one per query head: once, or once
-    per layer."""
+def _not_negative(value):
+    return 0 <= value < float("inf")
+
+
+def check_slopes(slopes, config, offsets=None, legal=is_slope):
+    """Raises ValueError unless `slopes` are legal, `offsets`, if there are any, finite and not negative, and both one per query head: once,
+    or once per layer."""
     if not slopes:
         raise ValueError(
             "config.alibi_slopes is missing: it holds one slope per attention head, or one list per layer."
         )
-    for name, values in (("alibi_slopes", slopes), ("alibi_offsets", offsets)):
-        if values is not None:
-            _check_per_head(name, values, config.num_attention_heads, config.num_hidden_layers)
+    _check_per_head("alibi_slopes", slopes, config, legal, "positive in float32")
+    if offsets is not None:
+        _check_per_head("alibi_offsets", offsets, config, _not_negative, "finite and not negative")
 
 
-def _check_per_head(name, values, heads, layers):
-    per_layer = values if values and isinstance(values[0], (list, tuple)) else [values] * layers
-    if len(per_layer) != layers or any(len(layer) != heads for layer in per_layer):
-        what = name.removeprefix("alibi_")
-        raise ValueError(f"config.{name} must hold {heads} {what}, or {layers} lists of {heads}, one per layer.")
-    if not all(0 <= value < float("inf") for layer in per_layer for value in layer):
-        raise ValueError(f"config.{name} must be finite and not negative.")
+def _check_per_head(name, values, config, legal, what):
+    heads, layers, rows = config.num_attention_heads, config.num_hidden_layers, layers_of(values)
+    if len(rows) != (layers if is_per_layer(values) else 1) or any(
+        not isinstance(row, (list, tuple)) or len(row) != heads for row in rows
+    ):
+        noun = name.removeprefix("alibi_")
+        raise ValueError(f"config.{name} must hold {heads} {noun}, or {layers} lists of {heads}, one per layer.")
+    if not all(legal(value) for row in rows for value in row):
+        raise ValueError(f"config.{name} must be numbers, {what}.")
