@@ -52,6 +52,11 @@ class AlibiPositionalBias(nn.Module):
         return torch.tensor(self._values, dtype=self._dtype, device=self._place.device)
 
     @property
+    def device(self) -> torch.device:
+        """Where biases are made."""
+        return self._place.device
+
+    @property
     def bias(self) -> Tensor | None:
         """(H, i, j): the bias that is kept for later calls, or None."""
         return self._kept
@@ -91,14 +96,22 @@ class AlibiPositionalBias(nn.Module):
         return kept[:, kept.shape[1] - i :, kept.shape[2] - j :]
 
     def forward_custom_pos(self, pos_i: Tensor, pos_j: Tensor | None = None) -> Tensor:
-        """(…, i) and (…, j) positions of queries and keys -> (…, H, i, j), for packed sequences whose positions start again."""
+        """Positions of queries and keys -> bias, for packed sequences whose positions start again: (i,) and (j,) -> (H, i, j),
+        (B, i) and (B, j) -> (B, H, i, j), and with positions of each head's own, (B, heads, i) and (B, heads, j) -> (B, H, i, j).
+
+        Raises:
+            ValueError: positions per head that are not of `heads` heads.
+        """
         return self._of(pos_i, pos_i if pos_j is None else pos_j)
 
     def _of(self, query: Tensor, key: Tensor) -> Tensor:
-        slopes = self.slopes.to(query.device)
-        slopes = nn.functional.pad(slopes, (0, self.total_heads - self.heads))[:, None, None]  # (H, 1, 1)
-        distance = (query[..., :, None] - key[..., None, :]).abs()  # (…, i, j), integers
-        return slopes * -distance.unsqueeze(-3)  # (…, H, i, j)
+        distance = query[..., :, None] - key[..., None, :]  # (…, i, j), integers
+        if distance.dim() < 4:
+            distance = distance.unsqueeze(-3)  # (…, 1, i, j): all heads have the same positions
+        elif distance.shape[-3] != self.heads:
+            raise ValueError(f"Positions per head must be (B, {self.heads}, length), not {tuple(query.shape)}.")
+        bias = self.slopes.to(query.device)[:, None, None] * -distance.abs()  # (…, heads, i, j)
+        return nn.functional.pad(bias, (0, 0, 0, 0, 0, self.total_heads - self.heads))
 
     def _usable(self) -> Tensor | None:
         """What is kept, if it is of the present place and precision and no caller wrote to it."""

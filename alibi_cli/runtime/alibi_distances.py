@@ -9,6 +9,7 @@ A distance depends on i - j alone, so nothing of size Q x K is made where that c
 Shapes: B batch, Q queries, K keys.
 """
 
+from contextvars import ContextVar
 from functools import cache
 from itertools import groupby
 
@@ -19,6 +20,14 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 
 HIDDEN = torch.iinfo(torch.int32).min
 SINK = -(1 << 30)  # what lies below it is a sink, or hidden
+NOT_PACKED = (
+    "position_ids begin again, as in packed documents, and this model's mask does not keep the documents apart: each would be read with "
+    "those before it. Give use_cache=False; if that does not help, the family has no packing: give the documents as rows of a padded batch."
+)
+
+# Where the positions that a model was given begin again, (B, Q) booleans, while its forward runs.
+restarts: ContextVar[torch.Tensor | None] = ContextVar("alibi_restarts", default=None)
+
 BLOCK = 256  # queries per call of the kernel: few enough to skip the hidden half, enough to keep the kernel busy
 
 
@@ -81,6 +90,8 @@ def alibi_distances(
     Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Compact` where it can be.
     config.alibi_sinks: how many first tokens of every document are sinks.
     """
+    if not torch.compiler.is_compiling() and restarts.get() is not None:
+        _check_packing(batch_size, kv_length, kv_offset, mask_function, device, use_vmap)
     sinks = getattr(config, "alibi_sinks", None) or 0
     causal = mask_function is causal_mask_function
     whole = causal or mask_function is bidirectional_mask_function  # one document
@@ -130,6 +141,30 @@ def alibi_distances(
     return Compact.of(q_length, kv_length, None, device, spans, batch, entries)
 
 
+def _check_packing(batch, keys, offset, mask_function, device, use_vmap):
+    """Raises ValueError if a token whose position begins again sees the token before it."""
+    again, first = (
+        restarts.get().to(device),
+        offset + keys - restarts.get().shape[1],
+    )  # the queries are the last of the positions
+    if (sees_previous(batch, offset + keys, mask_function, device, use_vmap)[:, max(first, 0) :] & again).any():
+        raise ValueError(NOT_PACKED)
+
+
+def sees_previous(batch, keys, mask_function, device, use_vmap=False):
+    """(B or 1, K) booleans: the positions whose query sees the key before it."""
+    seen = sdpa_mask(  # of one query, whose place the key takes
+        batch_size=batch,
+        q_length=1,
+        kv_length=keys,
+        mask_function=lambda row, head, _, key: mask_function(row, head, key, (key - 1).clamp(min=0)),
+        device=device,
+        use_vmap=use_vmap,
+        allow_is_causal_skip=False,
+    )[:, 0, 0]
+    return seen[:1] if seen.stride(0) == 0 else seen
+
+
 def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, use_vmap=False):
     """(B or 1, K) booleans: the keys that are among the first `n` tokens of their document; padding is no token.
 
@@ -142,16 +177,7 @@ def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, 
         token = pad(token, (0, offset + keys - token.shape[-1]), value=True)  # what a static cache has room for
     before = token.cumsum(-1) - token.long()  # tokens of the row before each place
     if mask_function is not None:
-        sees_previous = sdpa_mask(  # of one query, whose place the key takes
-            batch_size=batch,
-            q_length=1,
-            kv_length=offset + keys,
-            mask_function=lambda row, head, _, key: mask_function(row, head, key, (key - 1).clamp(min=0)),
-            device=device,
-            use_vmap=use_vmap,
-            allow_is_causal_skip=False,
-        )[:, 0, 0]
-        begins = ~(sees_previous[:1] if sees_previous.stride(0) == 0 else sees_previous)
+        begins = ~sees_previous(batch, offset + keys, mask_function, device, use_vmap)
         before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
     return (token & (before < n))[:, offset:]
 

@@ -3,9 +3,11 @@
 import functools
 
 import torch
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from .alibi_attention import ATTENTION_NAME
+from .alibi_distances import NOT_PACKED, restarts
 from .alibi_policies import (
     NO_SINKS,
     NO_TURN,
@@ -92,28 +94,76 @@ def configs_of(model):
 
 
 def _guard(model, biased):
-    """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word. It is looked at when the
-    innermost model around the part is called: once per forward pass, not in every layer."""
+    """Hooks on the innermost models around the attention: what is the same for all layers is looked at once per forward pass."""
     around = {}
     for outer in model.modules():  # before what they contain
         if isinstance(outer, PreTrainedModel):
-            around.update((module, outer) for module in outer.modules() if module in biased)
-    for outer in set(around.values()):
-        inside = [
-            module for module in around if around[module] is outer and not getattr(module, "alibi_own_bias", False)
-        ]
-        if inside and not hasattr(outer, "alibi_attention_modules"):
-            outer.register_forward_pre_hook(_refuse_other_attention)
-        outer.alibi_attention_modules = tuple(inside)  # which hides them from whoever lists the model's parts
+            around.update(dict.fromkeys(outer.modules(), outer))
+    kinds = {type(module) for module in biased}  # attention between stacks has no slopes and is of the same kinds
+    attention = [module for module in model.modules() if type(module) in kinds and hasattr(module, "config")]
+    for outer in {around[module] for module in biased}:
+        if not hasattr(outer, "alibi_attention_modules"):
+            outer.alibi_shows_weights = False
+            outer.register_forward_pre_hook(_before_forward, with_kwargs=True)
+            outer.register_forward_hook(_after_forward, always_call=True)
+        # A tuple hides them from whoever lists the model's parts.
+        outer.alibi_attention_modules = tuple(module for module in attention if around[module] is outer)
+    if any(getattr(module, "alibi_own_bias", False) for module in biased) and not hasattr(
+        model, "alibi_refuses_packing"
+    ):
+        model.alibi_refuses_packing = model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
 
 
-def _refuse_other_attention(model, args):
+def _refuse_packing(model, args, kwargs):
+    """Of families that compute ALiBi themselves, with masks that know no documents."""
+    if torch.compiler.is_compiling():
+        return
+    if _restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")) is not None:
+        raise ValueError(NOT_PACKED)
+
+
+def _before_forward(model, args, kwargs):
+    if not any(getattr(module, "alibi_own_bias", False) for module in model.alibi_attention_modules):
+        _refuse_other_attention(model)
+        _show_weights(model, kwargs.get("output_attentions"))
+    if not torch.compiler.is_compiling():  # the values of a tensor are not known there
+        restarts.set(_restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")))
+
+
+def _after_forward(model, args, output):
+    if not torch.compiler.is_compiling():
+        restarts.set(None)
+
+
+def _refuse_other_attention(model):
+    """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word."""
     for module in model.alibi_attention_modules:
         if module.config._attn_implementation != ATTENTION_NAME:
             raise ValueError(
                 f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
                 "would drop the bias."
             )
+
+
+def _show_weights(model, wanted):
+    """Attention hands out its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
+    wanted = bool(model.config.output_attentions if wanted is None else wanted)
+    if wanted != model.alibi_shows_weights:
+        model.alibi_shows_weights = wanted
+        for module in model.alibi_attention_modules:
+            module.alibi_keeps_weights = wanted
+
+
+def _restarts(positions, tokens):
+    """(B, Q) booleans: the tokens whose position is not above that of the token before, as in packed documents; None if there are none.
+    tokens: (B, K) mask of padding, whose positions are arbitrary."""
+    if positions is None or positions.dim() != 2 or positions.shape[1] < 2:
+        return None
+    again = positions[:, 1:] <= positions[:, :-1]
+    if tokens is not None and tokens.dim() == 2:
+        token = tokens[:, -positions.shape[1] :].bool()
+        again = again & token[:, 1:] & token[:, :-1]
+    return pad(again, (1, 0)) if again.any() else None
 
 
 def policy_of(config):

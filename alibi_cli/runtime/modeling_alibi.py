@@ -17,6 +17,11 @@ from .alibi_attention import ATTENTION_NAME
 from .alibi_plugin import __name__ as PLUGIN
 from .alibi_rewrite import attention_of, rewrite
 
+try:
+    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY as RECORDERS
+except ImportError:  # of versions that find them in another way
+    RECORDERS = {}
+
 
 class AlibiConfigMixin:
     """What conversion adds to a family's configuration.
@@ -31,6 +36,18 @@ class AlibiConfigMixin:
     alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where the table's rows were.
     alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
     """
+
+    @property
+    def output_attentions(self):
+        """transformers takes only its own "eager" to know the weights of attention."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value):
+        self._output_attentions = value
+
+    def validate_output_attentions(self):
+        pass
 
 
 class AlibiModelMixin:
@@ -52,6 +69,15 @@ class AlibiModelMixin:
             )
         # The stock model is built first, and some families choose classes by this name; `rewrite` puts ours in its place.
         return "eager" if is_init_check else attention_of(self)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """What `generate_batch` and the server begin with. Its attention gets its keys from a paged cache and a mask without distances."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not run with continuous batching, whatever its attn_implementation. "
+            "Generate in padded batches instead: model.generate(input_ids, attention_mask=…)."
+        )
+
+    continuous_batching_context_manager = generate_batch = init_continuous_batching
 
 
 def auto_map_for(base_model_type):
@@ -106,7 +132,13 @@ def model_class_for(base):
         autos = [auto for auto, target in auto_map.items() if target == f"modeling_alibi.{name}"]
         body = {"config_class": config_class, "__annotations__": {"config": config_class}, "__module__": __name__}
         body["_auto_class"] = autos[0] if autos else None  # makes save_pretrained carry these files along
+        # transformers reads these answers out of the source of the class's module, which is this file, and keeps them on the class.
+        of_experts = getattr(base, "_can_set_experts_implementation", bool)
+        body["_can_set_experts_implementation_cached_value"] = of_experts()
+        body["_can_set_attn_implementation_cached_value"] = True  # the implementation stays what it is: see above
         globals()[name] = type(name, (AlibiModelMixin, base), body)
+        # What a class can record is noted by the class's name when a model is made. Surgery in memory gives a model its class later.
+        dict.__setitem__(RECORDERS, str(globals()[name]), getattr(base, "_can_record_outputs", None))
         # Some heads build the model below them through AutoModel, which has to know the converted one.
         below = auto_map.get("AutoModel", "").removeprefix("modeling_alibi.")
         if below == name:
