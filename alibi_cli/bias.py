@@ -25,6 +25,8 @@ class AlibiPositionalBias(nn.Module):
         ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` numbers, positive in float32.
     """
 
+    _place: Tensor
+
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
         super().__init__()
         default = get_slopes(heads)

@@ -12,6 +12,7 @@ Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -53,7 +54,7 @@ def fit_reach(
     fitted: list[list[float]] = []
 
     def watch(
-        module: torch.nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         distances: torch.Tensor,
@@ -179,7 +180,7 @@ def _seen(distances: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _watched(modules: list[torch.nn.Module], watch: Callable[..., None]) -> Iterator[None]:
+def _watched(modules: list[Any], watch: Callable[..., None]) -> Iterator[None]:
     for module in modules:
         module.alibi_watch = watch
     try:

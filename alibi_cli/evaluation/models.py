@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -182,7 +182,9 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
             cls, config = _converted(info)
             model, loading = cls.from_pretrained(info.folder, config=config, **options)
         else:
-            model, loading = auto.from_pretrained(info.folder, trust_remote_code=trust_remote_code, **options)
+            model, loading = cast(Any, auto).from_pretrained(
+                info.folder, trust_remote_code=trust_remote_code, **options
+            )
         if not split:
             model = model.to(target)
     except UnpicklingError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +152,8 @@ def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None
 def _run(
     job: Job, wanted: list[tuple[str, int]], request: Request, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
-    info, model, scorer = job.info, None, None
+    info, scorer = job.info, None
+    model: Any = None
     for name, length in wanted:
         trained, settings = info.trained_length or length, None
         computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)

@@ -13,8 +13,10 @@ Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head wid
 """
 
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -43,7 +45,7 @@ NO_DISTANCES = (
 )
 
 
-def alibi_bias(distances, slopes, dtype, offsets=None):
+def alibi_bias(distances: Tensor, slopes: Any, dtype: torch.dtype, offsets: Any = None) -> Tensor:
     """(B, 1, Q, K) from alibi_distances -> (B, H, Q, K) additive bias, the lowest finite value where hidden.
 
     -m_h * |i - j|; with offsets o_h, -m_h * max(0, |i - j| - o_h); 0 for a sink. Computed in float32 (float64 for a float64 model) and
@@ -58,7 +60,7 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
 
-def bias_of_row(row, slopes, dtype, offsets=None):
+def bias_of_row(row: Any, slopes: Any, dtype: torch.dtype, offsets: Any = None) -> Tensor:
     """As `alibi_bias` for what `row_of` gives, where nothing is hidden: in decoding every operation counts."""
     ramp = torch.arange(1 - row.shape[-1], 1, dtype=torch.promote_types(dtype, torch.float32), device=row.device)
     bias = _sloped(ramp[None, None, None], slopes, offsets)
@@ -67,7 +69,7 @@ def bias_of_row(row, slopes, dtype, offsets=None):
     return bias if bias.dtype == dtype else bias.clamp_min_(torch.finfo(dtype).min).to(dtype)
 
 
-def _sloped(ramp, slopes, offsets):
+def _sloped(ramp: Tensor, slopes: Any, offsets: Any) -> Tensor:
     """(B, 1, Q, K) of -|i - j| -> (B, H, Q, K) of -m_h * max(0, |i - j| - o_h)"""
     slopes = torch.as_tensor(slopes, dtype=ramp.dtype, device=ramp.device)[:, None, None]
     if offsets is not None:
@@ -77,8 +79,17 @@ def _sloped(ramp, slopes, offsets):
 
 
 def alibi_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, softcap=None, s_aux=None, **kwargs
-):
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """softmax(scaling * q.k - m_h * |i - j|) v for query (B, H, Q, D) and key, value (B, G, K, D) -> (B, Q, H, D).
 
     The bias is added after the scaling and the soft cap and never multiplied by either. `s_aux` are learned sinks: one
@@ -101,11 +112,12 @@ def alibi_attention(
     if watch is not None:
         watch(module, query, key, attention_mask, scaling, softcap, s_aux)
     options = (scaling, dropout, softcap, s_aux, module.training)
-    compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2] and relative is None
-    if compact and not keeps_weights and not as_rows:
+    same_keys = attention_mask.shape[-1] == key.shape[2]
+    in_blocks = same_keys and relative is None and not keeps_weights and not as_rows
+    if in_blocks and isinstance(attention_mask, Compact):
         line = _bias_of_layer(module, attention_mask.line, attention_mask.line, query.dtype)
         return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
-    entries = attention_mask if attention_mask.shape[-1] == key.shape[2] else attention_mask[..., : key.shape[2]]
+    entries = attention_mask if same_keys else attention_mask[..., : key.shape[2]]
     bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
@@ -114,18 +126,22 @@ def alibi_attention(
     output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
     if as_rows:
         output = output.transpose(1, 2).reshape(batch, 1, heads, value.shape[-1])
-        weights = weights.reshape(batch, heads, 1, key.shape[2]) if keeps_weights else None
+        weights = None if weights is None else weights.reshape(batch, heads, 1, key.shape[2])
     return output.contiguous(), weights if keeps_weights else None
 
 
-def _in_blocks(module, query, key, value, line, compact, options):
+def _in_blocks(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, line: Tensor, compact: Compact, options: tuple[Any, ...]
+) -> Tensor:
     """As `alibi_attention`; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q, of the `Compact`.
 
     A line that is being learned gets its gradient from the scores of a block, which are computed again in the backward pass.
     """
     queries, keys, block = query.shape[2], key.shape[2], compact.block
     learns = line.requires_grad and torch.is_grad_enabled()
-    attend = partial(checkpoint, _attend, use_reentrant=False) if learns else _attend
+    place: Any
+    free: Any
+    attend: Any = partial(checkpoint, _attend, use_reentrant=False) if learns else _attend
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
     as_near = sees_sinks_as_near(module)
@@ -183,7 +199,7 @@ def _in_blocks(module, query, key, value, line, compact, options):
     return torch.cat(outputs[::-1], dim=1)
 
 
-def _free(begin, end, seen, sinks, last, queries, device):
+def _free(begin: int, end: int, seen: Any, sinks: Any, last: int, queries: int, device: Any) -> Tensor:
     """(…, Q, K) booleans: where a query sees a sink, for the queries from position `last` back and a part of `Compact.spans`."""
     if isinstance(sinks, torch.Tensor):
         return sinks & seen
@@ -192,7 +208,20 @@ def _free(begin, end, seen, sinks, last, queries, device):
     return is_sink & (key <= place[:, None]) if seen else is_sink
 
 
-def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None, far=None):
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scaling: float,
+    dropout: float,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    training: bool,
+    shows_weights: bool,
+    sinks: tuple[Tensor | None, Tensor, Tensor] | None = None,
+    far: tuple[Any, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """(B, H, Q, D), (B, H, K, D), (B, H, K, D), (B, H, Q, K) -> (B, Q, H, D), weights (B, H, Q, K) or None
 
     sinks: queries (B, H, Q, D) if not the same, keys and values (B, H, N, D) of sinks that every query sees. far: (columns, what to add to
@@ -200,14 +229,17 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
     """
     fused = softcap is None and s_aux is None and not shows_weights
     if sinks is not None and fused and can_attend_beside(query, value, bias, dropout):
-        sinks = query if sinks[0] is None else sinks[0], *sinks[1:]
-        return attend_beside_sinks(query, key, value, bias, *sinks, scaling).transpose(1, 2), None
+        sink_query, sink_key, sink_value = sinks
+        sink_query = query if sink_query is None else sink_query
+        return attend_beside_sinks(query, key, value, bias, sink_query, sink_key, sink_value, scaling).transpose(
+            1, 2
+        ), None
     if sinks is not None:
-        sink_query, *others = sinks
+        sink_query, sink_key, sink_value = sinks
         if sink_query is not None:
-            far = slice(0, others[0].shape[2]), (sink_query - query) @ others[0].mT * scaling
-        key, value = (torch.cat(pair, dim=2) for pair in zip(others, (key, value), strict=True))
-        bias = pad(bias, (others[0].shape[2], 0))
+            far = slice(0, sink_key.shape[2]), (sink_query - query) @ sink_key.mT * scaling
+        key, value = torch.cat([sink_key, key], dim=2), torch.cat([sink_value, value], dim=2)
+        bias = pad(bias, (sink_key.shape[2], 0))
     if far is not None and fused:
         bias = _with_more(bias if len(bias) == len(query) else bias.expand(len(query), -1, -1, -1), *far)
     if fused:
@@ -220,33 +252,37 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + bias
     if s_aux is not None:
-        sinks = s_aux.reshape(1, scores.shape[1], -1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
-        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+        own = s_aux.reshape(1, scores.shape[1], -1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
+        scores = torch.cat([scores, own.to(scores.dtype)], dim=-1)
     exact = torch.promote_types(scores.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
     output = torch.nn.functional.dropout(weights, dropout, training) @ value
     return output.transpose(1, 2), weights
 
 
-def _with_more(scores, columns, more):
+def _with_more(scores: Tensor, columns: Any, more: Tensor) -> Tensor:
     """A copy of `scores` (B, H, Q, K) with `more` (B, H, Q, n) added to some columns, which are indices or a slice."""
     scores = scores.clone()
     scores[..., columns] += more.to(scores.dtype)
     return scores
 
 
-def _far_sinks(module, query, key, entries, mask, scaling):
+def _far_sinks(
+    module: Any, query: Tensor, key: Tensor, entries: Tensor, mask: Tensor, scaling: float
+) -> tuple[Any, Tensor] | None:
     """What is to be added to the scores of some columns, (columns, (B, H, Q, n)), None if nothing; entries: of the mask that all layers
     receive."""
     if not sees_sinks_as_near(module) or entries.shape[-1] - 1 <= module.config.alibi_sink_distance:
         return None
     limit, frequencies, one_query = module.config.alibi_sink_distance, frequencies_of(module), entries.shape[-2] == 1
 
-    def find():
+    def find() -> Any:
         """`far_sinks` and the turn of the queries, which is a matrix if there is one query, whose heads all turn alike"""
+        found: tuple[Any, Tensor, Tensor | None] | None
         if not torch.compiler.is_compiling() and hasattr(entries, "alibi_row"):
             last = torch.full((1, 1, 1), entries.shape[-1] - 1, device=entries.device)
-            found = (slice(0, entries.alibi_row), last, None) if entries.alibi_row else None
+            sinks = entries.alibi_row
+            found = (slice(0, sinks), last, None) if sinks else None
         else:
             found = far_sinks((entries < SINK) & (entries != HIDDEN), SINK - 1 - entries, limit)
         if found is None:
@@ -265,29 +301,31 @@ def _far_sinks(module, query, key, entries, mask, scaling):
     return what_far_sinks_add(change, key, found)
 
 
-def _nearer(module, query, mask, place, distance):
+def _nearer(module: Any, query: Tensor, mask: Tensor, place: Any, distance: Tensor) -> Tensor:
     """`as_if_near`; the angles are those of a place in the mask that all layers receive."""
     limit, frequencies = module.config.alibi_sink_distance, frequencies_of(module)
 
-    def angles():
+    def angles() -> tuple[Tensor, Tensor]:
         return turn_back(frequencies, distance, limit, query.dtype)
 
     return as_if_near(module, query, once(mask, ("angles", place), (limit, frequencies, query.dtype), angles))
 
 
-def _change(module, query, distance, scaling):
+def _change(module: Any, query: Tensor, distance: Tensor, scaling: float) -> Tensor:
     turn = turn_back(frequencies_of(module), distance, module.config.alibi_sink_distance, query.dtype)
     return (as_if_near(module, query, turn) - query) * scaling
 
 
-def _bias_of_layer(module, distances, mask, dtype, groups=None):
+def _bias_of_layer(
+    module: Any, distances: Tensor, mask: Tensor, dtype: torch.dtype, groups: int | None = None
+) -> Tensor:
     """(B, H, Q, K), or (B, groups, H / groups, K) for one query. Layers with equal slopes share one bias for the length of a forward pass;
     distances: of the mask that all layers receive."""
     slopes, offsets = getattr(module, "alibi_slopes", None), getattr(module, "alibi_offsets", None)
     learned = isinstance(slopes, torch.Tensor)  # the gradient is a sum over distances, for which 16 bits are too few
     kind = torch.promote_types(dtype, torch.float32) if learned else dtype
 
-    def make():
+    def make() -> Tensor:
         if not torch.compiler.is_compiling():
             if slopes is not None and hasattr(distances, "alibi_row"):
                 return in_groups(bias_of_row(distances, slopes, kind, offsets))
@@ -295,7 +333,7 @@ def _bias_of_layer(module, distances, mask, dtype, groups=None):
                 raise ValueError(NO_DISTANCES)
         return in_groups(alibi_bias(distances, slopes, kind, offsets))
 
-    def in_groups(bias):
+    def in_groups(bias: Tensor) -> Tensor:
         return bias if groups is None or bias.shape[1] == 1 else bias.squeeze(2).unflatten(1, (groups, -1))
 
     if learned:

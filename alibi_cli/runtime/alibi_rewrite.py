@@ -1,8 +1,11 @@
 """Applying the registered policies to a whole model, and the checks that go with it."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
@@ -24,7 +27,7 @@ from .alibi_slopes import is_per_layer, is_slope, layers_of
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
 
-def rewrite(model):
+def rewrite(model: Any) -> None:
     """Applies the policy that a model's config names to the model; the config holds the slopes as well.
 
     Raises:
@@ -65,7 +68,7 @@ def rewrite(model):
         config._attn_implementation = attention_of(model)
 
 
-def _link_rotations(model, biased):
+def _link_rotations(model: Any, biased: set[Any]) -> None:
     """Tells each attention the rotation of its queries and keys, where that is kept: its own, or else the model's.
 
     Raises:
@@ -81,24 +84,24 @@ def _link_rotations(model, biased):
         raise ValueError(f"{type(model).__name__} {NO_TURN}")
 
 
-def attention_of(model):
+def attention_of(model: Any) -> str:
     """The attention implementation of a rewritten model: ours, except where the family computes ALiBi itself."""
     own = any(getattr(module, "alibi_own_bias", False) for module in model.modules())
     return "eager" if own else ATTENTION_NAME
 
 
-def configs_of(model):
+def configs_of(model: Any) -> list[Any]:
     """The configs of a model and its parts: one, except where stacks have copies of their own."""
     found = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     return [config for config in found.values() if type(config) is type(model.config)]
 
 
-def _guard(model, biased):
+def _guard(model: Any, biased: set[Any]) -> None:
     """Hooks on the innermost models around the attention: what is the same for all layers is looked at once per forward pass."""
-    around = {}
-    for outer in model.modules():  # before what they contain
-        if isinstance(outer, PreTrainedModel):
-            around.update(dict.fromkeys(outer.modules(), outer))
+    around: dict[torch.nn.Module, Any] = {}
+    for part in model.modules():  # before what they contain
+        if isinstance(part, PreTrainedModel):
+            around.update(dict.fromkeys(part.modules(), part))
     kinds = {type(module) for module in biased}  # attention between stacks has no slopes and is of the same kinds
     attention = [module for module in model.modules() if type(module) in kinds and hasattr(module, "config")]
     for outer in {around[module] for module in biased}:
@@ -108,13 +111,12 @@ def _guard(model, biased):
             outer.register_forward_hook(_after_forward, always_call=True)
         # A tuple hides them from whoever lists the model's parts.
         outer.alibi_attention_modules = tuple(module for module in attention if around[module] is outer)
-    if any(getattr(module, "alibi_own_bias", False) for module in biased) and not hasattr(
-        model, "alibi_refuses_packing"
-    ):
+    own_bias = any(getattr(module, "alibi_own_bias", False) for module in biased)
+    if own_bias and not hasattr(model, "alibi_refuses_packing"):
         model.alibi_refuses_packing = model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
 
 
-def _refuse_packing(model, args, kwargs):
+def _refuse_packing(model: Any, args: Any, kwargs: Any) -> None:
     """Of families that compute ALiBi themselves, with masks that know no documents."""
     if torch.compiler.is_compiling():
         return
@@ -122,7 +124,7 @@ def _refuse_packing(model, args, kwargs):
         raise ValueError(NOT_PACKED)
 
 
-def _before_forward(model, args, kwargs):
+def _before_forward(model: Any, args: Any, kwargs: Any) -> None:
     if not any(getattr(module, "alibi_own_bias", False) for module in model.alibi_attention_modules):
         _refuse_other_attention(model)
         _show_weights(model, kwargs.get("output_attentions"))
@@ -130,12 +132,12 @@ def _before_forward(model, args, kwargs):
         restarts.set(_restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")))
 
 
-def _after_forward(model, args, output):
+def _after_forward(model: Any, args: Any, output: Any) -> None:
     if not torch.compiler.is_compiling():
         restarts.set(None)
 
 
-def _refuse_other_attention(model):
+def _refuse_other_attention(model: Any) -> None:
     """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word."""
     for module in model.alibi_attention_modules:
         if module.config._attn_implementation != ATTENTION_NAME:
@@ -145,7 +147,7 @@ def _refuse_other_attention(model):
             )
 
 
-def _show_weights(model, wanted):
+def _show_weights(model: Any, wanted: bool | None) -> None:
     """Attention hands out its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
     wanted = bool(model.config.output_attentions if wanted is None else wanted)
     if wanted != model.alibi_shows_weights:
@@ -154,7 +156,7 @@ def _show_weights(model, wanted):
             module.alibi_keeps_weights = wanted
 
 
-def _restarts(positions, tokens):
+def _restarts(positions: Tensor | None, tokens: Tensor | None) -> Tensor | None:
     """(B, Q) booleans: the tokens whose position is not above that of the token before, as in packed documents; None if there are none.
     tokens: (B, K) mask of padding, whose positions are arbitrary."""
     if positions is None or positions.dim() != 2 or positions.shape[1] < 2:
@@ -166,12 +168,12 @@ def _restarts(positions, tokens):
     return pad(again, (1, 0)) if again.any() else None
 
 
-def policy_of(config):
+def policy_of(config: Any) -> str:
     """The name of a converted config's policy; checkpoints of 0.1.0 name none."""
     return getattr(config, "alibi_policy", None) or DEFAULT_POLICY
 
 
-def policies(name):
+def policies(name: str) -> dict[type, Any]:
     """{module class: function} of a named policy.
 
     Raises:
@@ -182,7 +184,7 @@ def policies(name):
     return policy_registry.named(name).loaded()
 
 
-def check_reach(model, policy, sinks=0, sink_distance=None):
+def check_reach(model: Any, policy: str, sinks: int = 0, sink_distance: int | None = None) -> None:
     """Raises ValueError if the named policy has no function for any module of the model, or cannot do with it what is asked for."""
     functions, modules = policies(policy), list(model.modules())
     reached = {function for cls, function in functions.items() if any(isinstance(module, cls) for module in modules)}
@@ -202,11 +204,11 @@ def check_reach(model, policy, sinks=0, sink_distance=None):
         raise ValueError(f"{type(model).__name__} with policy {policy!r} {NO_TURN}")
 
 
-def _not_negative(value):
+def _not_negative(value: float) -> bool:
     return 0 <= value < float("inf")
 
 
-def check_slopes(slopes, config, offsets=None, legal=is_slope):
+def check_slopes(slopes: Any, config: Any, offsets: Any = None, legal: Callable[[Any], bool] = is_slope) -> None:
     """Raises ValueError unless `slopes` are legal, `offsets`, if there are any, finite and not negative, and both one per query head: once,
     or once per layer."""
     if not slopes:
@@ -218,7 +220,7 @@ def check_slopes(slopes, config, offsets=None, legal=is_slope):
         _check_per_head("alibi_offsets", offsets, config, _not_negative, "finite and not negative")
 
 
-def _check_per_head(name, values, config, legal, what):
+def _check_per_head(name: str, values: Any, config: Any, legal: Callable[[Any], bool], what: str) -> None:
     heads, layers, rows = config.num_attention_heads, config.num_hidden_layers, layers_of(values)
     if len(rows) != (layers if is_per_layer(values) else 1) or any(
         not isinstance(row, (list, tuple)) or len(row) != heads for row in rows

@@ -7,6 +7,7 @@ transformers loads each file that `auto_map` names as a module of its own: two w
 """
 
 import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
@@ -20,10 +21,17 @@ from .alibi_rewrite import attention_of, rewrite
 try:
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY as RECORDERS
 except ImportError:  # of versions that find them in another way
-    RECORDERS = {}
+    RECORDERS = {}  # type: ignore[assignment]
+
+# What the mix-ins are mixed into.
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as StockConfig
+    from transformers import PreTrainedModel as StockModel
+else:
+    StockConfig = StockModel = object
 
 
-class AlibiConfigMixin:
+class AlibiConfigMixin(StockConfig):
     """What conversion adds to a family's configuration.
 
     alibi_policy: "replace", which is meant where it is missing: the bias stands instead of the family's positions; "add": beside them; or
@@ -38,30 +46,33 @@ class AlibiConfigMixin:
     """
 
     @property
-    def output_attentions(self):
+    def output_attentions(self) -> bool | None:
         """transformers takes only its own "eager" to know the weights of attention."""
         return self._output_attentions
 
     @output_attentions.setter
-    def output_attentions(self, value):
+    def output_attentions(self, value: bool | None) -> None:
         self._output_attentions = value
 
-    def validate_output_attentions(self):
+    def validate_output_attentions(self) -> None:
         pass
 
 
-class AlibiModelMixin:
+class AlibiModelMixin(StockModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
+    loss_type: Any
     _supports_attention_backend = False  # another engine's attention would drop the bias
 
-    def __init__(self, config, *args, **kwargs):
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         rewrite(self)
         if self.loss_type is None and self.get_output_embeddings() is not None:
             self.loss_type = "ForMaskedLM" if "Masked" in type(self).__name__ else "ForCausalLM"
 
-    def get_correct_attn_implementation(self, requested_attention=None, is_init_check=False):
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None = None, is_init_check: bool = False
+    ) -> str:
         if requested_attention not in (None, "eager", "sdpa", ATTENTION_NAME):
             raise ValueError(
                 f"{type(self).__name__} computes ALiBi in its own attention; "
@@ -70,7 +81,7 @@ class AlibiModelMixin:
         # The stock model is built first, and some families choose classes by this name; `rewrite` puts ours in its place.
         return "eager" if is_init_check else attention_of(self)
 
-    def init_continuous_batching(self, *args, **kwargs):
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
         """What `generate_batch` and the server begin with. Its attention gets its keys from a paged cache and a mask without distances."""
         raise NotImplementedError(
             f"{type(self).__name__} does not run with continuous batching, whatever its attn_implementation. "
@@ -80,7 +91,7 @@ class AlibiModelMixin:
     continuous_batching_context_manager = generate_batch = init_continuous_batching
 
 
-def auto_map_for(base_model_type):
+def auto_map_for(base_model_type: str) -> dict[str, str]:
     """{Auto class: "file.Class"} for every Auto class of transformers that knows the base family, tokenizers aside."""
     found = {"AutoConfig": f"modeling_alibi.Alibi{CONFIG_MAPPING[base_model_type].__name__}"}
     config_class = CONFIG_MAPPING[base_model_type]
@@ -98,7 +109,7 @@ def auto_map_for(base_model_type):
     return found
 
 
-def config_class_for(base):
+def config_class_for(base: Any) -> Any:
     """The converted class of a transformers configuration class."""
     name = f"Alibi{base.__name__}"
     if name not in globals():
@@ -118,7 +129,7 @@ def config_class_for(base):
     return globals()[name]
 
 
-def model_class_for(base):
+def model_class_for(base: Any) -> Any:
     """The converted class of a transformers model class."""
     name = f"Alibi{base.__name__}"
     if name not in globals():
@@ -148,7 +159,7 @@ def model_class_for(base):
     return globals()[name]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     base = stock_class(name.removeprefix("Alibi")) if name.startswith("Alibi") else None
     if isinstance(base, type) and issubclass(base, PreTrainedModel):
         return model_class_for(base)
@@ -157,7 +168,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def stock_class(name):
+def stock_class(name: str) -> Any:
     """A class of transformers, or of a plug-in, by its name; None if there is none."""
     plugin = sys.modules[PLUGIN]
     places = (transformers, plugin, *getattr(plugin, "MODULES", ()))

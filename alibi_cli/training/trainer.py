@@ -193,6 +193,7 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
         request.deepspeed is not None and find_spec("deepspeed") is None
     ):  # the library's own refusal leaves its settings behind
         raise AlibiError("Training cannot be set up: --deepspeed needs the package deepspeed.", exit_code=EXIT_USAGE)
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if request.gradient_checkpointing else {}
     try:
         args = TrainingArguments(
             output_dir=str(work),
@@ -217,7 +218,7 @@ def training_arguments(request: TrainRequest, work: Path, steps: int, warmup_ste
             dataloader_pin_memory=False,
             average_tokens_across_devices=True,
             disable_tqdm=True,
-            **({"gradient_checkpointing": True} if request.gradient_checkpointing else {}),
+            **checkpointing,
         )
         for callback in get_reporting_integration_callbacks(list(request.report_to)):
             callback()  # whether its package is installed

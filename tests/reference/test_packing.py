@@ -1,10 +1,14 @@
 """Positions that begin again, as in packed documents: each document is read alone, or the model says that it cannot."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from alibi_cli import apply_alibi
-from tests.models import FAMILIES, OWN_BIAS, is_encoder, sample_tokens, tiny_model
+from alibi_cli.runtime.alibi_distances import alibi_distances
+from tests.checkpoint.helpers import convert
+from tests.models import FAMILIES, OWN_BIAS, is_encoder, sample_tokens, save_tiny, tiny_model
 
 PLACES = torch.tensor([[*range(4), *range(5)]] * 2)
 # Families that do not hand positions to their mask; a list that the package itself does not have.
@@ -44,6 +48,27 @@ def test_encoders(family: str) -> None:
     assert is_encoder(model)
     with pytest.raises(ValueError, match="begin again"):
         model(sample_tokens(2, 9), position_ids=PLACES)
+
+
+@torch.no_grad()
+def test_the_code_of_a_checkpoint_and_of_the_package_refuse_for_each_other(tmp_path: Path) -> None:
+    """Both register their functions under one name: the last one's make all masks."""
+    from transformers import AttentionMaskInterface, AutoModelForCausalLM
+
+    convert(save_tiny("opt", tmp_path / "opt"), tmp_path / "out", check=False)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    registered = AttentionMaskInterface()[theirs.config._attn_implementation]
+    assert registered.__module__.startswith("transformers_modules")
+    ours = tiny_model("opt", torch.float32)
+    apply_alibi(ours, 64)
+    try:
+        for function in (registered, alibi_distances):
+            AttentionMaskInterface.register(theirs.config._attn_implementation, function)
+            for model in (ours, theirs):
+                with pytest.raises(ValueError, match="begin again"):
+                    model(sample_tokens(2, 9), position_ids=PLACES, use_cache=False)
+    finally:
+        AttentionMaskInterface.register(theirs.config._attn_implementation, registered)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "bloom"])
