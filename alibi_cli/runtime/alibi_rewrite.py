@@ -156,13 +156,15 @@ def _show_weights(model: Any, wanted: bool | None) -> None:
             module.alibi_keeps_weights = wanted
 
 
-def _restarts(positions: Tensor | None, tokens: Tensor | None) -> Tensor | None:
+def _restarts(positions: Tensor | None, tokens: Any) -> Tensor | None:
     """(B, Q) booleans: the tokens whose position is not above that of the token before, as in packed documents; None if there are none.
-    tokens: (B, K) mask of padding, whose positions are arbitrary."""
+    tokens: (B, K) mask of padding, whose positions are arbitrary; another is a mask that was made before, and is not made again."""
     if positions is None or positions.dim() != 2 or positions.shape[1] < 2:
         return None
+    if tokens is not None and not (isinstance(tokens, Tensor) and tokens.dim() == 2):
+        return None
     again = positions[:, 1:] <= positions[:, :-1]
-    if tokens is not None and tokens.dim() == 2:
+    if tokens is not None:
         token = tokens[:, -positions.shape[1] :].bool()
         again = again & token[:, 1:] & token[:, :-1]
     return pad(again, (1, 0)) if again.any() else None
@@ -228,4 +230,4 @@ def _check_per_head(name: str, values: Any, config: Any, legal: Callable[[Any], 
         noun = name.removeprefix("alibi_")
         raise ValueError(f"config.{name} must hold {heads} {noun}, or {layers} lists of {heads}, one per layer.")
     if not all(legal(value) for row in rows for value in row):
-        raise ValueError(f"config.{name} must be numbers, {what}.")
+        raise ValueError(f"config.{name} must be {what}.")
