@@ -193,7 +193,7 @@ def _masked(length: int) -> Iterator[Claim]:
     query, key, value = (tensor.repeat(2, 1, 1, 1) for tensor in _normal(length, dtype=DTYPE))
 
     def attend(mask: dict[str, Any], materialised: bool) -> Any:
-        distances = alibi_distances(2, length, length, device=DEVICE, **mask)
+        distances: Any = alibi_distances(2, length, length, device=DEVICE, **mask)
         return alibi_attention(layer, query, key, value, distances.entries() if materialised else distances)
 
     for name, mask in masks.items():

@@ -75,7 +75,8 @@ def models_of(longest: int, **proportions: int) -> dict[str, LlamaForCausalLM]:
         attn_implementation="sdpa",
     )
     torch.manual_seed(0)
-    original = LlamaForCausalLM(LlamaConfig(**(shape | proportions))).to(DEVICE).eval()
+    original: Any = LlamaForCausalLM(LlamaConfig(**(shape | proportions)))
+    original = original.to(DEVICE).eval()
     models = {"original": original}
     for name, settings in CONVERSIONS.items():
         models[name] = copy.deepcopy(original)

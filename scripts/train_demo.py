@@ -18,6 +18,7 @@ import math
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -53,13 +54,13 @@ def byte_tokenizer(context: int) -> PreTrainedTokenizerFast:
     )
 
 
-def build(family: str, eos: int) -> torch.nn.Module:
+def build(family: str, eos: int) -> Any:
     context = CONTEXT[family]
-    shared = dict(vocab_size=eos + 1, bos_token_id=eos, eos_token_id=eos, pad_token_id=eos)
+    shared: dict[str, Any] = dict(vocab_size=eos + 1, bos_token_id=eos, eos_token_id=eos, pad_token_id=eos)
     if family == "gpt2":
-        drop = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        drop: dict[str, Any] = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
         return GPT2LMHeadModel(GPT2Config(n_positions=context, n_embd=128, n_layer=4, n_head=8, **drop, **shared))
-    shape = dict(
+    shape: dict[str, Any] = dict(
         hidden_size=128, intermediate_size=352, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=4
     )
     if family == "other-llama":

@@ -50,7 +50,8 @@ def flex(
         compiled = query.device.type != "cpu"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # on purpose
-        output: torch.Tensor = (_compiled() if compiled else flex_attention)(
+        attend: Any = _compiled() if compiled else flex_attention
+        output: torch.Tensor = attend(
             query,
             key,
             value,

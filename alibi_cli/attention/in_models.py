@@ -29,13 +29,13 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
     name = name_of(backend.config)
 
     def attend(
-        module: torch.nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor,
         **options: Any,
-    ) -> tuple[torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """query (B, H, Q, D), key and value (B, G, K, D), distances (B or 1, 1, Q, K) -> (B, Q, H, D), as `alibi_attention`."""
         slopes = getattr(module, "alibi_slopes", None)
         if slopes is None or attention_mask is None or attention_mask.dtype != torch.int32:  # the latter two it refuses
@@ -88,7 +88,7 @@ def registered(attend: Callable[..., Any]) -> Iterator[None]:
             interface.register(ATTENTION_NAME, function)
 
 
-def _obstacle(module: torch.nn.Module, query: torch.Tensor, keys: int, options: dict[str, Any]) -> str | None:
+def _obstacle(module: Any, query: torch.Tensor, keys: int, options: dict[str, Any]) -> str | None:
     """What else a layer does to its scores, which no backend computes."""
     scale = options.get("scaling")
     if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:

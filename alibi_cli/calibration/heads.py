@@ -149,7 +149,7 @@ def _weights_seen(model: PreTrainedModel, sinks: int) -> Iterator[list[_Total]]:
     """While it lasts, the weights of every self-attention are added up as they are computed, and forgotten at once."""
     converted = isinstance(model, AlibiModelMixin)
     named = attention_modules(model if converted else _skeleton(model))
-    modules = [model.get_submodule(name) for name in named]
+    modules: list[Any] = [model.get_submodule(name) for name in named]
     totals = [_Total(sinks) for _ in modules]
     handles = [module.register_forward_hook(_hook(total)) for module, total in zip(modules, totals, strict=True)]
     configs = [] if converted else configs_of(model)

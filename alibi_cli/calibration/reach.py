@@ -12,6 +12,7 @@ Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.models.body_and_head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
-from alibi_cli.runtime.alibi_sinks import as_if_near, sees_sinks_as_near
+from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back
 
 EPSILON = 0.001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
@@ -53,7 +54,7 @@ def fit_reach(
     fitted: list[list[float]] = []
 
     def watch(
-        module: torch.nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         distances: torch.Tensor,
@@ -70,7 +71,8 @@ def fit_reach(
             sampled = query[:, :, places]
             scores = _scores(sampled, key, scaling, softcap)
             if sinks and sees_sinks_as_near(module):
-                near = as_if_near(module, sampled, places)
+                limit = module.config.alibi_sink_distance
+                near = as_if_near(module, sampled, turn_back(frequencies_of(module), places, limit, query.dtype))
                 scores[..., :sinks] = _scores(near, key[:, :, :sinks], scaling, softcap)
             scores.masked_fill_(~_seen(distances, places)[:, None], -torch.inf)
             slopes = smallest_slopes(scores, places, offsets, sinks, reach, epsilon, s_aux)
@@ -177,7 +179,7 @@ def _seen(distances: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _watched(modules: list[torch.nn.Module], watch: Callable[..., None]) -> Iterator[None]:
+def _watched(modules: list[Any], watch: Callable[..., None]) -> Iterator[None]:
     for module in modules:
         module.alibi_watch = watch
     try:

@@ -25,7 +25,7 @@ def converted_twin(
     return twin.eval().requires_grad_(False)
 
 
-def attention_modules(converted: PreTrainedModel) -> dict[str, torch.nn.Module]:
+def attention_modules(converted: PreTrainedModel) -> dict[str, Any]:
     """{name: module} of the attention that takes a bias, layer by layer; the original's have the same names."""
     return {
         name: module for name, module in converted.named_modules() if getattr(module, "alibi_slopes", None) is not None

@@ -8,6 +8,7 @@ import typer
 
 from alibi_cli.cli import options, output
 from alibi_cli.settings.conversion import ConvertSettings
+from alibi_cli.slopes import is_per_layer, layers_of
 
 if TYPE_CHECKING:
     from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
@@ -115,14 +116,14 @@ def _print_report(report: "ConvertReport") -> None:
 
 
 def _flat(values: list[Any]) -> list[float]:
-    return [each for row in values for each in (row if isinstance(row, list) else [row])]
+    return [each for row in layers_of(values) for each in row]
 
 
 def _shape(slopes: list[Any] | None) -> str:
     """8 heads, or 4 layers of 8 heads."""
     if slopes is None:
         return ""
-    layered = isinstance(slopes[0], list)
+    layered = is_per_layer(slopes)
     return f", {len(slopes)} layers of {len(slopes[0])} heads" if layered else f", {len(slopes)} heads"
 
 

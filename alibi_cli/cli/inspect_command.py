@@ -11,6 +11,7 @@ from alibi_cli.cli.convert_command import print_plan
 from alibi_cli.cli.heat_map import HeatMap
 from alibi_cli.settings.conversion import PlanSettings
 from alibi_cli.settings.looking import PoliciesSettings, SlopesSettings
+from alibi_cli.slopes import is_per_layer
 
 app = typer.Typer(no_args_is_help=True, help="Look at slopes, biases, conversion plans, policies and presets.")
 
@@ -29,7 +30,7 @@ def slopes(settings: SlopesSettings, json: options.Json = False) -> None:
     if json:
         output.print_json(found)
         return
-    if isinstance(found.slopes[0], list):
+    if is_per_layer(found.slopes):
         output.print_text(f"{len(found.slopes)} layers of {found.n_heads} heads, {found.scheme}")
         output.print_heat_maps([HeatMap("slope m", found.slopes, "gentlest", "steepest", True)])
         output.note("Heads are named layer.head. All figures: --json.")

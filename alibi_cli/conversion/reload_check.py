@@ -100,7 +100,7 @@ def _surgery_in_memory(plan: Plan, load: Load = _load_whole) -> PreTrainedModel:
     changed, added = plan.learned_tensors()
     apply_alibi(model, plan.max_sequence_length, **plan.settings)
     for name, tensor in {**{plan.changed[name]: changed[name] for name in changed}, **added}.items():
-        module = model.get_submodule(name.rpartition(".")[0])
+        module: Any = model.get_submodule(name.rpartition(".")[0])
         if hasattr(module, "_hf_hook"):  # it comes from the disk whenever it is used; it is to stay in memory
             module._hf_hook.pre_forward(module)
             remove_hook_from_module(module)

@@ -59,7 +59,7 @@ def load_layers(cls: type[PreTrainedModel], folder: Path, **options: Any) -> Pre
     """
     waiting: list[tuple[nn.ModuleList, int, nn.Module]] = []
 
-    class Partial(cls):
+    class Partial(cls):  # type: ignore[valid-type, misc]
         __module__ = cls.__module__
         _keys_to_ignore_on_load_unexpected = ("",)  # any
 
@@ -90,7 +90,8 @@ def outputs_of_layers(model: PreTrainedModel, rows: int, length: int) -> tuple[t
         setattr(parent, name, nn.ModuleList(stack[index] for index in _chosen(stack)))
         sampled = sorted({*sampled, *_chosen(stack)})
     model.config.use_cache = False  # caches count layers
-    width = model.get_input_embeddings().weight.shape[1]
+    embedding: Any = model.get_input_embeddings()
+    width = embedding.weight.shape[1]
     states = torch.randn(rows, length, width, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     inputs = {"inputs_embeds": states}
     if model.config.is_encoder_decoder:

@@ -15,7 +15,7 @@ from alibi_cli.files.tensor_files import read_header
 from alibi_cli.models.families import CONVERTED
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
-from alibi_cli.slopes import is_slope
+from alibi_cli.slopes import is_slope, layers_of
 
 INDEX = "model.safetensors.index.json"
 PLUGIN = "alibi_plugin.py"  # the one runtime file that a conversion may fill
@@ -158,7 +158,7 @@ def _config(folder: Path, facts: dict[str, Any]) -> Iterator[Finding]:
         "sinks": config.get("alibi_sinks") or 0,
         "sink_distance": config.get("alibi_sink_distance"),
     }
-    layers = slopes if isinstance(slopes, list) and slopes and isinstance(slopes[0], list) else [slopes]
+    layers = layers_of(slopes)
     wrong = None
     if not str(config.get("model_type")).startswith(CONVERTED):
         wrong = "its model_type is not that of a converted model"

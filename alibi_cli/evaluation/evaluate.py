@@ -188,7 +188,8 @@ def _check_tokens(scored: Scored, results: Results, model: str) -> None:
 def _run(
     job: Job, wanted: list[tuple[str, int]], settings: EvaluateSettings, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
-    info, model, scorer = job.info, None, None
+    info, scorer = job.info, None
+    model: Any = None
     with ExitStack() as held:  # a model in memory is left in the mode in which it was
         for name, length in wanted:
             trained, what_it_does = info.trained_length or length, None

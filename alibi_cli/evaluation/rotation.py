@@ -29,7 +29,7 @@ def forget_lengths(model: torch.nn.Module) -> None:
 
 def no_stretching(model: torch.nn.Module) -> str | None:
     """Why the frequencies of a model cannot be stretched; None if they can."""
-    modules = [module for module in model.modules() if _stretched(module)]
+    modules: list[Any] = [module for module in model.modules() if _stretched(module)]
     if not modules:
         return "it has no rotary positions that transformers can stretch"
     kinds = {_rope_types(module)[layers] for module in modules for layers in _stretched(module)}

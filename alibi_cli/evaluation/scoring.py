@@ -5,6 +5,7 @@ The body of the model runs once over a batch of windows; its head then runs on t
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from alibi_cli.text.tokens import TokenizedDocument
 TOKENS_PER_BATCH = 8192
 TOKENS_ON_CPU = 1024  # more would not keep its cores busier, and their activations would fall out of its cache
 # Activations made of seven operations, each of which reads and writes everything, and the same function in one.
-FUSED = {activation: lambda module, index: GELUTanh() for activation in (NewGELUActivation, FastGELUActivation)}
+FUSED: dict[type[torch.nn.Module], Any] = {
+    activation: lambda module, index: GELUTanh() for activation in (NewGELUActivation, FastGELUActivation)
+}
 
 
 class OutOfMemory(Exception):

@@ -181,6 +181,7 @@ def model_class(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
         if cls is not None and getattr(cls, "config_class", None) is type(config):
             return cls
     language = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    mapping: Any
     for mapping in (language, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             return mapping[type(config)]

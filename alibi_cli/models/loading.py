@@ -1,7 +1,7 @@
 """Loads tokenizers and weights to the device that computes."""
 
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -67,7 +67,7 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
             cls, config = _converted(info)
             model, loading = cls.from_pretrained(info.files, config=config, **options)
         else:
-            model, loading = auto.from_pretrained(info.files, trust_remote_code=trust_remote_code, **options)
+            model, loading = cast(Any, auto).from_pretrained(info.files, trust_remote_code=trust_remote_code, **options)
         if not split:
             model = model.to(target)
     except UnpicklingError:

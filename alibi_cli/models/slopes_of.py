@@ -7,7 +7,7 @@ from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.looking import SlopesSettings
 from alibi_cli.settings.presets import settings_of
-from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope
+from alibi_cli.slopes import PRESS_MAX_BIAS, get_slopes, is_slope, layers_of
 
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")  # the keys of config.json, by family
 
@@ -39,10 +39,9 @@ def inspect_slopes(model: str | None = None, **settings: Any) -> SlopesReport:
 
 def run_inspect_slopes(settings: SlopesSettings) -> SlopesReport:
     """`inspect_slopes`, by settings."""
-    model, max_bias = settings.model, settings.max_bias or PRESS_MAX_BIAS
+    model, max_bias = settings.model, PRESS_MAX_BIAS if settings.max_bias is None else settings.max_bias
     if model is None:
-        heads = settings.heads or 8
-        return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))
+        return _press(settings.heads or 8, max_bias)
     from alibi_cli.files.strict_json import read_json
     from alibi_cli.models.plausible import check_plausible
     from alibi_cli.models.source import locate
@@ -53,10 +52,18 @@ def run_inspect_slopes(settings: SlopesSettings) -> SlopesReport:
     if found < 1:
         raise UsageError(f"The config.json of {model} does not say how many heads it has.")
     if (own := config.get("alibi_slopes")) is None:
-        return SlopesReport(n_heads=found, scheme="press", max_bias=max_bias, slopes=get_slopes(found, max_bias))
-    layers = own if isinstance(own, list) and own and isinstance(own[0], list) else [own]
-    if not all(isinstance(layer, list) and len(layer) == found and all(map(is_slope, layer)) for layer in layers):
-        raise AlibiError(f"The alibi_slopes in the config.json of {model} are not {found} positive numbers.")
+        return _press(found, max_bias)
+    if not all(isinstance(each, list) and len(each) == found and all(map(is_slope, each)) for each in layers_of(own)):
+        raise AlibiError(
+            f"The alibi_slopes in the config.json of {model} are not {found} numbers that are positive in float32."
+        )
     if settings.max_bias is not None and max_bias != PRESS_MAX_BIAS:
         raise UsageError(f"{model} has slopes of its own; `max_bias` does not apply.")
     return SlopesReport(n_heads=found, scheme="checkpoint", max_bias=None, slopes=own)
+
+
+def _press(heads: int, max_bias: float) -> SlopesReport:
+    try:
+        return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))
+    except ValueError as error:
+        raise UsageError(f"`max_bias`: {error}") from None

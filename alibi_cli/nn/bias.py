@@ -6,13 +6,12 @@ after the query get it too, and whoever masks them does so afterwards. Add it to
 Shapes: H total heads, i queries, j keys. The queries are the last i of the j positions, as in decoding with a cache.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from alibi_cli.slopes import get_slopes
+from alibi_cli.slopes import get_slopes, is_slope
 
 
 class AlibiPositionalBias(nn.Module):
@@ -23,8 +22,10 @@ class AlibiPositionalBias(nn.Module):
     module was moved to float64), whatever the precision of the model around it; cast the result.
 
     Raises:
-        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` finite numbers, zero at least.
+        ValueError: heads < 1, heads > total_heads, or slopes that are not `heads` numbers, positive in float32.
     """
+
+    _place: Tensor
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
         super().__init__()
@@ -35,8 +36,8 @@ class AlibiPositionalBias(nn.Module):
         values = default if slopes is None else [float(slope) for slope in slopes]
         if len(values) != heads:
             raise ValueError(f"{heads} heads need {heads} slopes, not {len(values)}.")
-        if not all(0 <= slope < math.inf for slope in values):
-            raise ValueError("Slopes must be finite and not negative.")
+        if not all(map(is_slope, values)):
+            raise ValueError("Slopes must be positive in float32, and finite.")
         self.heads, self.total_heads = heads, total_heads
         self._values = values
         # Says where the module is. The slopes are kept as Python numbers: casts of the model do not round them, and loaders that
@@ -51,6 +52,11 @@ class AlibiPositionalBias(nn.Module):
     def slopes(self) -> Tensor:
         """(heads,): the slope m of each head that has a bias."""
         return torch.tensor(self._values, dtype=self._dtype, device=self._place.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where biases are made."""
+        return self._place.device
 
     @property
     def bias(self) -> Tensor | None:
@@ -92,14 +98,22 @@ class AlibiPositionalBias(nn.Module):
         return kept[:, kept.shape[1] - i :, kept.shape[2] - j :]
 
     def forward_custom_pos(self, pos_i: Tensor, pos_j: Tensor | None = None) -> Tensor:
-        """(…, i) and (…, j) positions of queries and keys -> (…, H, i, j), for packed sequences whose positions start again."""
+        """Positions of queries and keys -> bias, for packed sequences whose positions start again: (i,) and (j,) -> (H, i, j),
+        (B, i) and (B, j) -> (B, H, i, j), and with positions of each head's own, (B, heads, i) and (B, heads, j) -> (B, H, i, j).
+
+        Raises:
+            ValueError: positions per head that are not of `heads` heads.
+        """
         return self._of(pos_i, pos_i if pos_j is None else pos_j)
 
     def _of(self, query: Tensor, key: Tensor) -> Tensor:
-        slopes = self.slopes.to(query.device)
-        slopes = nn.functional.pad(slopes, (0, self.total_heads - self.heads))[:, None, None]  # (H, 1, 1)
-        distance = (query[..., :, None] - key[..., None, :]).abs()  # (…, i, j), integers
-        return slopes * -distance.unsqueeze(-3)  # (…, H, i, j)
+        distance = query[..., :, None] - key[..., None, :]  # (…, i, j), integers
+        if distance.dim() < 4:
+            distance = distance.unsqueeze(-3)  # (…, 1, i, j): all heads have the same positions
+        elif distance.shape[-3] != self.heads:
+            raise ValueError(f"Positions per head must be (B, {self.heads}, length), not {tuple(query.shape)}.")
+        bias = self.slopes.to(query.device)[:, None, None] * -distance.abs()  # (…, heads, i, j)
+        return nn.functional.pad(bias, (0, 0, 0, 0, 0, self.total_heads - self.heads))
 
     def _usable(self) -> Tensor | None:
         """What is kept, if it is of the present place and precision and no caller wrote to it."""
@@ -115,13 +129,11 @@ class LearnedAlibiPositionalBias(AlibiPositionalBias):
     `learned_logslopes` (heads,) is in the state dict. The bias depends on it and is made anew in every call; `bias` is None.
 
     Raises:
-        ValueError: as above, or a slope of zero.
+        ValueError: as above.
     """
 
     def __init__(self, heads: int, total_heads: int | None = None, *, slopes: Sequence[float] | None = None):
         super().__init__(heads, total_heads, slopes=slopes)
-        if min(self._values) == 0:
-            raise ValueError("A learned slope must be positive to begin with.")
         self.learned_logslopes = nn.Parameter(torch.tensor(self._values, dtype=torch.float64).log().float())
 
     @property

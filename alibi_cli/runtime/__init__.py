@@ -7,6 +7,7 @@ loaded by transformers' `trust_remote_code`, out of a checkpoint folder. See doc
 from pathlib import Path
 
 RUNTIME_FILES = (
+    "alibi_slopes.py",
     "alibi_distances.py",
     "alibi_attention.py",
     "alibi_sinks.py",

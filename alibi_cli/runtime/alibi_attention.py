@@ -13,20 +13,25 @@ Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head wid
 """
 
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, runs
+from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs
 from .alibi_reach import reaches
 from .alibi_sinks import (
     as_if_near,
     attend_beside_sinks,
     can_attend_beside,
     far_sinks,
+    frequencies_of,
+    matrix_of,
     sees_sinks_as_near,
+    turn_back,
     what_far_sinks_add,
 )
 
@@ -40,7 +45,7 @@ NO_DISTANCES = (
 )
 
 
-def alibi_bias(distances, slopes, dtype, offsets=None):
+def alibi_bias(distances: Tensor, slopes: Any, dtype: torch.dtype, offsets: Any = None) -> Tensor:
     """(B, 1, Q, K) from alibi_distances -> (B, H, Q, K) additive bias, the lowest finite value where hidden.
 
     -m_h * |i - j|; with offsets o_h, -m_h * max(0, |i - j| - o_h); 0 for a sink. Computed in float32 (float64 for a float64 model) and
@@ -50,20 +55,41 @@ def alibi_bias(distances, slopes, dtype, offsets=None):
     if slopes is None:
         return torch.zeros_like(distances, dtype=dtype).masked_fill_(distances == HIDDEN, lowest)
     exact = torch.promote_types(dtype, torch.float32)
-    slopes = torch.as_tensor(slopes, dtype=exact, device=distances.device)[:, None, None]
-    ramp = (distances + 1).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
-    if offsets is not None:
-        offsets = torch.as_tensor(offsets, dtype=exact, device=distances.device)[:, None, None]
-        ramp = -torch.relu(
-            -ramp - offsets
-        )  # (B, H, Q, K); no gradient by an offset at its edge, nor from a sink, as a clamp has
-    bias = ramp * slopes  # (B, H, Q, K)
+    ramp = (distances + 1).to(exact).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
+    bias = _sloped(ramp, slopes, offsets)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
 
 
+def bias_of_row(row: Any, slopes: Any, dtype: torch.dtype, offsets: Any = None) -> Tensor:
+    """As `alibi_bias` for what `row_of` gives, where nothing is hidden: in decoding every operation counts."""
+    ramp = torch.arange(1 - row.shape[-1], 1, dtype=torch.promote_types(dtype, torch.float32), device=row.device)
+    bias = _sloped(ramp[None, None, None], slopes, offsets)
+    if row.alibi_row:
+        bias[..., : row.alibi_row] = 0
+    return bias if bias.dtype == dtype else bias.clamp_min_(torch.finfo(dtype).min).to(dtype)
+
+
+def _sloped(ramp: Tensor, slopes: Any, offsets: Any) -> Tensor:
+    """(B, 1, Q, K) of -|i - j| -> (B, H, Q, K) of -m_h * max(0, |i - j| - o_h)"""
+    slopes = torch.as_tensor(slopes, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+    if offsets is not None:
+        offsets = torch.as_tensor(offsets, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+        ramp = -torch.relu(-ramp - offsets)  # no gradient by an offset at its edge, nor from a sink, as a clamp has
+    return ramp * slopes
+
+
 def alibi_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, softcap=None, s_aux=None, **kwargs
-):
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """softmax(scaling * q.k - m_h * |i - j|) v for query (B, H, Q, D) and key, value (B, G, K, D) -> (B, Q, H, D).
 
     The bias is added after the scaling and the soft cap and never multiplied by either. `s_aux` are learned sinks: one
@@ -73,38 +99,49 @@ def alibi_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
         raise ValueError(NO_DISTANCES)
-    if query.shape[1] != key.shape[1]:  # grouped queries: every query head keeps its own slope
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (B, H, K, D)
-        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     relative = kwargs.get("position_bias") if getattr(module, "alibi_keeps_relative_bias", False) else None
     watch = getattr(module, "alibi_watch", None)  # whoever chooses slopes by the queries and keys
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    batch, heads, queries, groups = *query.shape[:3], key.shape[1]
+    as_rows = queries == 1 and groups != heads and relative is None and watch is None
+    if as_rows:  # decoding: the heads of a group are rows of one product, and what is cached is not copied
+        query = query.reshape(batch, groups, heads // groups, query.shape[-1])
+    elif groups != heads:  # every query head keeps its own slope
+        key, value = (each.repeat_interleave(heads // groups, dim=1) for each in (key, value))  # (B, H, K, D)
     if watch is not None:
         watch(module, query, key, attention_mask, scaling, softcap, s_aux)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = (scaling, dropout, softcap, s_aux, module.training)
-    compact = isinstance(attention_mask, Compact) and attention_mask.shape[-1] == key.shape[-2] and relative is None
-    if compact and not keeps_weights:
-        line = _bias_of_layer(module, attention_mask.line, query.dtype)
+    same_keys = attention_mask.shape[-1] == key.shape[2]
+    in_blocks = same_keys and relative is None and not keeps_weights and not as_rows
+    if in_blocks and isinstance(attention_mask, Compact):
+        line = _bias_of_layer(module, attention_mask.line, attention_mask.line, query.dtype)
         return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
-    bias = _bias_of_layer(module, attention_mask[..., : key.shape[-2]], query.dtype)
+    entries = attention_mask if same_keys else attention_mask[..., : key.shape[2]]
+    bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
     explicit = keeps_weights or (bias.dtype != query.dtype)  # learned in 16 bits
-    found = _far_sinks_of(attention_mask[..., : key.shape[-2]], module)
-    far = what_far_sinks_add(module, query, key, found, scaling)
+    far = _far_sinks(module, query, key, entries, attention_mask, scaling)
     output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
+    if as_rows:
+        output = output.transpose(1, 2).reshape(batch, 1, heads, value.shape[-1])
+        weights = None if weights is None else weights.reshape(batch, heads, 1, key.shape[2])
     return output.contiguous(), weights if keeps_weights else None
 
 
-def _in_blocks(module, query, key, value, line, compact, options):
+def _in_blocks(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, line: Tensor, compact: Compact, options: tuple[Any, ...]
+) -> Tensor:
     """As `alibi_attention`; line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down to 1 - Q, of the `Compact`.
 
     A line that is being learned gets its gradient from the scores of a block, which are computed again in the backward pass.
     """
     queries, keys, block = query.shape[2], key.shape[2], compact.block
     learns = line.requires_grad and torch.is_grad_enabled()
-    attend = partial(checkpoint, _attend, use_reentrant=False) if learns else _attend
+    place: Any
+    free: Any
+    attend: Any = partial(checkpoint, _attend, use_reentrant=False) if learns else _attend
     lowest = torch.finfo(line.dtype).min
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
     as_near = sees_sinks_as_near(module)
@@ -129,7 +166,7 @@ def _in_blocks(module, query, key, value, line, compact, options):
                 near.append((max(first_key, start), stop) if own and not mixed else (first_key, end))
             is_far = free and as_near and high - 1 - begin > module.config.alibi_sink_distance
             if is_far and not gaps:
-                nearer = as_if_near(module, rows[batch], place - begin)
+                nearer = _nearer(module, rows[batch], compact, (high, begin), place - begin)
             of_heads = []
             for (start, stop), some in runs(near):  # neighbouring heads with equal spans
                 bias = lines[not gaps and seen][0, some, 0, first + start : first + rows.shape[2] + stop - 1]
@@ -150,7 +187,9 @@ def _in_blocks(module, query, key, value, line, compact, options):
                 elif is_far and gaps:
                     away = (place[:, None] - torch.arange(start, stop, device=place.device)).abs()
                     found = far_sinks(free, away, module.config.alibi_sink_distance)
-                    far = what_far_sinks_add(module, rows[batch, some], near_keys[0], found, options[0])
+                    far = found and what_far_sinks_add(
+                        _change(module, rows[batch, some], found[1], options[0]), near_keys[0], found
+                    )
                 elif is_far:  # the first keys; a query that does not see all of them is near
                     more = (nearer[:, some] - rows[batch, some]) @ near_keys[0][:, :, :sinks].mT * options[0]
                     far = slice(0, sinks), more
@@ -160,7 +199,7 @@ def _in_blocks(module, query, key, value, line, compact, options):
     return torch.cat(outputs[::-1], dim=1)
 
 
-def _free(begin, end, seen, sinks, last, queries, device):
+def _free(begin: int, end: int, seen: Any, sinks: Any, last: int, queries: int, device: Any) -> Tensor:
     """(…, Q, K) booleans: where a query sees a sink, for the queries from position `last` back and a part of `Compact.spans`."""
     if isinstance(sinks, torch.Tensor):
         return sinks & seen
@@ -169,7 +208,20 @@ def _free(begin, end, seen, sinks, last, queries, device):
     return is_sink & (key <= place[:, None]) if seen else is_sink
 
 
-def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training, shows_weights, sinks=None, far=None):
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    scaling: float,
+    dropout: float,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    training: bool,
+    shows_weights: bool,
+    sinks: tuple[Tensor | None, Tensor, Tensor] | None = None,
+    far: tuple[Any, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """(B, H, Q, D), (B, H, K, D), (B, H, K, D), (B, H, Q, K) -> (B, Q, H, D), weights (B, H, Q, K) or None
 
     sinks: queries (B, H, Q, D) if not the same, keys and values (B, H, N, D) of sinks that every query sees. far: (columns, what to add to
@@ -177,16 +229,19 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
     """
     fused = softcap is None and s_aux is None and not shows_weights
     if sinks is not None and fused and can_attend_beside(query, value, bias, dropout):
-        sinks = query if sinks[0] is None else sinks[0], *sinks[1:]
-        return attend_beside_sinks(query, key, value, bias, *sinks, scaling).transpose(1, 2), None
+        sink_query, sink_key, sink_value = sinks
+        sink_query = query if sink_query is None else sink_query
+        return attend_beside_sinks(query, key, value, bias, sink_query, sink_key, sink_value, scaling).transpose(
+            1, 2
+        ), None
     if sinks is not None:
-        sink_query, *others = sinks
+        sink_query, sink_key, sink_value = sinks
         if sink_query is not None:
-            far = slice(0, others[0].shape[2]), (sink_query - query) @ others[0].mT * scaling
-        key, value = (torch.cat(pair, dim=2) for pair in zip(others, (key, value), strict=True))
-        bias = pad(bias, (others[0].shape[2], 0))
+            far = slice(0, sink_key.shape[2]), (sink_query - query) @ sink_key.mT * scaling
+        key, value = torch.cat([sink_key, key], dim=2), torch.cat([sink_value, value], dim=2)
+        bias = pad(bias, (sink_key.shape[2], 0))
     if far is not None and fused:
-        bias = _with_more(bias.expand(len(query), -1, -1, -1), *far)
+        bias = _with_more(bias if len(bias) == len(query) else bias.expand(len(query), -1, -1, -1), *far)
     if fused:
         output = scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scaling)
         return output.transpose(1, 2), None
@@ -197,53 +252,94 @@ def _attend(query, key, value, bias, scaling, dropout, softcap, s_aux, training,
         scores = softcap * torch.tanh(scores / softcap)
     scores = scores + bias
     if s_aux is not None:
-        sinks = s_aux.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
-        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+        own = s_aux.reshape(1, scores.shape[1], -1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
+        scores = torch.cat([scores, own.to(scores.dtype)], dim=-1)
     exact = torch.promote_types(scores.dtype, torch.float32)
     weights = torch.softmax(scores, dim=-1, dtype=exact).to(query.dtype)[..., : key.shape[-2]]
     output = torch.nn.functional.dropout(weights, dropout, training) @ value
     return output.transpose(1, 2), weights
 
 
-def _with_more(scores, columns, more):
+def _with_more(scores: Tensor, columns: Any, more: Tensor) -> Tensor:
     """A copy of `scores` (B, H, Q, K) with `more` (B, H, Q, n) added to some columns, which are indices or a slice."""
     scores = scores.clone()
     scores[..., columns] += more.to(scores.dtype)
     return scores
 
 
-def _far_sinks_of(entries, module):
-    """`far_sinks` of the entries of `alibi_distances`; like their bias, found once per forward."""
+def _far_sinks(
+    module: Any, query: Tensor, key: Tensor, entries: Tensor, mask: Tensor, scaling: float
+) -> tuple[Any, Tensor] | None:
+    """What is to be added to the scores of some columns, (columns, (B, H, Q, n)), None if nothing; entries: of the mask that all layers
+    receive."""
     if not sees_sinks_as_near(module) or entries.shape[-1] - 1 <= module.config.alibi_sink_distance:
         return None
-    owner = entries if entries._base is None else entries._base
-    key, cached = (module.config.alibi_sink_distance, entries.shape[-1]), getattr(owner, "_alibi_far", None)
-    if torch.compiler.is_compiling() or cached is None or cached[0] != key:
-        sink = (entries < SINK) & (entries != HIDDEN)
-        cached = key, far_sinks(sink, SINK - 1 - entries, module.config.alibi_sink_distance)
-        if not torch.compiler.is_compiling():
-            owner._alibi_far = cached
-    return cached[1]
+    limit, frequencies, one_query = module.config.alibi_sink_distance, frequencies_of(module), entries.shape[-2] == 1
+
+    def find() -> Any:
+        """`far_sinks` and the turn of the queries, which is a matrix if there is one query, whose heads all turn alike"""
+        found: tuple[Any, Tensor, Tensor | None] | None
+        if not torch.compiler.is_compiling() and hasattr(entries, "alibi_row"):
+            last = torch.full((1, 1, 1), entries.shape[-1] - 1, device=entries.device)
+            sinks = entries.alibi_row
+            found = (slice(0, sinks), last, None) if sinks else None
+        else:
+            found = far_sinks((entries < SINK) & (entries != HIDDEN), SINK - 1 - entries, limit)
+        if found is None:
+            return None
+        turn = turn_back(frequencies, found[1], limit, query.dtype)
+        return found, matrix_of(module, query.shape[-1], turn) * scaling if one_query else turn
+
+    far = once(mask, "far sinks", (limit, frequencies, entries.shape, query.dtype, scaling), find)
+    if far is None:
+        return None
+    found, turn = far
+    if one_query:
+        change = (query.flatten(1, 2).to(turn.dtype) @ turn).view(query.shape)
+    else:
+        change = (as_if_near(module, query, turn) - query) * scaling
+    return what_far_sinks_add(change, key, found)
 
 
-def _bias_of_layer(module, distances, dtype):
-    """Layers with equal slopes share one bias for the length of a forward pass: it lives on the distances they all receive."""
+def _nearer(module: Any, query: Tensor, mask: Tensor, place: Any, distance: Tensor) -> Tensor:
+    """`as_if_near`; the angles are those of a place in the mask that all layers receive."""
+    limit, frequencies = module.config.alibi_sink_distance, frequencies_of(module)
+
+    def angles() -> tuple[Tensor, Tensor]:
+        return turn_back(frequencies, distance, limit, query.dtype)
+
+    return as_if_near(module, query, once(mask, ("angles", place), (limit, frequencies, query.dtype), angles))
+
+
+def _change(module: Any, query: Tensor, distance: Tensor, scaling: float) -> Tensor:
+    turn = turn_back(frequencies_of(module), distance, module.config.alibi_sink_distance, query.dtype)
+    return (as_if_near(module, query, turn) - query) * scaling
+
+
+def _bias_of_layer(
+    module: Any, distances: Tensor, mask: Tensor, dtype: torch.dtype, groups: int | None = None
+) -> Tensor:
+    """(B, H, Q, K), or (B, groups, H / groups, K) for one query. Layers with equal slopes share one bias for the length of a forward pass;
+    distances: of the mask that all layers receive."""
     slopes, offsets = getattr(module, "alibi_slopes", None), getattr(module, "alibi_offsets", None)
-    if isinstance(
-        slopes, torch.Tensor
-    ):  # being learned: the gradient is a sum over distances, for which 16 bits are too few
-        return alibi_bias(distances, slopes, torch.promote_types(dtype, torch.float32), offsets)
-    if torch.compiler.is_compiling():
-        return alibi_bias(distances, slopes, dtype, offsets)
-    owner = distances if distances._base is None else distances._base
-    key = (*(None if each is None else tuple(each) for each in (slopes, offsets)), dtype, distances.shape[-1])
-    cached = getattr(owner, "_alibi_bias", None)
-    if cached is None or cached[0] != key:
-        if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
-            raise ValueError(NO_DISTANCES)
-        cached = (key, alibi_bias(distances, slopes, dtype, offsets))
-        owner._alibi_bias = cached
-    return cached[1]
+    learned = isinstance(slopes, torch.Tensor)  # the gradient is a sum over distances, for which 16 bits are too few
+    kind = torch.promote_types(dtype, torch.float32) if learned else dtype
+
+    def make() -> Tensor:
+        if not torch.compiler.is_compiling():
+            if slopes is not None and hasattr(distances, "alibi_row"):
+                return in_groups(bias_of_row(distances, slopes, kind, offsets))
+            if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
+                raise ValueError(NO_DISTANCES)
+        return in_groups(alibi_bias(distances, slopes, kind, offsets))
+
+    def in_groups(bias: Tensor) -> Tensor:
+        return bias if groups is None or bias.shape[1] == 1 else bias.squeeze(2).unflatten(1, (groups, -1))
+
+    if learned:
+        return make()
+    key = (*(None if each is None else tuple(each) for each in (slopes, offsets)), dtype, distances.shape, groups)
+    return once(mask, "bias", key, make)
 
 
 AttentionInterface.register(ATTENTION_NAME, alibi_attention)

@@ -9,16 +9,35 @@ A distance depends on i - j alone, so nothing of size Q x K is made where that c
 Shapes: B batch, Q queries, K keys.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import cache
 from itertools import groupby
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_map_only
+from transformers import AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+Made = TypeVar("Made")
 
 HIDDEN = torch.iinfo(torch.int32).min
 SINK = -(1 << 30)  # what lies below it is a sink, or hidden
+NOT_PACKED = (
+    "position_ids begin again, as in packed documents, and this model's mask does not keep the documents apart: each would be read with "
+    "those before it. Give use_cache=False; if that does not help, the family has no packing: give the documents as rows of a padded batch."
+)
+
+# Where the positions that a model was given begin again, (B, Q) booleans, while its forward runs. Kept where the mask functions are: that
+# of another copy of this file, which a checkpoint brought, may be the one that is registered.
+restarts: ContextVar[Tensor | None] = vars(AttentionMaskInterface).get("alibi_restarts") or ContextVar(
+    "alibi_restarts", default=None
+)
+setattr(AttentionMaskInterface, "alibi_restarts", restarts)  # noqa: B010
+
 BLOCK = 256  # queries per call of the kernel: few enough to skip the hidden half, enough to keep the kernel busy
 
 
@@ -31,17 +50,35 @@ class Compact(torch.Tensor):
     spans: for each block, the last first, a list of (rows of the batch, first key, last key + 1, seen, own, sinks).
     seen: True, the keys up to the query; False, all; or (1, 1, block, keys) booleans. own: whether each query sees itself.
     sinks: how many of the keys, from the first on, get no bias; booleans (keys,) where `seen` holds booleans.
+    entries(): all Q x K of them.
     Attention reads these. Whatever else is done to this tensor (slicing, arithmetic, moving) is done to all Q x K entries.
     """
 
+    line: Tensor
+    causal: bool | None
+    block: int
+    spans: list[Any]
+    entries: Callable[[], Tensor]
+
     @staticmethod
-    def of(queries, keys, causal, device, spans=None, batch=1, entries=None, sinks=0):
-        """Without spans: one sequence without gaps. entries() -> all Q x K of them, should anyone ask. sinks: the first so many keys."""
+    def of(
+        queries: int,
+        keys: int,
+        causal: bool | None,
+        device: Any,
+        spans: list[Any] | None = None,
+        batch: int = 1,
+        entries: Callable[[], Tensor] | None = None,
+        sinks: int = 0,
+    ) -> "Compact":
+        """Without spans: one sequence without gaps; otherwise entries() as well. sinks: the first so many keys."""
         difference = torch.arange(keys - 1, -queries, -1, dtype=torch.int32, device=device)
-        self = difference.new_zeros(()).expand(batch, 1, queries, keys).as_subclass(Compact)
+        self: Compact = difference.new_zeros(()).expand(batch, 1, queries, keys).as_subclass(Compact)
         self.line = line = (-1 - difference.abs())[None, None, None]
-        self.causal, self.spans, self.block, self.entries = causal, spans, BLOCK, entries and cache(entries)
-        if spans is None:
+        self.causal, self.block = causal, BLOCK
+        if spans is not None and entries is not None:
+            self.spans, self.entries = spans, cache(entries)
+        else:
             ends = [keys - first if causal else keys for first in range(0, queries, BLOCK)]
             self.spans = [[(slice(None), 0, end, causal, True, min(sinks, end))] for end in ends]
             whole = pad(line[..., :keys], (0, queries - 1), value=HIDDEN) if causal else line
@@ -50,7 +87,7 @@ class Compact(torch.Tensor):
         return self
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in _OF_SHAPE:
             return super().__torch_function__(function, types, args, kwargs)
@@ -64,30 +101,32 @@ _OF_SHAPE |= {torch.Tensor.size, torch.Tensor.dim}
 
 
 def alibi_distances(
-    batch_size,
-    q_length,
-    kv_length,
-    q_offset=0,
-    kv_offset=0,
-    mask_function=causal_mask_function,
-    attention_mask=None,
-    device="cpu",
-    use_vmap=False,
-    config=None,
-    **kwargs,
-):
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    device: Any = "cpu",
+    use_vmap: bool = False,
+    config: Any = None,
+    **kwargs: Any,
+) -> Tensor:
     """(B or 1, 1, Q, K) int32: -1 - |i - j| for query i and key j, HIDDEN where the mask hides the key, lower by -SINK for sinks.
 
     Integers, so that a distance is exact at any length and cannot be mistaken for a float or boolean mask. `Compact` where it can be.
     config.alibi_sinks: how many first tokens of every document are sinks.
     """
+    if not torch.compiler.is_compiling() and restarts.get() is not None:
+        _check_packing(batch_size, kv_length, kv_offset, mask_function, device, use_vmap)
     sinks = getattr(config, "alibi_sinks", None) or 0
     causal = mask_function is causal_mask_function
     whole = causal or mask_function is bidirectional_mask_function  # one document
 
-    def seen(first, last):
+    def seen(first: int, last: int) -> Tensor:
         """(B or 1, 1, last - first, K) booleans"""
-        seen = sdpa_mask(
+        seen: Any = sdpa_mask(
             batch_size=batch_size,
             q_length=last - first,
             kv_length=kv_length,
@@ -102,7 +141,7 @@ def alibi_distances(
         )
         return seen[:1] if seen.stride(0) == 0 else seen  # one mask, expanded over the batch: keep the one
 
-    def entries():
+    def entries() -> Tensor:
         query = torch.arange(q_length, device=device) + q_offset
         key = torch.arange(kv_length, device=device) + kv_offset
         distance = (query[:, None] - key[None, :]).abs()  # (Q, K)
@@ -117,6 +156,8 @@ def alibi_distances(
         and whole
         and (attention_mask is None or (attention_mask.shape[-1] >= kv_offset + kv_length and attention_mask.all()))
     ):
+        if q_length == 1:  # decoding
+            return row_of(kv_length, max(0, sinks - kv_offset), device)
         return Compact.of(q_length, kv_length, causal, device, sinks=max(0, sinks - kv_offset))
     free = None
     if sinks:
@@ -128,7 +169,45 @@ def alibi_distances(
     return Compact.of(q_length, kv_length, None, device, spans, batch, entries)
 
 
-def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, use_vmap=False):
+def _check_packing(
+    batch: int, keys: int, offset: int, mask_function: Callable[..., Any], device: Any, use_vmap: bool
+) -> None:
+    """Raises ValueError if a token whose position begins again sees the token before it."""
+    found = restarts.get()
+    if found is None:
+        return
+    again, first = found.to(device), offset + keys - found.shape[1]  # the queries are the last of the positions
+    if (sees_previous(batch, offset + keys, mask_function, device, use_vmap)[:, max(first, 0) :] & again).any():
+        raise ValueError(NOT_PACKED)
+
+
+def sees_previous(
+    batch: int, keys: int, mask_function: Callable[..., Any], device: Any, use_vmap: bool = False
+) -> Tensor:
+    """(B or 1, K) booleans: the positions whose query sees the key before it."""
+    seen: Any = sdpa_mask(  # of one query, whose place the key takes
+        batch_size=batch,
+        q_length=1,
+        kv_length=keys,
+        mask_function=lambda row, head, _, key: mask_function(row, head, key, (key - 1).clamp(min=0)),
+        device=device,
+        use_vmap=use_vmap,
+        allow_is_causal_skip=False,
+    )
+    seen = seen[:, 0, 0]
+    return seen[:1] if seen.stride(0) == 0 else seen
+
+
+def first_tokens(
+    n: int,
+    batch: int,
+    keys: int,
+    offset: int,
+    mask_function: Callable[..., Any] | None,
+    attention_mask: Tensor | None,
+    device: Any,
+    use_vmap: bool = False,
+) -> Tensor:
     """(B or 1, K) booleans: the keys that are among the first `n` tokens of their document; padding is no token.
 
     A token that may not see the token before it begins a document (packing); mask_function None: there is one document. Keys are at the
@@ -140,31 +219,52 @@ def first_tokens(n, batch, keys, offset, mask_function, attention_mask, device, 
         token = pad(token, (0, offset + keys - token.shape[-1]), value=True)  # what a static cache has room for
     before = token.cumsum(-1) - token.long()  # tokens of the row before each place
     if mask_function is not None:
-        sees_previous = sdpa_mask(  # of one query, whose place the key takes
-            batch_size=batch,
-            q_length=1,
-            kv_length=offset + keys,
-            mask_function=lambda row, head, _, key: mask_function(row, head, key, (key - 1).clamp(min=0)),
-            device=device,
-            use_vmap=use_vmap,
-            allow_is_causal_skip=False,
-        )[:, 0, 0]
-        begins = ~(sees_previous[:1] if sees_previous.stride(0) == 0 else sees_previous)
+        begins = ~sees_previous(batch, offset + keys, mask_function, device, use_vmap)
         before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
     return (token & (before < n))[:, offset:]
 
 
-def _with_sinks(distances, free):
+def row_of(keys: int, sinks: int, device: Any) -> Tensor:
+    """(1, 1, 1, K): of one query, the last of the keys, which sees all of them. It says so: `alibi_row` is the number of sinks."""
+    row: Any = torch.arange(-keys, 0, dtype=torch.int32, device=device)[None, None, None]
+    if sinks:
+        row[..., :sinks] += SINK
+    row.alibi_row = min(sinks, keys)
+    return row
+
+
+def once(mask: Tensor, what: Any, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """make(), called once per forward pass: all layers get one mask, and the result is kept there, by name, until the key is another.
+
+    A mask that is cut out of another is that other one. A graph that is being compiled keeps nothing. Tensors in a key are compared by
+    identity.
+    """
+    if torch.compiler.is_compiling():
+        return make()
+    if not isinstance(mask, Compact) and mask._base is not None:
+        mask = mask._base
+    kept = mask.__dict__.setdefault("_alibi_kept", {})
+    before = kept.get(what)
+    if before is None or any(
+        a is not b and (isinstance(a, torch.Tensor) or a != b) for a, b in zip(before[0], key, strict=True)
+    ):
+        before = kept[what] = key, make()
+    return before[1]
+
+
+def _with_sinks(distances: Tensor, free: Tensor | None) -> Tensor:
     """`distances` with the entries of the keys that are `free` (…, K) lowered; hidden ones stay hidden."""
     return distances if free is None else torch.where(free & (distances != HIDDEN), distances + SINK, distances)
 
 
-def distance_of(entries):
+def distance_of(entries: Tensor) -> Tensor:
     """What `alibi_distances` holds without the mark of the sinks: -1 - |i - j| or HIDDEN."""
     return torch.where((entries < SINK) & (entries != HIDDEN), entries - SINK, entries)
 
 
-def _spans(seen, queries, keys, device, free=None):
+def _spans(
+    seen: Callable[[int, int], Tensor], queries: int, keys: int, device: Any, free: Tensor | None = None
+) -> tuple[list[Any], int]:
     """`Compact.spans` and the batch of a mask; seen(first, last) -> (B or 1, 1, last - first, K) booleans; free as `first_tokens`."""
     spans, key = [], torch.arange(keys, device=device)
     for first in range(0, queries, BLOCK):
@@ -185,13 +285,15 @@ def _spans(seen, queries, keys, device, free=None):
         rows, parts = torch.stack([begin, end, up_to_query, own, sinks, alone], dim=1).tolist(), []
         for (begin, end, up_to_query, own, sinks, alone), batch in runs(rows):
             kept = bool(up_to_query) if alone < 0 else block[batch, None, :, begin:end].clone()
-            of_keys = free.expand(len(block), -1)[alone, begin:end] if alone >= 0 and sinks else sinks
+            of_keys = (
+                free.expand(len(block), -1)[alone, begin:end] if free is not None and alone >= 0 and sinks else sinks
+            )
             parts.append((batch if len(rows) > 1 else slice(None), begin, end, kept, bool(own), of_keys))
         spans.append(parts)
     return spans, len(rows)
 
 
-def runs(values):
+def runs(values: Sequence[Any]) -> Iterator[tuple[Any, slice]]:
     """(value, slice) for each run of equal neighbours."""
     for value, run in groupby(range(len(values)), values.__getitem__):
         first, *rest = run

@@ -3,4 +3,6 @@
 Here, `MODULES` holds the plug-ins that were loaded into this process.
 """
 
-MODULES = []
+from typing import Any
+
+MODULES: list[Any] = []

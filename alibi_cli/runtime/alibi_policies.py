@@ -6,18 +6,29 @@ its scores. There are few mechanisms and many families. A family is one line at 
 
 import struct
 import types
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from .alibi_attention import alibi_attention, alibi_bias
 from .alibi_distances import HIDDEN, alibi_distances, distance_of
+from .alibi_slopes import get_slopes, is_per_layer
 from .alibi_surgery import PolicyRegistry
+
+if TYPE_CHECKING:
+    Part = Any  # a module whose attributes are its family's own
+else:
+    Part = torch.nn.Module
 
 policy_registry = PolicyRegistry()  # "replace"
 add = policy_registry.named("add")
 
 # Names under which models keep the embedding of positions that they add to the embedding of tokens.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
+
+# What attention may be told besides slopes and offsets; set, because to ask a module for what it does not have is slow.
+OF_ATTENTION = {"alibi_keeps_weights": False, "alibi_keeps_relative_bias": False, "alibi_watch": None}
 
 NO_SINKS = "This model computes ALiBi itself, which knows no attention sinks: their number must be 0."
 NO_TURN = "has no rotation that its attention could turn back, so it cannot have a sink_distance."
@@ -29,17 +40,19 @@ class NoPosition(torch.nn.Module):
     Nothing is a 0-dim zero, which broadcasts and changes neither dtype nor device of the sum.
     """
 
-    def __init__(self, width):
+    vector: torch.nn.Parameter | None
+
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
         self.register_parameter("vector", None)
 
-    def learn_vector(self, dtype, device):
+    def learn_vector(self, dtype: torch.dtype, device: Any) -> None:
         """From now on add a vector, which is zero until it is trained or loaded."""
         if self.vector is None:
             self.vector = torch.nn.Parameter(torch.zeros(self.width, dtype=dtype, device=device))
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return torch.zeros(()) if self.vector is None else self.vector
 
     __getitem__ = forward  # where positions were rows of a buffer
@@ -51,11 +64,11 @@ class NoRotation(torch.nn.Module):
     `scaling` is the factor with which YaRN and its like multiply cos and sin; queries and keys must keep it.
     """
 
-    def __init__(self, width, scaling):
+    def __init__(self, width: int, scaling: float) -> None:
         super().__init__()
         self.width, self.scaling = width, scaling
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return x.new_full((1, 1, self.width), self.scaling), x.new_zeros((1, 1, self.width))
 
 
@@ -64,10 +77,10 @@ class NoTable:
 
     _is_hf_initialized = True
 
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> Any:
         return self
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Tensor) -> Tensor:
         return torch.zeros(())
 
 
@@ -76,21 +89,21 @@ class SineTable(NoTable):
 
     device = None
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         self.width = width
 
     @property
-    def inv_freq(self):
+    def inv_freq(self) -> Tensor:
         """(width / 2,), as transformers' create_sinusoidal_positions computes them"""
         return 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64) / self.width))
 
-    def rows(self, count, device):
+    def rows(self, count: int, device: Any) -> Tensor:
         """(count, width)"""
         angle = torch.arange(count, dtype=torch.int64).float()[:, None] * self.inv_freq.float()
         angle = angle.to(device)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Tensor) -> Tensor:
         return self.rows(int(index.max()) + 1, index.device)[index]
 
 
@@ -99,28 +112,41 @@ class NoSineTable(NoTable):
 
     device = None
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         self.width = width
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Tensor) -> Tensor:
         ones = torch.ones(*index.shape, self.width // 2, device=index.device)
         return torch.cat([torch.zeros_like(ones), ones], dim=-1)
 
 
-def take_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def turns_back(answer: bool) -> Any:
+    """Decorator: whether the rotation that a policy keeps can be turned back. See `can_turn_back`."""
+
+    def note(function: Any) -> Any:
+        function.turns_back = answer
+        return function
+
+    return note
+
+
+def take_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Self-attention: give the module the slopes of its layer. Cross-attention has no distances and is left alone."""
     between_stacks = getattr(module, "is_decoder", False) and not getattr(module, "is_causal", True)
     if getattr(module, "is_cross_attention", between_stacks):
         return None
+    for name, default in OF_ATTENTION.items():
+        if name not in vars(module):
+            setattr(module, name, default)
     for name in ("alibi_slopes", "alibi_offsets"):
         values = getattr(module.config, name, None)
         setattr(module, name, None if values is None else _of_layer(values, module, module_index))
     return module
 
 
-def _of_layer(values, module, module_index):
+def _of_layer(values: Any, module: Any, module_index: Any) -> Any:
     """The list of a module's layer, of one list for all layers or one per layer."""
-    if isinstance(values[0], (list, tuple)):
+    if is_per_layer(values):
         layer = getattr(module, "layer_idx", None)
         values = values[module_index if layer is None else layer]
     if getattr(module, "num_heads", len(values)) != len(values):
@@ -128,7 +154,7 @@ def _of_layer(values, module, module_index):
     return [float(value) for value in values]
 
 
-def take_bias_in_attn(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def take_bias_in_attn(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Self-attention that transformers' attention interface does not reach, but whose scores are computed in a method of their own:
     replace that method. A buffer of causal masks, which the method used, goes with it."""
     if module._buffers.pop("bias", None) is not None:
@@ -138,7 +164,7 @@ def take_bias_in_attn(module: torch.nn.Module, module_index: int, max_sequence_l
     return take_bias(module, module_index, max_sequence_length)
 
 
-def _attn(self, query, key, value, attention_mask=None, **kwargs):
+def _attn(self: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
     """(B, H, Q, D) queries and (B, H, K, D) keys and values -> (B, H, Q, D), None"""
     window = getattr(self.config, "window_size", None)
     if window is not None and self.attention_type == "local":
@@ -150,7 +176,8 @@ def _attn(self, query, key, value, attention_mask=None, **kwargs):
     return output.transpose(1, 2), weights
 
 
-def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+@turns_back(False)
+def take_bias_as_mask(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Self-attention that the attention interface does not reach and that adds the mask to its scores: give it the bias as its mask."""
     if getattr(module.config, "alibi", False):
         raise ValueError(
@@ -161,17 +188,14 @@ def take_bias_as_mask(module: torch.nn.Module, module_index: int, max_sequence_l
     return take_bias(module, module_index, max_sequence_length)
 
 
-take_bias_as_mask.turns_back = False
-
-
-def _distances_to_bias(module, args, kwargs):
+def _distances_to_bias(module: Any, args: Any, kwargs: Any) -> Any:
     states = args[0] if args else kwargs["hidden_states"]
     offsets = getattr(module, "alibi_offsets", None)
     kwargs["attention_mask"] = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype, offsets)
     return args, kwargs
 
 
-def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def rescale_own_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """BLOOM and MPT have ALiBi already, with Press et al.'s slopes: each head's bias is multiplied by the ratio of the config's slope to
     that. Masks, cache and attention stay the family's own."""
     if getattr(module.config, "alibi_sinks", None):
@@ -183,27 +207,23 @@ def rescale_own_bias(module: torch.nn.Module, module_index: int, max_sequence_le
     return module
 
 
-def _rescale(module, args, kwargs):
+def _rescale(module: Any, args: Any, kwargs: Any) -> Any:
     name = "alibi" if "alibi" in kwargs else "position_bias"  # (B * H, 1, K) or (H, 1, K)
     own = kwargs[name]
     heads = len(module.alibi_slopes)
-    power = 1 << (heads.bit_length() - 1)
-    press = [2.0 ** (-8 * i / power) for i in range(1, power + 1)] + [
-        2.0 ** (-4 * i / power) for i in range(1, 2 * power, 2)
-    ]
     slopes = torch.as_tensor(module.alibi_slopes, dtype=torch.float64, device=own.device)
-    ratios = (slopes / slopes.new_tensor(press[:heads])).to(own.dtype).repeat(own.shape[0] // heads)
+    ratios = (slopes / slopes.new_tensor(get_slopes(heads))).to(own.dtype).repeat(own.shape[0] // heads)
     kwargs[name] = own * ratios[:, None, None]
     return args, kwargs
 
 
-def share_config_of_own_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def share_config_of_own_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """BLOOM and MPT: there are no positions to remove."""
     share_config(module, module_index, max_sequence_length)
     return module
 
 
-def take_bias_in_xglm(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def take_bias_in_xglm(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """XGLM checks that its mask has one head, so its self-attention is replaced whole."""
     if module.config.add_cross_attention:
         raise ValueError("XGLM with cross-attention is not supported.")
@@ -211,7 +231,14 @@ def take_bias_in_xglm(module: torch.nn.Module, module_index: int, max_sequence_l
     return take_bias(module, module_index, max_sequence_length)
 
 
-def _xglm_forward(self, hidden_states, key_value_states=None, past_key_values=None, attention_mask=None, **kwargs):
+def _xglm_forward(
+    self: Any,
+    hidden_states: Tensor,
+    key_value_states: Any = None,
+    past_key_values: Any = None,
+    attention_mask: Any = None,
+    **kwargs: Any,
+) -> Any:
     batch, length, _ = hidden_states.shape
     projections = (self.q_proj, self.k_proj, self.v_proj)
     query, key, value = (p(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2) for p in projections)
@@ -222,7 +249,7 @@ def _xglm_forward(self, hidden_states, key_value_states=None, past_key_values=No
     return self.out_proj(output.reshape(batch, length, -1)), weights
 
 
-def take_bias_in_openai_gpt(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def take_bias_in_openai_gpt(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """The first GPT builds no mask that knows distances and has no cache: each attention makes its own distances."""
     for layer, block in enumerate(module.h):
         attention = block.attn
@@ -233,7 +260,9 @@ def take_bias_in_openai_gpt(module: torch.nn.Module, module_index: int, max_sequ
     return drop_position_table(module, module_index, max_sequence_length) or module
 
 
-def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
+def _openai_attn(
+    self: Any, q: Tensor, k: Tensor, v: Tensor, attention_mask: Any = None, output_attentions: bool = False
+) -> Any:
     """q, v (B, H, Q, D), k (B, H, D, K), additive padding mask (B, 1, 1, K) -> [(B, H, Q, D)]"""
     token = None if attention_mask is None else attention_mask.expand(len(q), -1, -1, -1)[:, 0, 0] == 0  # (B, K)
     length = v.shape[-2]
@@ -244,7 +273,7 @@ def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
     return [output.transpose(1, 2), weights]
 
 
-def drop_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_relative_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """T5: the self-attention of a layer takes the bias instead of a learned bias per bucket of distances."""
     attention = module.SelfAttention
     attention.has_relative_attention_bias = False
@@ -253,26 +282,27 @@ def drop_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_
     return module
 
 
-def keep_relative_bias(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def keep_relative_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """T5: the self-attention of a layer takes the bias beside its learned bias per bucket of distances."""
     module.SelfAttention.alibi_keeps_relative_bias = True
     take_bias(module.SelfAttention, module_index, max_sequence_length)
     return module
 
 
-def drop_position_table(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_position_table(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Added positions (learned or sinusoidal table): add nothing instead."""
     changed = None
     for name in POSITION_TABLES:
         table = getattr(module, name, None)
         if isinstance(table, torch.nn.Module):
             if not isinstance(table, NoPosition):
-                setattr(module, name, NoPosition(table.embedding_dim))
+                width: Any = table.embedding_dim
+                setattr(module, name, NoPosition(width))
             changed = module
     return changed
 
 
-def drop_position_table_of_encoder(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_position_table_of_encoder(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """BERT and RoBERTa: as above, and free the token types, whose default comes from a buffer of the old maximum length."""
     if getattr(module, "_alibi_token_types", None) is None:
         module._alibi_token_types = True
@@ -280,7 +310,7 @@ def drop_position_table_of_encoder(module: torch.nn.Module, module_index: int, m
     return drop_position_table(module, module_index, max_sequence_length)
 
 
-def _default_token_types(module, args, kwargs):
+def _default_token_types(module: Any, args: Any, kwargs: Any) -> Any:
     if len(args) < 2 and kwargs.get("token_type_ids") is None:
         ids = args[0] if args else kwargs.get("input_ids")
         shaped_like = ids if ids is not None else kwargs["inputs_embeds"][..., 0]
@@ -288,49 +318,45 @@ def _default_token_types(module, args, kwargs):
     return args, kwargs
 
 
-def drop_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_rotation(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Rotary positions: the identity rotation. The width is that of the rotated part, which may be less than the head."""
     return NoRotation(*_rotation(module, 2))
 
 
-def keep_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+@turns_back(True)
+def keep_rotation(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Rotary positions that stay; it is noted how their halves belong together."""
     module.alibi_interleaved = False
     return module
 
 
-keep_rotation.turns_back = True
-
-
-def keep_interleaved_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+@turns_back(True)
+def keep_interleaved_rotation(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """The same for families that rotate neighbouring dimensions against each other."""
     module.alibi_interleaved = True
     return module
 
 
-keep_interleaved_rotation.turns_back = True
-
-
-def rotates(module):
+def rotates(module: Any) -> bool:
     """False for attention that leaves its queries and keys unrotated: some layers of SmolLM 3, and those of Cohere 2 without a window."""
     if module.config.model_type.endswith("cohere2"):
         return module.sliding_window is not None
     return bool(getattr(module, "use_rope", True))
 
 
-def can_turn_back(functions):
+def can_turn_back(functions: Any) -> bool:
     """True if, among the functions of a policy that reach a model, one keeps a rotation that can be turned back, and none gives the bias to
     attention that computes its scores elsewhere: see `alibi_sink_distance`. A function says so by its attribute `turns_back`."""
     said = {getattr(function, "turns_back", None) for function in functions}
     return True in said and False not in said
 
 
-def drop_half_rotation(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_half_rotation(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """The same for families that hand on one cosine per pair instead of two equal ones."""
     return NoRotation(*_rotation(module, 1))
 
 
-def _rotation(module, per_frequency):
+def _rotation(module: Any, per_frequency: int) -> tuple[int, float]:
     """(width, scaling) of a rotary embedding. Families with one set of frequencies per type of layer have the same width in all.
 
     The scaling is kept in the config: some kinds of rotation derive it from the maximum length, which conversion changes.
@@ -348,20 +374,20 @@ def _rotation(module, per_frequency):
     return widths.pop(), module.config.alibi_rotary_scaling
 
 
-def share_config(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def share_config(module: Part, module_index: int, max_sequence_length: int) -> None:
     """Attention modules that keep no config get their model's: it holds the slopes. (A model is visited before its parts.)"""
     for part in module.modules():
         if type(part).__name__.endswith("Attention") and not hasattr(part, "config"):
             part.config = module.config
 
 
-def drop_position_table_and_share_config(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_position_table_and_share_config(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """XGLM: both."""
     share_config(module, module_index, max_sequence_length)
     return drop_position_table(module, module_index, max_sequence_length)
 
 
-def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_position_buffer(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Added positions that are computed once and kept as a buffer."""
     table = module._buffers.pop("pos_encoding", None)
     if table is not None:
@@ -369,7 +395,7 @@ def drop_position_buffer(module: torch.nn.Module, module_index: int, max_sequenc
     return module
 
 
-def drop_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+def drop_sine_buffer(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """Rotary positions whose sines and cosines every attention module keeps as a buffer; the module takes the bias as well."""
     table = module._buffers.pop("embed_positions", None)
     if table is not None:
@@ -379,13 +405,14 @@ def drop_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_le
     return take_bias_in_attn(module, module_index, max_sequence_length)
 
 
-def _sines_at_any_position(self, position_ids):
+def _sines_at_any_position(self: Any, position_ids: Tensor) -> Any:
     """(B, any length, width): one row, as often as it is asked for, without the memory."""
     row = self.embed_positions[position_ids[:, :1]]  # (B, 1, width)
     return row.expand(-1, 1 << 30, -1)
 
 
-def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_length: int):
+@turns_back(True)
+def keep_sine_buffer(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """The rotation of the same modules goes on beyond their buffer, and they take the bias as well."""
     table = module._buffers.pop("embed_positions", None)
     if table is not None:
@@ -396,24 +423,21 @@ def keep_sine_buffer(module: torch.nn.Module, module_index: int, max_sequence_le
     return take_bias_in_attn(module, module_index, max_sequence_length)
 
 
-keep_sine_buffer.turns_back = True
-
-
-def _all_sines(self, position_ids):
+def _all_sines(self: Any, position_ids: Tensor) -> Any:
     """(B, positions so far, width)"""
     rows = self.embed_positions.rows(int(position_ids.max()) + 1, position_ids.device)
     return rows.expand(len(position_ids), -1, -1)
 
 
 def register_family(
-    family,
-    prefix,
-    positions="RotaryEmbedding",
-    policy=drop_rotation,
-    attention="Attention",
-    bias=take_bias,
-    interleaved=False,
-):
+    family: str,
+    prefix: str,
+    positions: str = "RotaryEmbedding",
+    policy: Any = drop_rotation,
+    attention: str = "Attention",
+    bias: Any = take_bias,
+    interleaved: bool = False,
+) -> None:
     """One transformers family: `policy` takes the positions out of classes prefix + positions, class prefix + attention takes the bias.
     A rotation, which has no end, may stay."""
     path = f"transformers.models.{family}.modeling_{family}."

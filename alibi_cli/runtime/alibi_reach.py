@@ -12,7 +12,10 @@ docs/decisions/011-bias-as-a-view.md.
 Shapes: B batch, H heads, Q queries, which are the last Q of K positions, D head width.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 CACHED = 1 << 18  # numbers that are worked on at a time, and stay in the processor's cache
@@ -20,7 +23,18 @@ CACHED = 1 << 18  # numbers that are worked on at a time, and stay in the proces
 
 @torch.no_grad()
 @torch.autocast("cpu", enabled=False)  # which would round products to 16 bits
-def reaches(query, key, value, line, block, scaling, dropout, softcap, s_aux, *rest):
+def reaches(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    line: Tensor,
+    block: int,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    *rest: Any,
+) -> list[list[int]]:
     """[blocks][H]: distances beyond which no key changes the result but by rounding, where queries see themselves; K if that is not known.
 
     query (B, H, Q, D), key and value (B, H, K, D); line (1, H, 1, Q + K - 1): bias by i - j, from K - 1 down. Blocks of `block` queries are
@@ -43,14 +57,15 @@ def reaches(query, key, value, line, block, scaling, dropout, softcap, s_aux, *r
     return torch.cat(found).T.tolist()
 
 
-def _bound(query, key, value, past, scaling):
+def _bound(query: Tensor, key: Tensor, value: Tensor, past: Tensor, scaling: float) -> Tensor:
     """(B, H, Q): what m d must exceed; past (H, K): bias at the distances K - 1 … 0, which never decreases."""
     (queries, width), keys, exact = query.shape[2:], key.shape[2], past.dtype
     query, centred, size = query.to(exact) * scaling, key.to(exact), value.to(exact).norm(dim=-1).log()
     centred = centred - centred.mean(2, keepdim=True)
     sphere = query.norm(dim=-1) * centred.norm(dim=-1).amax(-1, keepdim=True)
     # Sums of products, because a setting may let matrix products round their factors.
-    box = sum(((sign * query).clamp_min_(0) * _largest(sign * centred)[:, :, None]).sum(-1) for sign in (1, -1))
+    above, below = (((sign * query).clamp_min_(0) * _largest(sign * centred)[:, :, None]).sum(-1) for sign in (1, -1))
+    box = above + below
     own = (query * centred[:, :, keys - queries :]).sum(-1)
     epsilon = torch.finfo(exact).eps
     rounding = 4 * width * epsilon * sphere  # of the products
@@ -59,7 +74,7 @@ def _bound(query, key, value, past, scaling):
     return torch.minimum(sphere, box) - own + rounding + margin
 
 
-def _largest(vectors):
+def _largest(vectors: Tensor) -> Tensor:
     """(B, H, K, D) -> (B, H, D): of each dimension the largest. In two steps, because torch is slow where rows to be compared are short."""
     rows = vectors.shape[2] // 32
     of_parts = vectors[:, :, : 32 * rows].unflatten(2, (32, rows)).amax(2)

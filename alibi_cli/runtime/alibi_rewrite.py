@@ -1,10 +1,16 @@
 """Applying the registered policies to a whole model, and the checks that go with it."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
 from .alibi_attention import ATTENTION_NAME
+from .alibi_distances import NOT_PACKED, restarts
 from .alibi_policies import (
     NO_SINKS,
     NO_TURN,
@@ -17,16 +23,20 @@ from .alibi_policies import (
     rescale_own_bias,
     rotates,
 )
+from .alibi_slopes import is_per_layer, is_slope, layers_of
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
 
 
-def rewrite(model):
+def rewrite(model: Any) -> None:
     """Applies the policy that a model's config names to the model; the config holds the slopes as well.
 
     Raises:
         ValueError: the config's slopes do not fit, or the surgery did not reach both the attention and the positions.
     """
-    check_slopes(model.config.alibi_slopes, model.config, getattr(model.config, "alibi_offsets", None))
+    # Version 0.1.0 took slopes of zero, and what it wrote still loads.
+    check_slopes(
+        model.config.alibi_slopes, model.config, getattr(model.config, "alibi_offsets", None), legal=_not_negative
+    )
     length = model.config.alibi_max_sequence_length
     name = policy_of(model.config)
     bound = {cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policies(name).items()}
@@ -37,17 +47,14 @@ def rewrite(model):
                 module.learn_vector(model.dtype, model.device)
     biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
     layers = model.config.num_hidden_layers
-    if isinstance(model.config.alibi_slopes[0], (list, tuple)) and len(biased) != layers:
+    if is_per_layer(model.config.alibi_slopes) and len(biased) != layers:
         raise ValueError(
             f"{type(model).__name__} has {len(biased)} attention modules for {layers} layers: slopes per layer do not fit it."
         )
     if not biased:
         raise ValueError(f"ALiBi surgery changed nothing: no policy knows the attention of {type(model).__name__}.")
     _link_rotations(model, biased)
-    for module in biased:
-        if not getattr(module, "_alibi_guarded", False) and not getattr(module, "alibi_own_bias", False):
-            module._alibi_guarded = True
-            module.register_forward_pre_hook(_refuse_other_attention)
+    _guard(model, biased)
     without = any(
         isinstance(stand_in, (NoPosition, NoRotation, NoTable))
         for module in model.modules()
@@ -61,7 +68,7 @@ def rewrite(model):
         config._attn_implementation = attention_of(model)
 
 
-def _link_rotations(model, biased):
+def _link_rotations(model: Any, biased: set[Any]) -> None:
     """Tells each attention the rotation of its queries and keys, where that is kept: its own, or else the model's.
 
     Raises:
@@ -77,33 +84,98 @@ def _link_rotations(model, biased):
         raise ValueError(f"{type(model).__name__} {NO_TURN}")
 
 
-def attention_of(model):
+def attention_of(model: Any) -> str:
     """The attention implementation of a rewritten model: ours, except where the family computes ALiBi itself."""
     own = any(getattr(module, "alibi_own_bias", False) for module in model.modules())
     return "eager" if own else ATTENTION_NAME
 
 
-def configs_of(model):
+def configs_of(model: Any) -> list[Any]:
     """The configs of a model and its parts: one, except where stacks have copies of their own."""
     found = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     return [config for config in found.values() if type(config) is type(model.config)]
 
 
-def _refuse_other_attention(module, args):
+def _guard(model: Any, biased: set[Any]) -> None:
+    """Hooks on the innermost models around the attention: what is the same for all layers is looked at once per forward pass."""
+    around: dict[torch.nn.Module, Any] = {}
+    for part in model.modules():  # before what they contain
+        if isinstance(part, PreTrainedModel):
+            around.update(dict.fromkeys(part.modules(), part))
+    kinds = {type(module) for module in biased}  # attention between stacks has no slopes and is of the same kinds
+    attention = [module for module in model.modules() if type(module) in kinds and hasattr(module, "config")]
+    for outer in {around[module] for module in biased}:
+        if not hasattr(outer, "alibi_attention_modules"):
+            outer.alibi_shows_weights = False
+            outer.register_forward_pre_hook(_before_forward, with_kwargs=True)
+            outer.register_forward_hook(_after_forward, always_call=True)
+        # A tuple hides them from whoever lists the model's parts.
+        outer.alibi_attention_modules = tuple(module for module in attention if around[module] is outer)
+    own_bias = any(getattr(module, "alibi_own_bias", False) for module in biased)
+    if own_bias and not hasattr(model, "alibi_refuses_packing"):
+        model.alibi_refuses_packing = model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
+
+
+def _refuse_packing(model: Any, args: Any, kwargs: Any) -> None:
+    """Of families that compute ALiBi themselves, with masks that know no documents."""
+    if torch.compiler.is_compiling():
+        return
+    if _restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")) is not None:
+        raise ValueError(NOT_PACKED)
+
+
+def _before_forward(model: Any, args: Any, kwargs: Any) -> None:
+    if not any(getattr(module, "alibi_own_bias", False) for module in model.alibi_attention_modules):
+        _refuse_other_attention(model)
+        _show_weights(model, kwargs.get("output_attentions"))
+    if not torch.compiler.is_compiling():  # the values of a tensor are not known there
+        restarts.set(_restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")))
+
+
+def _after_forward(model: Any, args: Any, output: Any) -> None:
+    if not torch.compiler.is_compiling():
+        restarts.set(None)
+
+
+def _refuse_other_attention(model: Any) -> None:
     """Whoever switches the attention of a part of the model, or in its config, would lose the bias without a word."""
-    if module.config._attn_implementation != ATTENTION_NAME:
-        raise ValueError(
-            f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
-            "would drop the bias."
-        )
+    for module in model.alibi_attention_modules:
+        if module.config._attn_implementation != ATTENTION_NAME:
+            raise ValueError(
+                f"This model computes ALiBi in its own attention; attn_implementation={module.config._attn_implementation!r} "
+                "would drop the bias."
+            )
 
 
-def policy_of(config):
+def _show_weights(model: Any, wanted: bool | None) -> None:
+    """Attention hands out its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
+    wanted = bool(model.config.output_attentions if wanted is None else wanted)
+    if wanted != model.alibi_shows_weights:
+        model.alibi_shows_weights = wanted
+        for module in model.alibi_attention_modules:
+            module.alibi_keeps_weights = wanted
+
+
+def _restarts(positions: Tensor | None, tokens: Any) -> Tensor | None:
+    """(B, Q) booleans: the tokens whose position is not above that of the token before, as in packed documents; None if there are none.
+    tokens: (B, K) mask of padding, whose positions are arbitrary; another is a mask that was made before, and is not made again."""
+    if positions is None or positions.dim() != 2 or positions.shape[1] < 2:
+        return None
+    if tokens is not None and not (isinstance(tokens, Tensor) and tokens.dim() == 2):
+        return None
+    again = positions[:, 1:] <= positions[:, :-1]
+    if tokens is not None:
+        token = tokens[:, -positions.shape[1] :].bool()
+        again = again & token[:, 1:] & token[:, :-1]
+    return pad(again, (1, 0)) if again.any() else None
+
+
+def policy_of(config: Any) -> str:
     """The name of a converted config's policy; checkpoints of 0.1.0 name none."""
     return getattr(config, "alibi_policy", None) or DEFAULT_POLICY
 
 
-def policies(name):
+def policies(name: str) -> dict[type, Any]:
     """{module class: function} of a named policy.
 
     Raises:
@@ -114,7 +186,7 @@ def policies(name):
     return policy_registry.named(name).loaded()
 
 
-def check_reach(model, policy, sinks=0, sink_distance=None):
+def check_reach(model: Any, policy: str, sinks: int = 0, sink_distance: int | None = None) -> None:
     """Raises ValueError if the named policy has no function for any module of the model, or cannot do with it what is asked for."""
     functions, modules = policies(policy), list(model.modules())
     reached = {function for cls, function in functions.items() if any(isinstance(module, cls) for module in modules)}
@@ -134,22 +206,28 @@ def check_reach(model, policy, sinks=0, sink_distance=None):
         raise ValueError(f"{type(model).__name__} with policy {policy!r} {NO_TURN}")
 
 
-def check_slopes(slopes, config, offsets=None):
-    """Raises ValueError unless `slopes`, and `offsets` if there are any, are finite, not negative, and one per query head: once, or once
-    per layer."""
+def _not_negative(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
+def check_slopes(slopes: Any, config: Any, offsets: Any = None, legal: Callable[[Any], bool] = is_slope) -> None:
+    """Raises ValueError unless `slopes` are legal, `offsets`, if there are any, finite and not negative, and both one per query head: once,
+    or once per layer."""
     if not slopes:
         raise ValueError(
             "config.alibi_slopes is missing: it holds one slope per attention head, or one list per layer."
         )
-    for name, values in (("alibi_slopes", slopes), ("alibi_offsets", offsets)):
-        if values is not None:
-            _check_per_head(name, values, config.num_attention_heads, config.num_hidden_layers)
+    _check_per_head("alibi_slopes", slopes, config, legal, "positive in float32")
+    if offsets is not None:
+        _check_per_head("alibi_offsets", offsets, config, _not_negative, "finite and not negative")
 
 
-def _check_per_head(name, values, heads, layers):
-    per_layer = values if values and isinstance(values[0], (list, tuple)) else [values] * layers
-    if len(per_layer) != layers or any(len(layer) != heads for layer in per_layer):
-        what = name.removeprefix("alibi_")
-        raise ValueError(f"config.{name} must hold {heads} {what}, or {layers} lists of {heads}, one per layer.")
-    if not all(0 <= value < float("inf") for layer in per_layer for value in layer):
-        raise ValueError(f"config.{name} must be finite and not negative.")
+def _check_per_head(name: str, values: Any, config: Any, legal: Callable[[Any], bool], what: str) -> None:
+    heads, layers, rows = config.num_attention_heads, config.num_hidden_layers, layers_of(values)
+    if len(rows) != (layers if is_per_layer(values) else 1) or any(
+        not isinstance(row, (list, tuple)) or len(row) != heads for row in rows
+    ):
+        noun = name.removeprefix("alibi_")
+        raise ValueError(f"config.{name} must hold {heads} {noun}, or {layers} lists of {heads}, one per layer.")
+    if not all(legal(value) for row in rows for value in row):
+        raise ValueError(f"config.{name} must be {what}.")

@@ -8,14 +8,18 @@ import difflib
 import inspect
 import sys
 import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+
+Policy = TypeVar("Policy", bound=Callable[..., Any])
 
 DEFAULT_POLICY = "replace"
 LONGEST_CHAIN = 100  # replacements of one module's replacement, and so on
 
 
-class PolicyRegistry(dict):
+class PolicyRegistry(dict[Any, Any]):
     """Maps module classes to functions (module: torch.nn.Module, module_index: int, max_sequence_length: int).
 
     A policy returns a replacement module, the module itself if it changed it in place, or None if it left it alone. A class may be
@@ -24,18 +28,18 @@ class PolicyRegistry(dict):
     A registry holds the functions of one named policy, and leads to those of the others: `registry.named("add").register(…)`.
     """
 
-    def __init__(self, policies=None):
+    def __init__(self, policies: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.registered_by = {}  # name of the Python module that registered a key
+        self.registered_by: dict[Any, str] = {}  # name of the Python module that registered a key
         self.policies = {DEFAULT_POLICY: self} if policies is None else policies
 
-    def named(self, policy):
+    def named(self, policy: str) -> "PolicyRegistry":
         """The registry of a named policy; a new one if there is none of that name."""
         if policy not in self.policies:
             self.policies[policy] = PolicyRegistry(self.policies)
         return self.policies[policy]
 
-    def register(self, *module_classes):
+    def register(self, *module_classes: Any) -> Callable[[Policy], Policy]:
         """Decorator: registers one function for one or more module classes. All of them, or none if any is refused.
 
         Raises:
@@ -46,7 +50,7 @@ class PolicyRegistry(dict):
         if not module_classes:
             raise ValueError("Registry decoration without any module class inputs has no effect.")
 
-        def decorator(function):
+        def decorator(function: Policy) -> Policy:
             _check_signature(function)
             seen = set()
             for cls in module_classes:
@@ -66,26 +70,26 @@ class PolicyRegistry(dict):
 
         return decorator
 
-    def loaded(self):
+    def loaded(self) -> dict[Any, Any]:
         """{module class: policy} for every registered class whose module has been imported; the others cannot occur in a model."""
         return {cls: self[key] for key in self if (cls := _resolve(key)) is not None}
 
-    def sources(self, cls):
+    def sources(self, cls: Any) -> set[str]:
         """The Python modules that a registered class owes its policy to: the one that defines it, and the one that registered it."""
         key = self._key(cls)
         return {inspect.unwrap(dict.__getitem__(self, key)).__module__, self.registered_by[key]}
 
-    def _key(self, cls):
+    def _key(self, cls: Any) -> Any:
         path = _path(cls)
         for key in (cls, path) if not isinstance(cls, str) else (cls,):
             if dict.__contains__(self, key):
                 return key
         return next((key for key in self if isinstance(cls, str) and _path(key) == path), None)
 
-    def __contains__(self, cls):
+    def __contains__(self, cls: Any) -> bool:
         return isinstance(cls, (type, str)) and self._key(cls) is not None
 
-    def __getitem__(self, cls):
+    def __getitem__(self, cls: Any) -> Any:
         if cls not in self:
             names = {_path(key).rpartition(".")[2] for key in self}
             wanted = _path(cls).rpartition(".")[2]
@@ -93,19 +97,19 @@ class PolicyRegistry(dict):
             raise KeyError(f"No ALiBi policy for {wanted}." + (f" Did you mean {close[0]}?" if close else ""))
         return dict.__getitem__(self, self._key(cls))
 
-    def __delitem__(self, cls):
+    def __delitem__(self, cls: Any) -> None:
         key = self._key(cls) or cls
         dict.__delitem__(self, key)
         self.registered_by.pop(key, None)
 
 
-def origin(function):
+def origin(function: Any) -> str:
     """file:line of a policy, for messages and for the table of policies."""
     code = inspect.unwrap(function).__code__
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def _resolve(key):
+def _resolve(key: Any) -> Any:
     """The class of a key, which may be its dotted path; None if its module has not been imported."""
     if not isinstance(key, str):
         return key
@@ -113,7 +117,7 @@ def _resolve(key):
     return getattr(sys.modules.get(module), name, None)
 
 
-def _caller():
+def _caller() -> str:
     """The module that is being executed, past the functions of this file and of the built-in policies."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_name != "<module>":
@@ -123,13 +127,13 @@ def _caller():
     return frame.f_globals.get("__name__", "__main__")
 
 
-def _path(cls):
+def _path(cls: Any) -> str:
     return (
         cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
     )
 
 
-def _check_signature(function):
+def _check_signature(function: Any) -> None:
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 3:
         raise ValueError(f"Each ALiBi policy must accept 3 arguments; {function.__name__} accepts {len(parameters)}.")
@@ -146,7 +150,13 @@ def _check_signature(function):
         raise NameError(f'The third argument of {function.__name__} must be named "max_sequence_length".')
 
 
-def replace_modules(root, policies, recurse_on_replacements=False, indices=None, visit_root=False):
+def replace_modules(
+    root: torch.nn.Module,
+    policies: Any,
+    recurse_on_replacements: bool = False,
+    indices: dict[Any, int] | None = None,
+    visit_root: bool = False,
+) -> dict[torch.nn.Module, torch.nn.Module]:
     """Applies {class: function(module, index)} below `root`, in place; returns {old module: new module}.
 
     A module that several parents or several names share is rewritten once and linked again everywhere. The index counts the
@@ -158,9 +168,10 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
         RecursionError: the policies replace their own results without end.
     """
     indices = {} if indices is None else indices
-    replaced, visited = {}, set()
+    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
+    visited: set[torch.nn.Module] = set()
 
-    def rewrite(module):
+    def rewrite(module: torch.nn.Module) -> torch.nn.Module | None:
         matches = [cls for cls in policies if isinstance(module, cls)]
         if len(matches) > 1:
             names = " and ".join(
@@ -176,7 +187,7 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
             raise TypeError(f"The policy for {matches[0].__name__} returned a {type(new).__name__}, not a module.")
         return new
 
-    def final(module):
+    def final(module: torch.nn.Module) -> torch.nn.Module:
         chain = 0
         while replaced.get(module, module) is not module:
             module, chain = replaced[module], chain + 1
@@ -184,7 +195,7 @@ def replace_modules(root, policies, recurse_on_replacements=False, indices=None,
                 raise RecursionError(f"The policies replace a {type(module).__name__} without end.")
         return module
 
-    def visit(parent, above=()):
+    def visit(parent: torch.nn.Module, above: tuple[torch.nn.Module, ...] = ()) -> None:
         above = (*above, parent)
         for name, child in list(parent._modules.items()):
             if child is None:

@@ -7,6 +7,7 @@ transformers loads each file that `auto_map` names as a module of its own: two w
 """
 
 import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
@@ -17,8 +18,20 @@ from .alibi_attention import ATTENTION_NAME
 from .alibi_plugin import __name__ as PLUGIN
 from .alibi_rewrite import attention_of, rewrite
 
+try:
+    from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY as RECORDERS
+except ImportError:  # of versions that find them in another way
+    RECORDERS = {}  # type: ignore[assignment]
 
-class AlibiConfigMixin:
+# What the mix-ins are mixed into.
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as StockConfig
+    from transformers import PreTrainedModel as StockModel
+else:
+    StockConfig = StockModel = object
+
+
+class AlibiConfigMixin(StockConfig):
     """What conversion adds to a family's configuration.
 
     alibi_policy: "replace", which is meant where it is missing: the bias stands instead of the family's positions; "add": beside them; or
@@ -32,19 +45,34 @@ class AlibiConfigMixin:
     alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
     """
 
+    @property
+    def output_attentions(self) -> bool | None:
+        """transformers takes only its own "eager" to know the weights of attention."""
+        return self._output_attentions
 
-class AlibiModelMixin:
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        pass
+
+
+class AlibiModelMixin(StockModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
+    loss_type: Any
     _supports_attention_backend = False  # another engine's attention would drop the bias
 
-    def __init__(self, config, *args, **kwargs):
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         rewrite(self)
         if self.loss_type is None and self.get_output_embeddings() is not None:
             self.loss_type = "ForMaskedLM" if "Masked" in type(self).__name__ else "ForCausalLM"
 
-    def get_correct_attn_implementation(self, requested_attention=None, is_init_check=False):
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None = None, is_init_check: bool = False
+    ) -> str:
         if requested_attention not in (None, "eager", "sdpa", ATTENTION_NAME):
             raise ValueError(
                 f"{type(self).__name__} computes ALiBi in its own attention; "
@@ -53,8 +81,17 @@ class AlibiModelMixin:
         # The stock model is built first, and some families choose classes by this name; `rewrite` puts ours in its place.
         return "eager" if is_init_check else attention_of(self)
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """What `generate_batch` and the server begin with. Its attention gets its keys from a paged cache and a mask without distances."""
+        raise NotImplementedError(
+            f"{type(self).__name__} does not run with continuous batching, whatever its attn_implementation. "
+            "Generate in padded batches instead: model.generate(input_ids, attention_mask=…)."
+        )
 
-def auto_map_for(base_model_type):
+    continuous_batching_context_manager = generate_batch = init_continuous_batching
+
+
+def auto_map_for(base_model_type: str) -> dict[str, str]:
     """{Auto class: "file.Class"} for every Auto class of transformers that knows the base family, tokenizers aside."""
     found = {"AutoConfig": f"modeling_alibi.Alibi{CONFIG_MAPPING[base_model_type].__name__}"}
     config_class = CONFIG_MAPPING[base_model_type]
@@ -72,7 +109,7 @@ def auto_map_for(base_model_type):
     return found
 
 
-def config_class_for(base):
+def config_class_for(base: Any) -> Any:
     """The converted class of a transformers configuration class."""
     name = f"Alibi{base.__name__}"
     if name not in globals():
@@ -92,7 +129,7 @@ def config_class_for(base):
     return globals()[name]
 
 
-def model_class_for(base):
+def model_class_for(base: Any) -> Any:
     """The converted class of a transformers model class."""
     name = f"Alibi{base.__name__}"
     if name not in globals():
@@ -106,7 +143,13 @@ def model_class_for(base):
         autos = [auto for auto, target in auto_map.items() if target == f"modeling_alibi.{name}"]
         body = {"config_class": config_class, "__annotations__": {"config": config_class}, "__module__": __name__}
         body["_auto_class"] = autos[0] if autos else None  # makes save_pretrained carry these files along
+        # transformers reads these answers out of the source of the class's module, which is this file, and keeps them on the class.
+        of_experts = getattr(base, "_can_set_experts_implementation", bool)
+        body["_can_set_experts_implementation_cached_value"] = of_experts()
+        body["_can_set_attn_implementation_cached_value"] = True  # the implementation stays what it is: see above
         globals()[name] = type(name, (AlibiModelMixin, base), body)
+        # What a class can record is noted by the class's name when a model is made. Surgery in memory gives a model its class later.
+        dict.__setitem__(RECORDERS, str(globals()[name]), getattr(base, "_can_record_outputs", None))
         # Some heads build the model below them through AutoModel, which has to know the converted one.
         below = auto_map.get("AutoModel", "").removeprefix("modeling_alibi.")
         if below == name:
@@ -116,7 +159,7 @@ def model_class_for(base):
     return globals()[name]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     base = stock_class(name.removeprefix("Alibi")) if name.startswith("Alibi") else None
     if isinstance(base, type) and issubclass(base, PreTrainedModel):
         return model_class_for(base)
@@ -125,7 +168,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def stock_class(name):
+def stock_class(name: str) -> Any:
     """A class of transformers, or of a plug-in, by its name; None if there is none."""
     plugin = sys.modules[PLUGIN]
     places = (transformers, plugin, *getattr(plugin, "MODULES", ()))

@@ -24,7 +24,7 @@ def apply_alibi(
     max_sequence_length: int,
     optimizers: Optimizers = None,
     *,
-    slopes: Slopes | None = None,
+    slopes: Slopes | str | None = None,
     policy: str = DEFAULT_POLICY,
     sinks: int = 0,
     sink_distance: int | None = None,
@@ -40,7 +40,7 @@ def apply_alibi(
     Args:
         max_sequence_length: what the config promises; no table is sized by it.
         optimizers: an optimizer made before the surgery; parameters that the surgery removed are taken out of it.
-        slopes: one per query head, or one such list per layer; Press et al.'s if not given.
+        slopes: one per query head, or one such list per layer; Press et al.'s if not given, or given by name as "press".
         policy: "replace" removes the positional encoding; "add" keeps a rotation, or T5's relative bias, and adds the bias to its scores.
             Or the name of a plug-in's policy.
         sinks: how many first tokens of every document get no bias.
@@ -65,7 +65,12 @@ def apply_alibi(
     roots = _outermost_models(model)
     if not roots:
         raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
-    chosen = [slopes if slopes is not None else get_slopes(root.config.num_attention_heads) for root in roots]
+    if isinstance(slopes, str) and slopes != "press":
+        raise ValueError(f'slopes must be "press" or numbers, not {slopes!r}; calibrated ones need text: `convert`.')
+    chosen: list[Slopes] = [
+        get_slopes(root.config.num_attention_heads) if slopes is None or isinstance(slopes, str) else slopes
+        for root in roots
+    ]
     for root, values in zip(roots, chosen, strict=True):  # refuse before anything is changed
         if isinstance(root.config, AlibiConfigMixin) and policy_of(root.config) != policy:
             raise ValueError(

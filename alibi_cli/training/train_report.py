@@ -82,6 +82,8 @@ def make_report(
     settings, info, budget = job.settings, job.info, job.budget
     taught = job.teacher is not None
     auto = "AutoModelForMaskedLM" if info.masked else "AutoModelForCausalLM"
+    data: Any = trainer.train_dataset
+    collator: Any = trainer.data_collator
     remote = ", trust_remote_code=True" if info.converted else ""
     return TrainReport(
         output=str(settings.output),
@@ -93,8 +95,8 @@ def make_report(
         steps=budget.steps,
         batch_tokens=budget.batch_tokens,
         lengths=list(budget.stages),
-        passes=trainer.train_dataset.passes,
-        packed=trainer.data_collator.packed,
+        passes=data.passes,
+        packed=collator.packed,
         seconds=seconds,
         tokens_per_second=budget.tokens / seconds,
         processes=trainer.args.world_size,

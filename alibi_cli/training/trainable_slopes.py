@@ -6,6 +6,7 @@ say up to where the model was trained, and a bias that begins elsewhere is anoth
 """
 
 import math
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ def attach_slopes(model: PreTrainedModel, trained_length: int) -> None:
     """Gives each attention module of a converted model a parameter, named PARAMETER, that its slopes are made of before it runs."""
     low, high = (math.log(bound) / RATE for bound in slope_bounds(trained_length))
 
-    def place(module: torch.nn.Module, args: object = ()) -> None:
+    def place(module: Any, args: object = ()) -> None:
         scaled = getattr(module, PARAMETER)
         with torch.no_grad():
             scaled.clamp_(low, high)

@@ -193,6 +193,7 @@ def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_s
         settings.deepspeed is not None and find_spec("deepspeed") is None
     ):  # the library's own refusal leaves its settings behind
         raise UsageError("Training cannot be set up: `deepspeed` needs the package deepspeed.")
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if settings.gradient_checkpointing else {}
     try:
         args = TrainingArguments(
             output_dir=str(work),
@@ -217,7 +218,7 @@ def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_s
             dataloader_pin_memory=False,
             average_tokens_across_devices=True,
             disable_tqdm=True,
-            **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+            **checkpointing,
         )
         for callback in get_reporting_integration_callbacks(list(settings.report_to)):
             callback()  # whether its package is installed

@@ -6,6 +6,7 @@ python -m benchmarks.real_model.extract FILE.gguf FOLDER
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader
@@ -24,7 +25,9 @@ def main() -> None:
     config = loaded.config.to_dict()
     for key in ("quantization_config", "_model_name_or_path"):
         config.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**config))  # transformers refuses to save one that came out of a GGUF file
+    model: Any = LlamaForCausalLM(
+        LlamaConfig(**config)
+    )  # transformers refuses to save one that came out of a GGUF file
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(folder)

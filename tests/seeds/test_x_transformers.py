@@ -52,6 +52,29 @@ def test_t5_positions_that_start_again() -> None:
     assert torch.equal(module.forward_custom_pos(torch.arange(3, 5), torch.arange(5)), module(2, 5))
 
 
+def test_t5_positions_of_each_head() -> None:
+    """x-transformers' shapes: (batch, heads, i) -> (batch, heads, i, j)"""
+    module, places = (
+        AlibiPositionalBias(2, 3),
+        torch.tensor([[[0, 1, 2, 3], [0, 2, 4, 6]], [[3, 1, 0, 2], [0, 1, 0, 1]]]),
+    )
+    bias = module.forward_custom_pos(places)
+    assert bias.shape == (2, 3, 4, 4) and not bias[:, 2].any()
+    for batch, head in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        of_one = module.forward_custom_pos(places[batch, head])[head]
+        assert torch.equal(bias[batch, head], of_one)
+    assert not torch.equal(bias[0, 0] / module.slopes[0], bias[0, 1] / module.slopes[1])
+    assert torch.equal(module.forward_custom_pos(places[..., 2:], places), bias[..., 2:, :])
+    with pytest.raises(ValueError, match=r"\(B, 2, length\)"):
+        module.forward_custom_pos(torch.zeros(2, 3, 4))
+
+
+def test_a_bias_knows_its_device() -> None:
+    assert (
+        AlibiPositionalBias(2).device == torch.device("cpu") and AlibiPositionalBias(2).to("meta").device.type == "meta"
+    )
+
+
 def test_t7_learned_positions_are_off_after_surgery() -> None:
     stock, tokens = tiny_model("gpt2"), sample_tokens(2, 20)
     off, on = textbook_logits(stock, tokens), textbook_logits(stock, tokens, keep_positions=True)
