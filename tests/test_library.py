@@ -22,6 +22,9 @@ from alibi_cli.evaluation.results import RowKey
 from alibi_cli.models import source
 from alibi_cli.progress import Progress
 from alibi_cli.settings.declaration import Verb, declared
+from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
@@ -150,10 +153,40 @@ def test_wrong_settings_name_the_setting_and_its_nearest() -> None:
         ({"calibrate": "guess"}, "calibrate", "`calibrate` is reach, look-back"),
         ({"max_bias": float("nan")}, "max_bias", "`max_bias` must be above 0"),
         ({"horizon": 8}, "horizon", "`horizon` needs `slopes=calibrated`"),
+        ({"max_sequence_length": 10**23}, "max_sequence_length", "between 1 and"),
     ):
         with pytest.raises(alibi.UsageError) as error:
             alibi.plan("demo-gpt2", **given)
         assert says in str(error.value) and error.value.setting == name and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "says"),
+    [
+        (TrainSettings, {"kd_weight": 0.5}, "`kd_weight` needs `teacher`"),
+        (TrainSettings, {"temperature": 2.0}, "`temperature` needs `teacher`"),
+        (TrainSettings, {"text_column": "body"}, "`text_column` needs `dataset`"),
+        (EvaluateSettings, {"split_on": "blank-line"}, "`split_on` needs `text`"),
+        (EvaluateSettings, {"lengths": [8, 1 << 40]}, "`lengths` are whole numbers from 2 to"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(cls: type[Verb], settings: dict, says: str) -> None:
+    needed = {"checkpoint": "m", "output": "o", "steps": 1} if cls is TrainSettings else {}
+    with pytest.raises(alibi.UsageError, match=says):
+        settings_of(cls, {**needed, **settings})
+
+
+def test_lengths_are_written_as_people_write_them() -> None:
+    for written, lengths in (
+        ("1k,512", (512, 1024)),
+        ("2k:8k", (2048, 4096, 8192)),
+        ("1e3", (1000,)),
+        ("1M", (1 << 20,)),
+    ):
+        assert settings_of(EvaluateSettings, {"lengths": written}).lengths == lengths
+    for wrong in ("1.5k", "1e-3", "k", "", "8,", "4:2"):
+        with pytest.raises(alibi.UsageError, match="`lengths`"):
+            settings_of(EvaluateSettings, {"lengths": wrong})
 
 
 def test_every_setting_is_read() -> None:

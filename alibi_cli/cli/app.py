@@ -74,33 +74,52 @@ def main() -> None:
     """Runs the command line; turns errors into one or two lines and an exit code."""
     # While libraries load, Python would look again and again through what they have made, which stays.
     gc.set_threshold(10_000)
-    interrupted = False
+    interrupted = 0
 
     def interrupt(signal_number: int, frame: object) -> None:
         nonlocal interrupted
-        interrupted = True  # libraries turn an interrupt while they are imported into errors of their own
+        interrupted = signal_number  # libraries turn an interrupt while they are imported into errors of their own
         raise KeyboardInterrupt
+
+    def end_of_interrupt() -> NoReturn:
+        terminated = interrupted == signal.SIGTERM  # by a batch system, or `timeout`
+        _end(
+            AlibiError("Terminated." if terminated else "Interrupted."),
+            128 + signal.SIGTERM if terminated else EXIT_INTERRUPTED,
+        )
 
     with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
         signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         app()
+        output.flush()
     except AlibiError as error:
         _debug()
         _end(error, error.exit_code)
     except KeyboardInterrupt:
         _debug()
-        _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+        end_of_interrupt()
     except SystemExit as end:
         if end.code == EXIT_INTERRUPTED:  # typer has caught the interrupt
-            _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+            end_of_interrupt()
+        if not end.code:
+            _flushed()
         raise
     except Exception as error:
         _debug()
         if interrupted:
-            _end(AlibiError("Interrupted."), EXIT_INTERRUPTED)
+            end_of_interrupt()
         what = f"{type(error).__name__}: {first_line(error)}"
         _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
+
+
+def _flushed() -> None:
+    """What was printed has arrived, or the exit code says that it has not."""
+    try:
+        output.flush()
+    except AlibiError as error:
+        _end(error, error.exit_code)
 
 
 def _end(error: AlibiError, code: int, from_any: bool = False) -> NoReturn:

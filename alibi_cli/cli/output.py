@@ -37,7 +37,35 @@ def print_json(content: Any) -> None:
             content = asdict(content)
         elif hasattr(content, "model_dump"):
             content = content.model_dump(mode="json")
-        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        with _stdout():
+            sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """
+    Raises:
+        AlibiError: it is closed, or what it goes to is full.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        raise AlibiError("Cannot write to stdout: it is closed.")
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads it has seen enough, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - so that Python's own flush at the end does not fail again
+        raise AlibiError(f"Cannot write to stdout: {error.strerror}.") from None
+
+
+def flush() -> None:
+    """
+    Raises:
+        AlibiError: what was printed could not be written.
+    """
+    if sys.stdout is not None:
+        with _stdout():
+            sys.stdout.flush()
 
 
 def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
@@ -48,7 +76,8 @@ def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
 
 def print_text(text: str) -> None:
     """Text on stdout, as it is: no markup, no wrapping."""
-    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    with _stdout():
+        _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -84,7 +113,8 @@ def print_table(
     console = _console()
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
-    console.print(table)
+    with _stdout():
+        console.print(table)
 
 
 def print_cells(table: "Table") -> None:
@@ -108,8 +138,9 @@ def print_heat_maps(maps: Sequence[HeatMap]) -> None:
     console = _console()
     colours = console.color_system in ("256", "truecolor") and not console.no_color
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    for line in lines(maps, Canvas(console.width, colours, unicode)):
-        console.print(line, soft_wrap=True)
+    with _stdout():
+        for line in lines(maps, Canvas(console.width, colours, unicode)):
+            console.print(line, soft_wrap=True)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

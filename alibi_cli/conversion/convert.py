@@ -95,6 +95,11 @@ def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool)
     found = make_plan(source, settings.output or _default_output(settings.model), settings)
     if settings.calibrated:
         check_source(source, settings)
+    if "auto_map" in source.raw_config:
+        notes(progress)(
+            f"{source.name} brings Python code of its own, which was neither run nor copied: it is converted as transformers' own "
+            f"{source.config.model_type}."
+        )
     return source, found
 
 

@@ -26,10 +26,14 @@ def model_card(plan: Plan, command: str, version: str) -> str:
         metadata = {}
     inherited = {key: metadata[key] for key in INHERITED if key in metadata}
     name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
-    data = ModelCardData(base_model=name, library_name="transformers", tags=["alibi", "custom_code"], **inherited)
+    base = name if plan.source.commit else None  # the Hub looks it up; a folder's name would be a broken link
+    data = ModelCardData(
+        base_model=base,
+        library_name="transformers",
+        tags=["alibi", "custom_code"],
+        **inherited,
+    )
     at = f" at commit `{plan.source.commit}`" if plan.source.commit else ""
-    code = [f"`{path.relative_to(plan.source.folder).as_posix()}`" for path in plan.carried if path.suffix == ".py"]
-    others = f", and what the source brought along: {', '.join(code)}" if code else ""
     dropped, added, changed = (
         ", ".join(f"`{name}`" for name in names) or "none" for names in (plan.dropped, plan.added, sorted(plan.changed))
     )
@@ -81,7 +85,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
 It needs torch and transformers 5 only; `trust_remote_code` runs the Python files of this folder, which are the same in every
-checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used){others}.
+checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used).
 
 | | |
 |---|---|

@@ -65,7 +65,7 @@ def verify(folder: str | Path) -> Verdict:
     with explained(f"Cannot read {folder}"):
         check_links(folder)
         if not (folder / "alibi.json").is_file():
-            raise AlibiError(f"{folder} has no alibi.json, so nothing says what was written there.")
+            raise UsageError(f"{folder} has no alibi.json, so nothing says what was written there.")
         facts = read_json(folder / "alibi.json")
         shards, others = _digests(facts, "sha256", folder), _digests(facts, "files", folder)
         if not shards:

@@ -103,12 +103,14 @@ class ProtocolFacts(BaseModel):
 
 
 class TextFacts(BaseModel):
-    """Which text was scored: its name, the sha256 of its documents' names and texts, how many there are, and bytes."""
+    """Which text was scored: its name, the sha256 of its documents' names and texts, how many there are, and bytes. normalised: what was
+    changed in files when they were read."""
 
     name: str
     sha256: str
     documents: int
     bytes: int
+    normalised: list[str] = []
 
 
 class ModelFacts(BaseModel):

@@ -23,9 +23,9 @@ def check_output(output: Path, source: Path, force: bool) -> None:
         if not resolved.name:
             raise UsageError(f"{output} cannot be an output folder.")
         if resolved == source_folder or resolved in source_folder.parents or source_folder in resolved.parents:
-            raise AlibiError(f"The output {output} and the source {source} overlap.", hint="Choose another output.")
+            raise UsageError(f"The output {output} and the source {source} overlap.", hint="Choose another output.")
         if output.is_symlink():
-            raise AlibiError(f"{output} is a link, and is not followed.", hint="Name the folder itself.")
+            raise UsageError(f"{output} is a link, and is not followed.", hint="Name the folder itself.")
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} exists and is not a folder.")
         if not force:

@@ -16,7 +16,7 @@ from alibi_cli.files.inside import LEFT_BEHIND, check_links, check_name
 from alibi_cli.files.pickled import index_of
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import TensorInfo, read_header
-from alibi_cli.models.families import config_of, model_class, trained_length
+from alibi_cli.models.families import CONVERTED, config_of, model_class, trained_length
 from alibi_cli.models.hub import FOREIGN_WEIGHTS, download, remote_tensors
 from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
 
@@ -99,6 +99,7 @@ def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     before = stamps(files)
     config = read_json(folder / "config.json")
+    _check_kind(model, folder, config)
     cached = any(any(folder.glob(pattern)) for pattern in ("pytorch_model*.bin", "*.safetensors"))
     if commit is not None and not read_weights and not cached:
         tensors = remote_tensors(model, commit, folder)
@@ -109,13 +110,37 @@ def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     weights = {path for path in files if any(fnmatch(path.name, pattern) for pattern in WEIGHTS)}
     hidden = {path for path in files if any(fnmatch(relative[path], pattern) for pattern in LEFT_BEHIND)}
     side_files = [path for path in files if path not in weights | hidden and relative[path] != "config.json"]
+    converted = str(config.get("model_type")).startswith(CONVERTED)
+    # Weights that are not converted would be stale; code that is not ours would ask to be trusted with what we wrote.
     left = [
         path
         for path in files
-        if path in weights - hidden and path not in shards and not path.name.endswith(".index.json")
+        if (path in weights - hidden and path not in shards and not path.name.endswith(".index.json"))
+        or (path in side_files and path.suffix == ".py" and not converted)
     ]
+    side_files = [path for path in side_files if path not in left]
     kept = {path: before[path] for path in files if path not in hidden and path not in left}
     return Source(model, folder, commit, revision, config, shards, side_files, left, tensors, kept)
+
+
+def _check_kind(model: str, folder: Path, config: dict[str, Any]) -> None:
+    """
+    Raises:
+        UsageError: the folder holds weights that are not those of a model as it was trained.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{model} holds an adapter of peft.",
+            "Merge it first: AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…).",
+        )
+    quantised = config.get("quantization_config")
+    stored = str(config.get("dtype") or config.get("torch_dtype"))
+    if quantised is not None or "float8" in stored:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else stored
+        raise UsageError(
+            f"The weights of {model} are quantised ({method}).",
+            "Dequantise them first: AutoModelForCausalLM.from_pretrained(…).dequantize().save_pretrained(…), or take the original.",
+        )
 
 
 def locate(model: str, revision: str | None = None, read_weights: bool = True) -> tuple[Path, str | None]:

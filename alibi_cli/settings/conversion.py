@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.shared import Command, MaxBias, Model, Plugin, Revision
+from alibi_cli.settings.shared import LONGEST, Command, MaxBias, Model, Plugin, Revision
 
 Method = Literal["reach", "look-back", "distil", "distil+norms"]
 # The first of each policy is its default. A plug-in's policy has "distil".
@@ -143,6 +143,7 @@ class PlanSettings(CalibrateSettings):
         Setting(
             "The length that the config declares; no table is sized by it. Default: 4 x the trained length.",
             minimum=1,
+            maximum=LONGEST,
         ),
     ] = None
     revision: Revision = None

@@ -18,7 +18,7 @@ class Setting:
     help: stands alone. argument: its place on the command line says which it is. option: False for what the command line cannot give.
     flags: its options, if not --name. metavar, panel: in --help. minimum, maximum: bounds, included; above: bound, excluded.
     parse: makes a value of the text that a command line or a preset holds. preset: a preset may hold it. part_of: a setting that gives it
-    its meaning; where that one is given, a preset's value for this one is of another case.
+    its meaning; where that one is given, a preset's value for this one is of another case. needs: a setting without which it means nothing.
     """
 
     help: str
@@ -33,6 +33,7 @@ class Setting:
     parse: Callable[[str], Any] | None = None
     preset: bool = True
     part_of: str | None = None
+    needs: str | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ class TrainSettings(Verb):
         tuple[Path, ...],
         Setting("Train on this file; repeatable, one document each.", metavar="FILE", panel=DATA, preset=False),
     ] = ()
-    split_on: Annotated[SplitOn, Setting("What separates documents in text files.", panel=DATA, preset=False)] = "file"
+    split_on: Annotated[
+        SplitOn, Setting("What separates documents in text files.", panel=DATA, preset=False, needs="text")
+    ] = "file"
     dataset: Annotated[
         str | None,
         Setting(
@@ -53,7 +55,9 @@ class TrainSettings(Verb):
             panel=DATA,
         ),
     ] = None
-    text_column: Annotated[str, Setting("The dataset's column that holds the text.", panel=DATA)] = "text"
+    text_column: Annotated[str, Setting("The dataset's column that holds the text.", panel=DATA, needs="dataset")] = (
+        "text"
+    )
     batch_tokens: Annotated[
         int | None,
         Setting(
@@ -96,14 +100,25 @@ class TrainSettings(Verb):
     ] = None
     kd_weight: Annotated[
         float,
-        Setting("Share of the teacher in the loss; the text has the rest.", minimum=0, maximum=1, panel=LOSS),
+        Setting(
+            "Share of the teacher in the loss; the text has the rest.",
+            minimum=0,
+            maximum=1,
+            panel=LOSS,
+            needs="teacher",
+        ),
     ] = 0.9
     temperature: Annotated[
-        float, Setting("Temperature at which teacher and student are compared.", above=0, panel=LOSS)
+        float, Setting("Temperature at which teacher and student are compared.", above=0, panel=LOSS, needs="teacher")
     ] = 1.0
     hidden_weight: Annotated[
         float,
-        Setting("Weight of the difference between the normalised hidden states of all layers.", minimum=0, panel=LOSS),
+        Setting(
+            "Weight of the difference between the normalised hidden states of all layers.",
+            minimum=0,
+            panel=LOSS,
+            needs="teacher",
+        ),
     ] = 0.0
     train_slopes: Annotated[bool, Setting("Train the slopes of a converted checkpoint too.", panel=LOSS)] = False
     learning_rate: Annotated[float, Setting("Peak learning rate.", above=0, panel=OPTIMIZER)] = 1e-3
@@ -160,8 +175,8 @@ class TrainSettings(Verb):
             raise UsageError("Give the budget as `tokens` or as `steps`.")
         if self.length is not None and self.length_schedule is not None:
             raise UsageError("Give `length` or `length_schedule`, not both.")
-        if self.hidden_weight and self.teacher is None:
-            raise UsageError("`hidden_weight` needs a `teacher`.")
+        if self.hidden_weight and self.teacher is None:  # of a preset
+            raise UsageError("`hidden_weight` needs `teacher`.")
         if self.text and self.dataset is not None:
             raise UsageError("Give `text` or `dataset`, not both.")
 

@@ -119,11 +119,13 @@ class EvaluateSettings(OnModels):
     text: Annotated[
         tuple[Path, ...], Setting("Score this file; repeatable, one document each.", metavar="FILE", preset=False)
     ] = ()
-    split_on: Annotated[SplitOn, Setting("What separates documents in text files.", preset=False)] = "file"
+    split_on: Annotated[SplitOn, Setting("What separates documents in text files.", preset=False, needs="text")] = (
+        "file"
+    )
     dataset: Annotated[
         str | None, Setting("python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.", metavar="NAME")
     ] = None
-    text_column: Annotated[str, Setting("The dataset's column that holds the text.")] = "text"
+    text_column: Annotated[str, Setting("The dataset's column that holds the text.", needs="dataset")] = "text"
     max_documents: Annotated[int | None, Setting("Take only the first N documents.", minimum=1)] = None
     max_segments: Annotated[
         int | None,

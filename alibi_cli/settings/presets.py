@@ -32,6 +32,10 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | Non
     missing = [name for name, each in known.items() if each.required and name not in values]
     if missing:
         raise UsageError(f"`{missing[0]}` is needed.")
+    for name in given:
+        needed = known[name].setting.needs
+        if needed is not None and values.get(needed, known[needed].default) in (None, ()):
+            raise UsageError(f"`{name}` needs `{needed}`.")
     made = cls(**{name: normal(known[name], value) for name, value in values.items()})
     made.check()
     return made

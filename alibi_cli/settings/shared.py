@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting
 
+UNITS = {"k": 1 << 10, "K": 1 << 10, "M": 1 << 20}
+LONGEST = 1 << 31  # no table is sized by it, but figures must stay readable
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 SplitOn = Literal["file", "blank-line"]
 
@@ -27,6 +29,21 @@ MaxBias = Annotated[float | None, Setting("Exponent of the gentlest slope, 2^-B,
 Command = Annotated[str, Setting("What the record says was run.", option=False, preset=False)]
 
 
+def parse_count(text: str) -> int:
+    """'8192', '8k' (of 1,024), '1M' (of 1,048,576) or '1e6'.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    text = text.strip()
+    if text[-1:] in UNITS:
+        return int(text[:-1]) * UNITS[text[-1]]
+    number = float(text) if "e" in text.lower() else int(text)
+    if number != int(number):
+        raise ValueError(f"{text} is no whole number")
+    return int(number)
+
+
 def parse_lengths(text: str) -> tuple[int, ...]:
     """'512,1024,2048', or '512:8192' for every doubling of 512 up to 8192.
 
@@ -35,15 +52,15 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     """
     try:
         if ":" in text:
-            first, last = (int(part) for part in text.split(":"))
+            first, last = (parse_count(part) for part in text.split(":"))
             lengths = []
             while 0 < first <= last:
                 lengths.append(first)
                 first *= 2
         else:
-            lengths = [int(part) for part in text.split(",")]
+            lengths = [parse_count(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"`lengths`: {text!r} is not a list like 512,1024,2048 or a range like 512:8192.") from None
+        raise UsageError(f"`lengths`: {text!r} is not a list like 512,1k,2k or a range like 512:8k.") from None
     if not lengths:
         raise UsageError(f"`lengths`: {text!r} holds none.")
     return tuple(lengths)
@@ -55,8 +72,10 @@ def checked_lengths(lengths: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         UsageError: there are none, or not all are whole numbers from 2 on.
     """
-    if not lengths or not all(type(length) is int and length >= 2 for length in lengths):
-        raise UsageError(f"`lengths` are whole numbers from 2 on; they are {', '.join(map(str, lengths)) or 'none'}.")
+    if not lengths or not all(type(length) is int and 2 <= length <= LONGEST for length in lengths):
+        raise UsageError(
+            f"`lengths` are whole numbers from 2 to {LONGEST:,}; they are {', '.join(map(str, lengths)) or 'none'}."
+        )
     return tuple(sorted(set(lengths)))
 
 

@@ -5,12 +5,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alibi_cli import AlibiError
+import alibi_cli
+from alibi_cli import AlibiError, UsageError
 from alibi_cli.conversion.source_check import non_finite
 from alibi_cli.conversion.writer import write
 from alibi_cli.files.tensor_files import read_header
@@ -329,3 +331,56 @@ def test_two_shards_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "source" / "b" / "w.safetensors").rename(tmp_path / "source" / "b" / "v.safetensors")
     index.write_text(index.read_text().replace("b/w", "b/v"))
     assert set(open_source(str(tmp_path / "source")).tensors) == set(tensors)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\)"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            r"quantised \(bitsandbytes\)",
+        ),
+        ({"quantization_config": "?"}, "quantised"),
+        ({"dtype": "float8_e4m3fn"}, r"quantised \(float8_e4m3fn\)"),
+    ],
+)
+def test_quantised_weights_are_refused_before_anything_is_written(
+    changes: dict, says: str, tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    edit_config(tiny_gpt2, **changes)
+    for verb in (alibi_cli.plan, alibi_cli.convert):
+        with pytest.raises(UsageError, match=says) as error:
+            verb(tiny_gpt2, tmp_path / "out")
+        assert "equantise" in error.value.hint
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_float8_tensors_are_refused_whatever_the_config_says(tiny_llama: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny_llama / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, tiny_llama / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match="is of type F8_E4M3"):
+        alibi_cli.plan(tiny_llama)
+
+
+def test_adapters_are_refused_with_the_way_to_merge_them(tiny_gpt2: Path) -> None:
+    (tiny_gpt2 / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="adapter of peft") as error:
+        alibi_cli.plan(tiny_gpt2)
+    assert "merge_and_unload" in error.value.hint
+
+
+def test_code_of_the_source_is_named_and_stays_behind(tiny_gpt2: Path, tmp_path: Path) -> None:
+    edit_config(tiny_gpt2, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
+    (tiny_gpt2 / "modeling_mine.py").write_text("raise SystemExit('it ran')")
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
+    assert "brings Python code of its own, which was neither run nor copied" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out" / "modeling_mine.py").exists()
+    assert alibi_cli.plan(tiny_gpt2).side_files.left_behind == ["modeling_mine.py"]

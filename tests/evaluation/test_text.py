@@ -1,13 +1,15 @@
 """Documents, fingerprints, tokens and their bytes."""
 
 import json
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from alibi_cli import AlibiError
+from alibi_cli import AlibiError, UsageError
 from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.python_docs import documents, is_held_out
@@ -60,12 +62,57 @@ def test_a_dataset_of_rows(tmp_path: Path) -> None:
     assert [document for _, document in text.documents] == [f"document {i}" for i in range(4)]
     assert len(load_text(f"{tmp_path}::test", column="content").documents) == 5
     for spec, column, says in (
-        (str(tmp_path), "text", "text column"),
+        (str(tmp_path), "text", "no column 'text'; its columns: content"),
         (f"{tmp_path}::train", "content", "cannot be read"),
         ("a:b:c:d", "text", "is not path"),
     ):
         with pytest.raises(AlibiError, match=says):
             load_text(spec, column=column)
+
+
+def test_files_of_rows_and_folders_that_datasets_wrote(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"text": f"document {i}", "n": i} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = Dataset.from_list(rows)
+    data.to_parquet(tmp_path / "a.parquet")
+    data.to_csv(tmp_path / "a.csv")
+    data.save_to_disk(tmp_path / "saved")
+    DatasetDict({"test": data, "train": data.select([0])}).save_to_disk(tmp_path / "splits")
+    for spec in ("a.jsonl", "a.parquet", "a.csv", "saved", "splits", "splits::test"):
+        found = load_text(str(tmp_path / spec))
+        assert [text for _, text in found.documents] == [row["text"] for row in rows], spec
+    assert len(load_text(f"{tmp_path / 'splits'}::train").documents) == 1
+    (tmp_path / "broken.jsonl").write_text(json.dumps(rows[0]) + '\n{"text": \n')
+    (tmp_path / "note.txt").write_text("text")
+    for spec, column, says in (
+        ("broken.jsonl", "text", "cannot be read"),
+        ("a.jsonl", "n", "'n' is of type int, not text"),
+        ("splits::dev", "text", "has no split 'dev'; it has test, train"),
+        ("note.txt", "text", "is no dataset"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            load_text(str(tmp_path / spec), column=column)
+
+
+def test_folders_patterns_and_what_is_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    (tmp_path / "in" / "a.md").write_text("three")
+    (tmp_path / "c.bin").write_bytes(b"\x00")
+    found = load_text(files=[tmp_path])
+    assert found.documents == [("b.txt", "one\ntwo"), ("a.md", "three")]
+    assert found.normalised == ("b.txt: byte order mark left out", "b.txt: CRLF became LF")
+    assert found.fingerprint()["normalised"] == list(found.normalised)
+    assert "normalised" not in load_text(files=[tmp_path / "in"]).fingerprint()
+    assert load_text(files=[tmp_path / "*" / "*.md"]).documents == [("a.md", "three")]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=BytesIO(b"piped in")))
+    assert load_text(files=[Path("-")]).documents == [("-", "piped in")]
+    (tmp_path / "rows.jsonl").write_text('{"text": "x"}')
+    for wrong, says in ((tmp_path / "*.pdf", "holds no text files"), (tmp_path / "rows.jsonl", "Give it as `dataset`")):
+        with pytest.raises(UsageError, match=says):
+            load_text(files=[wrong])
 
 
 def test_a_dataset_script_is_not_run(tmp_path: Path) -> None:

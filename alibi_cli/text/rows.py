@@ -1,0 +1,55 @@
+"""Documents from datasets: their rows, one after the other."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from alibi_cli.errors import UsageError, first_line
+from alibi_cli.text.text_files import ROWS, bounded
+
+
+def from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[str, str]]:
+    path, config, split, *rest = [*spec.split(":"), "", ""]
+    if any(rest):
+        raise UsageError(f"{spec!r} is not path, path:config or path:config:split.")
+    try:
+        for index, row in enumerate(_rows(path, config, split, default_split)):
+            if column not in row:
+                raise UsageError(
+                    f"{spec} has no column {column!r}; its columns: {', '.join(row)}.",
+                    hint="Name it with `text_column`.",
+                )
+            if row[column] is None:
+                continue
+            if not isinstance(row[column], str):
+                raise UsageError(
+                    f"Row {index} of {spec}: its {column!r} is of type {type(row[column]).__name__}, not text.",
+                    hint="Name another column with `text_column`.",
+                )
+            if row[column].strip():
+                yield f"{path}#{index}", bounded(f"{path}#{index}", row[column])
+    except (ValueError, OSError, RuntimeError) as error:  # rows are read, and parsed, as they are asked for
+        raise UsageError(f"Dataset {spec} cannot be read: {first_line(error)}.") from None
+
+
+def _rows(path: str, config: str, split: str, default_split: str) -> Iterable[dict[str, Any]]:
+    """The rows of a file, of a folder that `save_to_disk` wrote, or of anything that `datasets.load_dataset` reads."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetNotFoundError
+
+    place = Path(path).expanduser()
+    try:
+        if place.is_file():
+            if place.suffix not in ROWS:
+                raise UsageError(f"{path} is no dataset: files end in {', '.join(ROWS)}.", "Text goes to `text`.")
+            return load_dataset(ROWS[place.suffix], data_files=str(place), split="train", streaming=True)
+        if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
+            found = load_from_disk(str(place))
+            if not isinstance(found, DatasetDict):
+                return found
+            if (split or default_split) not in found:
+                raise UsageError(f"{path} has no split {split or default_split!r}; it has {', '.join(found)}.")
+            return found[split or default_split]
+        return load_dataset(path, config or None, split=split or default_split, streaming=True)
+    except DatasetNotFoundError:
+        raise UsageError(f"There is no dataset {path}.") from None

@@ -1,0 +1,80 @@
+"""What is printed arrives, or the exit code says that it has not; signals end a command in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.models import save_tiny
+
+LIGHT = ["inspect", "slopes", "--json"]
+
+
+def shell(redirection: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = f'exec "$@" {redirection}'
+    run = ["bash", "-c", command, "-", sys.executable, "-m", "alibi_cli", *map(str, words)]
+    return subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("words", [LIGHT, ["inspect", "slopes"], ["inspect", "presets"], ["inspect", "bias"]])
+@pytest.mark.parametrize(("redirection", "says"), [(">&-", "it is closed"), ("> /dev/full", "No space left on device")])
+def test_a_stdout_that_takes_nothing_is_one_line_and_exit_code_1(redirection: str, says: str, words: list[str]) -> None:
+    result = shell(redirection, *words)
+    assert result.returncode == 1 and result.stderr == f"Error: Cannot write to stdout: {says}.\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    result = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m alibi_cli inspect slopes --heads 4096 | head -n 1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0 and result.stderr == "" and result.stdout.count("\n") == 1
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+    """As a batch system ends a job: what was saved is kept, and said; no lock and no partial folder is left."""
+    source, text = save_tiny("llama", tmp_path / "m"), tmp_path / "t.txt"
+    text.write_text("the bias of a head falls with distance " * 400)
+    words = [
+        "train",
+        source,
+        "-o",
+        tmp_path / "out",
+        "--text",
+        text,
+        "--steps",
+        "100000",
+        "--length",
+        "16",
+        "--batch-tokens",
+        "64",
+    ]
+    command = [sys.executable, "-m", "alibi_cli", *map(str, words), "--save-every", "5", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    state, started = tmp_path / "out.training", time.monotonic()
+    while not list(state.glob("checkpoint-*/complete.json")) and time.monotonic() - started < 100:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and out == ""
+    assert "--resume continues from there" in err and err.endswith("Error: Terminated.\n") and "Traceback" not in err
+    assert list(state.glob("checkpoint-*/complete.json")) and not list(tmp_path.glob("*.lock"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_says_where_it_is_once_a_minute_without_a_terminal(monkeypatch, capsys) -> None:
+    from alibi_cli.cli import output
+    from alibi_cli.progress import Progress
+
+    monkeypatch.setattr(output, "LOG_EVERY", 0.0)
+    with output.progress() as watch:
+        watch(Progress("Training", 3, 10))
+        watch(Progress("Writing", 2_000_000, 8_000_000, "bytes"))
+    assert capsys.readouterr().err == "Training: 3/10\nWriting: 2.0 MB of 8.0 MB\n"
