@@ -47,9 +47,15 @@ def reaches(
         return [[keys] * heads] * -(-queries // block)
     past = line[0, :, 0, :keys].to(torch.promote_types(line.dtype, torch.float32)).contiguous()
     scaling = width**-0.5 if scaling is None else scaling
+    # The bound is at least ln(2 n / epsilon). A head that would look so far that next to nothing is left out is not worth the time.
+    nearest = keys - 1 - torch.searchsorted(past, -_of_rounding(past, keys)[:, None])[:, 0]
+    worth_it = (nearest + 2 * block < keys).tolist()
     at_a_time, found = max(1, CACHED // (query[:, 0].numel() + key[:, 0].numel())), []
     for first in range(0, heads, at_a_time):
         some = slice(first, first + at_a_time)
+        if not any(worth_it[some]):
+            found.append(torch.full((len(worth_it[some]), -(-queries // block)), keys))
+            continue
         bound = _bound(query[:, some], key[:, some], value[:, some], past[some], scaling)
         bound = bound.nan_to_num(nan=torch.inf, posinf=torch.inf).amax(0).flip(-1)  # (H, Q) in reverse
         bound = pad(bound, (0, -queries % block), value=-torch.inf).unflatten(-1, (-1, block)).amax(-1)
@@ -69,9 +75,14 @@ def _bound(query: Tensor, key: Tensor, value: Tensor, past: Tensor, scaling: flo
     own = (query * centred[:, :, keys - queries :]).sum(-1)
     epsilon = torch.finfo(exact).eps
     rounding = 4 * width * epsilon * sphere  # of the products
-    n = (2 * past.exp().sum(-1)).clamp_max(keys)  # (H,)
-    margin = (n * 2 / epsilon).log()[:, None] + size.amax(-1, keepdim=True) - size[:, :, keys - queries :]
+    margin = _of_rounding(past, keys)[:, None] + size.amax(-1, keepdim=True) - size[:, :, keys - queries :]
     return torch.minimum(sphere, box) - own + rounding + margin
+
+
+def _of_rounding(past: Tensor, keys: int) -> Tensor:
+    """(H,): ln(2 n / epsilon)"""
+    n = (2 * past.exp().sum(-1)).clamp_max(keys)
+    return (n * 2 / torch.finfo(past.dtype).eps).log()
 
 
 def _largest(vectors: Tensor) -> Tensor:

@@ -98,6 +98,11 @@ def configs_of(model: Any) -> list[Any]:
 
 def _guard(model: Any, biased: set[Any]) -> None:
     """Hooks on the innermost models around the attention: what is the same for all layers is looked at once per forward pass."""
+    if any(getattr(module, "alibi_own_bias", False) for module in biased):
+        if not hasattr(model, "alibi_refuses_packing"):
+            model.alibi_refuses_packing = True
+            model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
+        return
     around: dict[torch.nn.Module, Any] = {}
     for part in model.modules():  # before what they contain
         if isinstance(part, PreTrainedModel):
@@ -111,9 +116,6 @@ def _guard(model: Any, biased: set[Any]) -> None:
             outer.register_forward_hook(_after_forward, always_call=True)
         # A tuple hides them from whoever lists the model's parts.
         outer.alibi_attention_modules = tuple(module for module in attention if around[module] is outer)
-    own_bias = any(getattr(module, "alibi_own_bias", False) for module in biased)
-    if own_bias and not hasattr(model, "alibi_refuses_packing"):
-        model.alibi_refuses_packing = model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
 
 
 def _refuse_packing(model: Any, args: Any, kwargs: Any) -> None:
@@ -125,9 +127,8 @@ def _refuse_packing(model: Any, args: Any, kwargs: Any) -> None:
 
 
 def _before_forward(model: Any, args: Any, kwargs: Any) -> None:
-    if not any(getattr(module, "alibi_own_bias", False) for module in model.alibi_attention_modules):
-        _refuse_other_attention(model)
-        _show_weights(model, kwargs.get("output_attentions"))
+    _refuse_other_attention(model)
+    _show_weights(model, kwargs.get("output_attentions"))
     if not torch.compiler.is_compiling():  # the values of a tensor are not known there
         restarts.set(_restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")))
 

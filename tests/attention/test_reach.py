@@ -223,9 +223,9 @@ TOO_LITTLE = {
     "half the sphere and the box": lambda source: source.replace("torch.minimum(sphere, box)", "torch.minimum(sphere, box) / 2"),
     "nothing for the own key": lambda source: source.replace(" - own", ""),
     "half the values": lambda source: source.replace("value.to(exact).norm(dim=-1).log()", "value.to(exact).norm(dim=-1).log() / 2"),
-    "one side of the box": lambda source: source.replace("(1, -1))", "(1,))"),
+    "one side of the box": lambda source: source.replace("box = above + below", "box = above"),
     "one side of the keys": lambda source: source.replace("2 * past.exp()", "past.exp()"),
-    "no margin": lambda source: source.replace("(n * 2 / epsilon).log()[:, None] + ", ""),
+    "no margin": lambda source: source.replace("_of_rounding(past, keys)[:, None] + ", ""),
 }  # fmt: skip
 
 
@@ -275,6 +275,15 @@ def test_keys_are_left_out_where_they_can_be_and_only_there(monkeypatch) -> None
     assert keys_read(monkeypatch, ordinary, offsets=[2000.0] * HEADS) > 0.9
     nothing_known = lambda generator: [torch.full((1, HEADS, LENGTH, WIDTH), torch.nan)] * 3  # noqa: E731
     assert keys_read(monkeypatch, nothing_known) > 0.9
+
+
+def test_no_time_is_spent_on_heads_that_look_too_far_to_leave_anything_out(monkeypatch) -> None:
+    calls, bound = [], alibi_reach._bound
+    monkeypatch.setattr(alibi_reach, "_bound", lambda *a: (calls.append(1), bound(*a))[1])
+    keys_read(monkeypatch, ordinary, offsets=[2000.0] * HEADS)
+    assert not calls
+    keys_read(monkeypatch, ordinary)
+    assert calls
 
 
 @pytest.mark.parametrize("inputs", [needle, heavy_values, own_key_repels])
