@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from alibi_cli.cli import bench, convert, evaluate, inspect, output, train, verify
+from alibi_cli.cli import bench, convert, evaluate, export, inspect, output, train, verify
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
 
 
@@ -37,6 +37,7 @@ for name, short, module in (
     ("eval", "Measure perplexity, or accuracy on a task, at every length.", evaluate),
     ("verify", "Check that a converted checkpoint is still what was written.", verify),
     ("train", "Train a converted checkpoint further, so that it heals.", train),
+    ("export", "Write a converted checkpoint as a GGUF file for llama.cpp.", export),
 ):
     app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
 app.add_typer(inspect.app, name="inspect")
