@@ -85,8 +85,8 @@ def _verified(report: "ExportReport") -> list[tuple[str, str]]:
     lines = [
         (
             "verified",
-            f"log-probabilities of {found.tokens} tokens differ from transformers by {found.max_abs_logprob_difference:.1e} "
-            f"(mean {found.mean_abs_logprob_difference:.1e}, at most {found.tolerance:.1g} allowed)",
+            f"log-probabilities of {found.tokens} tokens differ from transformers by at most {found.max_abs_logprob_difference:.1e}, "
+            f"on average {found.mean_abs_logprob_difference:.1e} ({found.criterion} {found.tolerance:g} allowed)",
         )
     ]
     if found.text_characters is None:

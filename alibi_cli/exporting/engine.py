@@ -8,12 +8,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from alibi_cli.errors import EXIT_USAGE, AlibiError
@@ -131,18 +132,29 @@ def running(
     command = [sys.executable, "-m", "alibi_cli.exporting.engine_process", json.dumps(wanted)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        if not answer:
-            raise AlibiError(f"llama.cpp does not load {file}.")
-        yield Engine(process, file, json.loads(answer)["address"], exact)
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        )
+        try:
+            yield _started(process, file, exact, said)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _started(process: "subprocess.Popen[str]", file: Path, exact: bool, said: TextIO) -> Engine:
+    """
+    Raises:
+        AlibiError: the file was not loaded, with llama.cpp's reason.
+    """
+    assert process.stdout is not None
+    if answer := process.stdout.readline():
+        return Engine(process, file, json.loads(answer)["address"], exact)
+    process.wait()
+    said.seek(0)
+    reasons = [line.rpartition("error loading model: ")[2].strip() for line in said if "error loading model: " in line]
+    raise AlibiError(f"llama.cpp does not load {file}{f': {reasons[0]}' if reasons else ''}.")
 
 
 def _threads() -> int:

@@ -21,7 +21,7 @@ def main() -> None:
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = wanted["threads"]
     params.warmup = False
-    params.verbosity = -1
+    params.verbosity = 1  # errors
     if wanted["exact"]:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

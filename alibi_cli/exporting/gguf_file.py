@@ -35,18 +35,22 @@ def gguf_package() -> Any:
 class Header:
     """What stands before the tensors."""
 
-    def __init__(self, source: Source, family: Family, config: Any, max_bias: float, vocabulary: Vocabulary):
+    def __init__(
+        self, source: Source, family: Family, config: Any, max_bias: float, context_length: int, vocabulary: Vocabulary
+    ):
         self.source, self.family, self.config = source, family, config
-        self.max_bias, self.vocabulary = max_bias, vocabulary
+        self.max_bias, self.context_length, self.vocabulary = max_bias, context_length, vocabulary
 
     def write(self, writer: Any, feed_forward: int, dtype: str) -> None:
         gguf, config, size = gguf_package(), self.config, Dimensions.of(self.config)
         writer.add_type("model")
-        writer.add_name(self.source.folder.resolve().name)
+        name = self.source.folder.resolve().name
+        if not self._misleads(name):
+            writer.add_name(name)
         writer.add_file_type(getattr(gguf.LlamaFileType, "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"))
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_vocab_size(len(self.vocabulary.tokens))
-        writer.add_context_length(config.alibi_max_sequence_length or config.max_position_embeddings)
+        writer.add_context_length(self.context_length)
         writer.add_embedding_length(size.model)
         writer.add_block_count(size.layers)
         writer.add_feed_forward_length(feed_forward)
@@ -60,6 +64,11 @@ class Header:
         if self.family.architecture.max_bias is None:
             writer.add_max_alibi_bias(self.max_bias)
         self._write_vocabulary(writer)
+
+    def _misleads(self, name: str) -> bool:
+        """True if llama.cpp would look, by this name, for tokens that are not there, and not load the file."""
+        looked_for = {"<unk>", "<s>", "<|endoftext|>"}
+        return any(part in name.lower() for part in ("phi3", "phi-3")) and not looked_for <= {*self.vocabulary.tokens}
 
     def _write_vocabulary(self, writer: Any) -> None:
         vocabulary = self.vocabulary

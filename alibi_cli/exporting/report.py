@@ -9,13 +9,15 @@ Dtype = Literal["f32", "f16", "bf16", "q8_0"]
 
 class Verified(BaseModel):
     """The file against transformers, in float32. by: what read it. text_characters: of a page whose ids were the same in both; null if
-    nothing could compare them. Differences are of log-probabilities, in nats, of `tokens` tokens."""
+    nothing could compare them. Differences are of log-probabilities, in nats, of `tokens` tokens; criterion: which of them was held against
+    the tolerance."""
 
     by: str
     text_characters: int | None
     tokens: int
     max_abs_logprob_difference: float
     mean_abs_logprob_difference: float
+    criterion: Literal["max", "mean"]
     tolerance: float
 
 
@@ -34,7 +36,7 @@ class ExportReport(BaseModel):
     heads_permuted: bool
     approximations: list[str]
     dtype: Dtype
-    context_length: int | None
+    context_length: int
     tokenizer: str
     tensors: int
     bytes_written: int

@@ -70,12 +70,13 @@ def export(
     tokenizer = load_tokenizer(info)
     vocabulary = vocabulary_of(tokenizer, recipes["token_embd.weight"].shape(shapes)[0])
     kind: Dtype = dtype or STORED.get(info.stored_dtype, "f32")  # type: ignore[assignment]
-    header = Header(source, family, config, builder.max_bias, vocabulary)
+    length = int(config.alibi_max_sequence_length or config.max_position_embeddings)
+    header = Header(source, family, config, builder.max_bias, length, vocabulary)
     try:
         with exclusive(output.resolve()), new_file(output) as temporary:
             write_file(temporary, source, header, recipes, kind, lambda done, of: report("Writing", done, of))
             report("Comparing with transformers", 0, 1)
-            verified = verify_file(temporary, info, tokenizer, family.architecture, kind) if verify else None
+            verified = verify_file(temporary, info, tokenizer, family.architecture, kind, length) if verify else None
             size = temporary.stat().st_size
     except OSError as error:
         raise AlibiError(f"Cannot write {output}: {error.strerror or error}.", "Nothing has the final name.") from error
@@ -88,7 +89,7 @@ def export(
         heads_permuted=builder.permuted,
         approximations=approximations,
         dtype=kind,
-        context_length=config.alibi_max_sequence_length,
+        context_length=length,
         tokenizer=vocabulary.name,
         tensors=len(recipes),
         bytes_written=size,
