@@ -51,6 +51,7 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
         calibration_tokens: int | None = None
         calibration_length: int | None = None
         horizon: int | None = None
+        grid: Literal["press"] | None = None
         max_bias: float | None = None
         max_sequence_length: int | None = None
         verify: bool = True

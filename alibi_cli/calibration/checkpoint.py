@@ -8,7 +8,7 @@ import torch
 
 from alibi_cli.calibration.learnable import learned_names
 from alibi_cli.calibration.progress import Update, with_time_left
-from alibi_cli.calibration.run import CalibrationSettings, estimate, learn, state_key
+from alibi_cli.calibration.run import CalibrationSettings, estimate, learn, press_grid, scheme, state_key
 from alibi_cli.calibration.state import State
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.checkpoint.source import Source
@@ -34,6 +34,8 @@ def planned(source: Source, settings: CalibrationSettings) -> Learned:
             f"A {config.model_type} is an encoder-decoder; calibration reads one text.", exit_code=EXIT_USAGE
         )
     settings.check()
+    if settings.grid is not None:
+        press_grid(config)  # refuses families that no GGUF file can hold
     if settings.policy != DEFAULT_POLICY and not shows_scores(family_of(config.model_type), settings.policy):
         raise AlibiError(
             f"The attention of a {config.model_type} does not show its queries and keys, from which slopes of an added bias are found.",
@@ -53,9 +55,9 @@ def planned(source: Source, settings: CalibrationSettings) -> Learned:
         added, changed = learned_names(model, settings.chosen_method)
         meta = dict(model.named_parameters())
     return Learned(
-        scheme=f"calibrated, {settings.chosen_method}",
+        scheme=scheme(settings),
         slopes=press,
-        sinks=settings.sinks,
+        sinks=settings.wanted_sinks,
         added={name: meta[name] for name in added},
         changed={name: meta[name] for name in changed},
     )

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -11,16 +11,20 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
+from alibi_cli.calibration.grid import on_grid
 from alibi_cli.calibration.learnable import METHODS, slope_bounds
 from alibi_cli.calibration.progress import Update
 from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
-from alibi_cli.calibration.replaced import calibrate
+from alibi_cli.calibration.replaced import Grid, calibrate
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.checkpoint.learned import Learned
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.text import Text
+from alibi_cli.exporting.obstacles import family_of_export
+from alibi_cli.exporting.tensors import Dimensions
+from alibi_cli.families import family_of
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
 TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
@@ -38,7 +42,8 @@ class CalibrationSettings:
     policy, sinks: see `apply_alibi`; sinks None: chosen. method: one of METHODS[policy]; None: the first. n_tokens: tokens to learn from,
     a window at least; None: the method's own number. length: tokens of the longest window that is fed; None: 1.5 ranges for reach, 4 for
     the distillation of an added bias, the trained length where positions are replaced. horizon: the range, instead of the trained length.
-    offset: tokens up to which an added bias is zero, within the range; None: the range.
+    offset: tokens up to which an added bias is zero, within the range; None: the range. grid "press": the slopes that replace positions end
+    as Press et al.'s, in the order nearest to those that were found, and there are no sinks.
     """
 
     policy: str = DEFAULT_POLICY
@@ -48,6 +53,7 @@ class CalibrationSettings:
     n_tokens: int | None = None
     length: int | None = None
     horizon: int | None = None
+    grid: Literal["press"] | None = None
     seed: int = 0
 
     @property
@@ -63,10 +69,20 @@ class CalibrationSettings:
         if self.method is not None and self.method not in known:
             message = f"The policy {self.policy} is not calibrated by {self.method}, but by {' or '.join(known)}."
             raise AlibiError(message, exit_code=EXIT_USAGE)
+        if self.grid is not None and self.policy != DEFAULT_POLICY:
+            message = f"A grid is for slopes that replace positions, which a GGUF file can hold; the policy {self.policy} keeps them."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
+        if self.grid is not None and self.sinks:
+            message = f"A grid is for GGUF files, which cannot hold sinks; {self.sinks} were asked for."
+            raise AlibiError(message, exit_code=EXIT_USAGE)
         for name in ("offset", "horizon"):
             if self.policy == DEFAULT_POLICY and getattr(self, name) is not None:
                 message = f"{name} is for a bias that is added; the policy {self.policy} is textbook ALiBi."
                 raise AlibiError(message, exit_code=EXIT_USAGE)
+
+    @property
+    def wanted_sinks(self) -> int | None:
+        return 0 if self.grid is not None else self.sinks
 
     def tokens(self) -> int:
         if self.n_tokens is not None:
@@ -145,6 +161,22 @@ def learn(
     return _learn_added(model, tokenizer, text, trained_length, settings, masked, update, state)
 
 
+def scheme(settings: CalibrationSettings) -> str:
+    """How the slopes came about, in words."""
+    return f"calibrated, {settings.chosen_method}" + (", on Press's grid" if settings.grid else "")
+
+
+def press_grid(config: Any) -> Grid:
+    """Slopes -> the nearest that a GGUF file of this model can hold, and their max_bias.
+
+    Raises:
+        AlibiError: no GGUF architecture has the family's block.
+    """
+    architecture = family_of_export(family_of(config.model_type)).architecture
+    groups = Dimensions.of(config).groups
+    return lambda slopes: on_grid(slopes, groups, architecture.max_bias)
+
+
 def _learn_replaced(
     model: PreTrainedModel,
     tokenizer: Any,
@@ -160,11 +192,12 @@ def _learn_replaced(
         text, tokenizer, length, n_tokens + 2 * max(HELD_OUT_TOKENS, length), masked, settings.seed
     )
     parts = Parts.of(everything, n_tokens)
-    found = calibrate(model, parts, settings.chosen_method, update, settings.sinks, state)
+    grid = None if settings.grid is None else press_grid(model.config)
+    found = calibrate(model, parts, settings.chosen_method, update, settings.wanted_sinks, state, grid)
     learnable = found.learnable
     return Learned(
-        scheme=f"calibrated, {settings.chosen_method}",
-        slopes=layer_lists(learnable.slopes(), model),
+        scheme=scheme(settings),
+        slopes=layer_lists(found.slopes, model),
         sinks=found.sinks,
         added={name: tensor.detach().cpu() for name, tensor in learnable.added.items()},
         changed={name: tensor.detach().cpu() for name, tensor in learnable.changed.items()},
@@ -175,7 +208,13 @@ def _learn_replaced(
             "chosen_by_tokens": parts.chosen_by.n_tokens,
             "reported_on_tokens": parts.reported_on.n_tokens,
             "slope_bounds": [learnable.gentlest, learnable.steepest],
-            "kl_nats_per_token": {"press": found.start, "look_back": found.look_back, "end": found.end},
+            "kl_nats_per_token": {
+                "press": found.start,
+                "look_back": found.look_back,
+                "end": found.end,
+                **found.grid_kl,
+            },
+            **({"max_bias": found.max_bias} if found.max_bias is not None else {}),
             "heads_of_the_original": found.heads.as_json(),
         },
     )

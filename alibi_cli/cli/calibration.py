@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alibi_cli.checkpoint.learned import Learned
     from alibi_cli.checkpoint.source import Source
 
-ONLY_CALIBRATED = ("calibrate", "calibration_tokens", "calibration_length", "horizon")
+ONLY_CALIBRATED = ("calibrate", "calibration_tokens", "calibration_length", "horizon", "grid")
 
 
 def check_options(chosen: dict[str, Any], calibration_text: list[Path]) -> None:
@@ -42,6 +42,7 @@ def _settings(chosen: dict[str, Any]) -> "CalibrationSettings":
         n_tokens=chosen["calibration_tokens"],
         length=chosen["calibration_length"],
         horizon=chosen["horizon"],
+        grid=chosen["grid"],
     )
 
 
@@ -101,6 +102,8 @@ def facts(record: dict[str, Any] | None) -> list[tuple[str, str]]:
         steps = f"Press's slopes {kl['press']:.3f}, look-back {kl['look_back']:.3f}"
         if record["method"] != "look-back":
             steps += f", {record['method']} {kl['end']:.3f}"
+        if "grid" in kl:
+            steps += f", on Press's grid (max_bias {record['max_bias']:.3g}) {kl['grid']:.3f}"
         found.append(("KL to original", f"{steps} (nats per token, text that had no part in it)"))
     elif kl:
         steps = "; ".join(

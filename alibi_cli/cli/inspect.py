@@ -126,6 +126,7 @@ def plan(
     calibrate: options.Calibrate = None,
     calibration_length: options.CalibrationLength = None,
     horizon: options.Horizon = None,
+    grid: options.Grid = None,
     max_bias: options.MaxBias = None,
     max_sequence_length: options.MaxSequenceLength = None,
     revision: options.Revision = None,
@@ -146,6 +147,7 @@ def plan(
         calibration_tokens=None,
         calibration_length=calibration_length,
         horizon=horizon,
+        grid=grid,
         max_bias=max_bias,
         max_sequence_length=max_sequence_length,
     )

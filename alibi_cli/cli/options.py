@@ -107,6 +107,14 @@ Horizon = Annotated[
         show_default=False,
     ),
 ]
+Grid = Annotated[
+    Literal["press"] | None,
+    typer.Option(
+        help="press: end a calibration of --policy replace on Press et al.'s slopes, in the order nearest to what was found, so that alibi "
+        "export can write them.",
+        show_default=False,
+    ),
+]
 Offset = Annotated[
     int | None,
     typer.Option(
