@@ -104,6 +104,7 @@ def _prepare(info: ModelInfo, arms: list[Arm], truncated: int | None, request: "
         "tokenizer_sha256": info.tokenizer_digest,
         "dtype": resolved_dtype(info, request.device, request.dtype),
         "attention": info.attention,
+        **({"engine": info.engine} if info.engine is not None else {}),
         "converted": info.converted,
         "trained_length": info.trained_length,
         "special_tokens": [prefix, suffix if info.masked else []],

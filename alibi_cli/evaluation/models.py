@@ -19,6 +19,7 @@ from alibi_cli.runtime.alibi_policies import POSITION_TABLES
 
 WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
 SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
+GGUF = ".gguf"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
@@ -29,7 +30,8 @@ class ModelInfo:
     digest: sha256 over config, tokenizer and weights; tokenizer_digest: over the tokenizer alone. attention: transformers' name of the
     attention that computes it. stored_dtype: of its weights, by its config. trained_length: tokens that its positions were trained for,
     None for a converted model, which has no such limit. hard_limit: the same length where nothing beyond it can be computed (a table of
-    positions). masked: it fills in masked tokens instead of predicting the next one. limits: which arms it can have.
+    positions). masked: it fills in masked tokens instead of predicting the next one. limits: which arms it can have. engine: what computes
+    a GGUF file; None for transformers.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ModelInfo:
     attention: str
     stored_dtype: str
     limits: Limits = field(default_factory=Limits)
+    engine: str | None = None
 
 
 def describe(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
@@ -61,6 +64,10 @@ def describe(name: str, revision: str | None = None, trust_remote_code: bool = F
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
+    if name.endswith(GGUF):
+        from alibi_cli.exporting.measured import describe_file
+
+        return describe_file(Path(name).expanduser())
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
     check_plausible(raw, name)
@@ -140,6 +147,10 @@ def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
 def load_tokenizer(info: ModelInfo, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
+    if info.engine is not None:
+        from alibi_cli.exporting.measured import EngineTokenizer
+
+        return EngineTokenizer(info)
     try:
         return AutoTokenizer.from_pretrained(
             info.folder, trust_remote_code=trust_remote_code, config=_plain_config(info)
@@ -168,6 +179,12 @@ def load_model(info: ModelInfo, device: str = "auto", dtype: str = "auto", trust
     """
     import transformers
 
+    if info.engine is not None:
+        raise AlibiError(
+            f"{info.name} is a GGUF file, which llama.cpp runs; there is its perplexity, and nothing else.",
+            "Name the checkpoint that it was made of.",
+            EXIT_USAGE,
+        )
     target = pick_device("auto" if device == SPLIT else device)
     kind: Any = (
         "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
@@ -227,6 +244,8 @@ def _converted(info: ModelInfo) -> tuple[Any, Any]:
 
 def resolved_dtype(info: ModelInfo, device: str, dtype: str) -> str:
     """The type in which `load_model` computes."""
+    if info.engine is not None:
+        return f"{info.stored_dtype}, cache {'f16' if dtype == 'float16' else 'f32'}"
     return dtype if dtype != "auto" else "float32" if device_type(device) == "cpu" else info.stored_dtype
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.text import Text
 from alibi_cli.evaluation.windows import Window
+
+if TYPE_CHECKING:
+    from alibi_cli.exporting.measured import EngineScorer
 
 Update = Callable[[str, float, float], None]
 PACKAGES = ("alibi-cli", "torch", "transformers", "tokenizers")  # whose versions a results file records
@@ -151,7 +155,8 @@ def _check_tokens(scored: Scored, record: dict[str, Scored], model: str) -> None
 def _run(
     job: Job, wanted: list[tuple[str, int]], request: Request, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
-    info, model, scorer = job.info, None, None
+    info, model = job.info, None
+    scorer: Scorer | EngineScorer | None = None
     for name, length in wanted:
         trained, settings = info.trained_length or length, None
         computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
@@ -161,7 +166,9 @@ def _run(
             yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
             continue
         if (computed, fed) not in job.cache:
-            if scorer is None:
+            if scorer is None and info.engine is not None:
+                scorer = _engine_scorer(job, request, processes)
+            elif scorer is None:
                 update(f"Loading {info.name}", 0, 1)
                 with processes.agreeing():
                     model = load_model(info, processes.device(request.device), request.dtype, request.trust_remote_code)
@@ -177,13 +184,27 @@ def _run(
         torch.cuda.empty_cache()
 
 
+def _engine_scorer(job: Job, request: Request, processes: Processes) -> "EngineScorer":
+    """
+    Raises:
+        AlibiError: several processes, or a type that the engine has not.
+    """
+    from alibi_cli.exporting.measured import EngineScorer
+
+    if processes.count > 1:
+        raise AlibiError(
+            f"{job.info.name} is run by llama.cpp, which does not share an evaluation.", exit_code=EXIT_USAGE
+        )
+    return EngineScorer(job.info, job.prefix, request.dtype)
+
+
 def _check_vocabulary(job: Job, size: int) -> None:
     largest = max(int(document.ids.max()) for document in job.documents if len(document.ids))
     if largest >= size:
         raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
 
 
-def _score(job: Job, scorer: Scorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
+def _score(job: Job, scorer: "Scorer | EngineScorer", arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
     name = job.info.name
     windows = job.protocol.windows(job.documents, fed)
     done = 0

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 from alibi_cli.errors import EXIT_USAGE, AlibiError
 
 PACKAGE = "xllamacpp"
-FORCE = 1e6  # added to the logit of the token that the server is to sample, after it has read the log-probabilities
+FORCE = 1e6  # added to the logit of a token that the server is to sample; the probabilities that it tells are those without it
 
 
 def engine_version() -> str | None:
@@ -32,12 +31,12 @@ def engine_version() -> str | None:
 
 
 class Engine:
-    """A running server. Several threads may ask at once, as many as it has slots."""
+    """A running server."""
 
     def __init__(self, process: "subprocess.Popen[str]", file: Path, address: str, exact: bool):
         self.process, self.file, self.exact = process, file, exact
         self.host = urlsplit(address).netloc
-        self.connections = threading.local()
+        self.connection = http.client.HTTPConnection(self.host)
         self.n_tokens = 0
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -49,20 +48,21 @@ class Engine:
         answer = self._post("/tokenize", {"content": text, "add_special": False, "with_pieces": True})["tokens"]
         return [(int(each["id"]), _bytes_of(each["piece"])) for each in answer]
 
-    def log_probabilities(self, ids: Sequence[int], targets: Sequence[int], slot: int = 0) -> list[float]:
-        """Of the tokens at the positions `targets`, ascending and from 1 on, given all that come before each, in nats.
+    def text(self, ids: list[int]) -> str:
+        return str(self._post("/detokenize", {"tokens": ids})["content"])
 
-        The server tells the log-probability of the token that it samples, before any bias; so each token is sampled by force. One whose
-        bytes are no whole character is left out of its answer; then all of the vocabulary is asked for. What is common with the request
-        before it stays in the cache: a window is read once, and then a token a time.
+    def log_probabilities(self, ids: Sequence[int], first: int = 1) -> list[float]:
+        """Of the tokens from position `first` on, given all that come before each, in nats.
+
+        The server tells the log-probability of the token that it samples, from the model's own logits; so each token is sampled by force.
+        Of a token whose bytes are no whole character it tells none; then all of the vocabulary is asked for. What two requests share stays
+        in the cache: a window is read once, and then a token a time. (A grammar of tokens would do it in one request, but llama.cpp ends at
+        the first token that is no whole character.)
         """
-        return [self._log_probability(ids[:target], ids[target], slot) for target in targets]
+        return [self._log_probability(ids[:place], ids[place]) for place in range(first, len(ids))]
 
-    def _log_probability(self, prompt: Sequence[int], target: int, slot: int) -> float:
-        request = {
-            "prompt": list(prompt), "n_predict": 1, "n_probs": 1, "logit_bias": [[target, FORCE]], "temperature": 0, "samplers": [],
-            "cache_prompt": True, "id_slot": slot,
-        }  # fmt: skip
+    def _log_probability(self, prompt: Sequence[int], target: int) -> float:
+        request = {**self._request(prompt), "n_predict": 1, "logit_bias": [[target, FORCE]]}
         found = self._probabilities(request)
         if not found or found[0]["id"] != target:
             request |= {"n_probs": self._size(), "logit_bias": [[self._whole_character(), FORCE]]}
@@ -71,6 +71,13 @@ class Engine:
         if not found:
             raise AlibiError(f"llama.cpp gives no probability of token {target} by {self.file}.")
         return float(found[0]["logprob"])
+
+    @staticmethod
+    def _request(prompt: Sequence[int]) -> dict[str, Any]:
+        return {
+            "prompt": list(prompt), "n_probs": 1, "temperature": 0, "samplers": [], "cache_prompt": True, "id_slot": 0,
+            "response_fields": ["completion_probabilities"],
+        }  # fmt: skip
 
     def _probabilities(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._post("/completion", request).get("completion_probabilities", [])
@@ -95,9 +102,7 @@ class Engine:
         Raises:
             AlibiError: the engine refused, or ended.
         """
-        connection: http.client.HTTPConnection | None = getattr(self.connections, "own", None)
-        if connection is None:
-            connection = self.connections.own = http.client.HTTPConnection(self.host)
+        connection = self.connection
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -113,9 +118,7 @@ class Engine:
 
 
 @contextmanager
-def running(
-    file: Path, context: int, exact: bool = True, slots: int = 1, threads: int | None = None
-) -> Iterator[Engine]:
+def running(file: Path, context: int, exact: bool = True, threads: int | None = None) -> Iterator[Engine]:
     """The engine with a file loaded. context: tokens of the longest window. exact: a float32 cache and plain attention, on the CPU;
     otherwise llama.cpp's own choices.
 
@@ -127,11 +130,15 @@ def running(
             "GGUF files are run by llama.cpp, which is not installed.", "pip install 'alibi-cli[gguf]'", EXIT_USAGE
         )
     wanted = {
-        "file": str(file), "context": context + 8, "exact": exact, "slots": slots, "threads": threads or _threads(),
+        "file": str(file), "context": context + 8, "exact": exact, "threads": threads or _threads(),
     }  # fmt: skip
     command = [sys.executable, "-m", "alibi_cli.exporting.engine_process", json.dumps(wanted)]
     root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    environment = {
+        **os.environ,
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment

@@ -14,8 +14,7 @@ def main() -> None:
     wanted = json.loads(sys.argv[1])
     params = xllamacpp.CommonParams()
     params.model.path = wanted["file"]
-    params.n_ctx = wanted["context"] * wanted["slots"]
-    params.n_parallel = wanted["slots"]
+    params.n_ctx, params.n_parallel = wanted["context"], 1
     params.n_batch = params.n_ubatch = min(512, wanted["context"])
     params.n_gpu_layers = 0 if wanted["exact"] else params.n_gpu_layers
     for cpu in (params.cpuparams, params.cpuparams_batch):

@@ -42,7 +42,7 @@ def verify(
         with running(file, len(sample)) as server:
             check_ids(server, tokenizer, PAGE)
             characters, by = len(PAGE), f"llama.cpp ({engine})"
-            found = np.array(server.log_probabilities(sample, range(1, len(sample))))
+            found = np.array(server.log_probabilities(sample))
     elif file.stat().st_size <= BY_NUMPY_BYTES:
         by = "numpy"
         found = log_probabilities(file, sample[:-1])[np.arange(n), sample[1:]]
