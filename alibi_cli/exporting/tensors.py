@@ -31,7 +31,9 @@ class Dimensions:
     @classmethod
     def of(cls, config: Any) -> "Dimensions":
         heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else heads)
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        if hasattr(config, "multi_query"):
+            groups = 1 if config.multi_query else heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(heads, groups, width, config.hidden_size, config.num_hidden_layers)
 
