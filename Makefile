@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fuzz bench heal-report study lint docs demo-checkpoints clean
+.PHONY: demo test engines fuzz bench heal-report study lint docs demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -17,6 +17,11 @@ demo: $(READY)
 # A worker for each core, up to four; a file's tests stay together, because they share what is dear to make.
 test: $(READY) lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+# Exported files in the real llama.cpp, in an environment of its own: the packages of .venv and 35 MB more. A minute.
+engines: $(READY)
+	$(BIN)/python scripts/engines_environment.py build/engines
+	build/engines/bin/python -m pytest tests/engines
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)

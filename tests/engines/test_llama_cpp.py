@@ -126,9 +126,10 @@ def test_another_pre_tokenizer_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_stands_in_the_same_table(tmp_path: Path):
     folder, file = checkpoint(tmp_path, "llama"), tmp_path / "model.gguf"
     run.export(folder, file)
-    text = tmp_path / "text.txt"
-    text.write_text(PAGE * 2)
-    options = ("--text", text, "--lengths", "32,64,128", "--targets", "8", "--output", tmp_path / "r.json")
+    texts = [tmp_path / "text.txt", tmp_path / "other.txt"]
+    for text, written in zip(texts, (PAGE[:600], PAGE[200:]), strict=True):
+        text.write_text(written)
+    options = ("--text", texts[0], "--text", texts[1], "--lengths", "32,64,128", "--targets", "8", "--output", tmp_path / "r.json")
     found = alibi_json("eval", file, "--baseline", folder, *options)
     rows = {(row["model"], row["length"]): row for row in found["rows"]}
     for length in (32, 64):
