@@ -33,10 +33,8 @@ def verify(
     Raises:
         AlibiError: they differ.
     """
-    ids = tokenizer(PAGE, add_special_tokens=False)["input_ids"]
-    n = min(TOKENS, context_length - 2)
-    ids = ids * (1 + (n + 1) // len(ids))
-    sample = ids[: n // 2] + ids[n // 2 - n - 1 :]  # code and digits, then CJK and emoji
+    sample = sample_of(tokenizer, context_length)
+    n = len(sample) - 1
     characters = None
     if (engine := engine_version()) is not None:
         with running(file, len(sample)) as server:
@@ -73,6 +71,14 @@ def _tolerance(architecture: Architecture, dtype: str) -> tuple[Literal["max", "
     if dtype == "f32":
         return "max", GELU_TABLE if architecture.gelu else EXACT
     return "mean", MEAN[dtype]
+
+
+def sample_of(tokenizer: Any, context_length: int) -> list[int]:
+    """The tokens that are compared, and one before them: of the page, code and digits and then CJK and emoji."""
+    ids = tokenizer(PAGE, add_special_tokens=False)["input_ids"]
+    n = min(TOKENS, context_length - 2)
+    ids = ids * (1 + (n + 1) // len(ids))
+    return [*ids[: n // 2], *ids[n // 2 - n - 1 :]]
 
 
 @torch.no_grad()
