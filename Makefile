@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check fuzz bench heal-report study lint docs demo-checkpoints clean
+.PHONY: demo test check engines fuzz bench heal-report study lint docs demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -21,6 +21,11 @@ test: $(READY) lint
 # Lint, types, and the tests that take seconds: a minute.
 check: $(READY) lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
+
+# Exported files in the real llama.cpp, in an environment of its own: the packages of .venv and 35 MB more. A minute.
+engines: $(READY)
+	$(BIN)/python scripts/engines_environment.py build/engines
+	build/engines/bin/python -m pytest tests/engines
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)

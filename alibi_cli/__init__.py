@@ -12,6 +12,7 @@ _HOME = {
     "convert": "alibi_cli.conversion.convert",
     "plan": "alibi_cli.conversion.convert",
     "verify": "alibi_cli.conversion.verify",
+    "export": "alibi_cli.exporting.export",
     "calibrate": "alibi_cli.calibration.calibrate",
     "train": "alibi_cli.training.train",
     "evaluate": "alibi_cli.evaluation.evaluate",

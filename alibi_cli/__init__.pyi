@@ -24,6 +24,7 @@ from alibi_cli.evaluation.results import Results as Results
 from alibi_cli.evaluation.results_file import load_results as load_results
 from alibi_cli.evaluation.tasks.run_task import TaskResults as TaskResults
 from alibi_cli.evaluation.tasks.task import register_task as register_task
+from alibi_cli.exporting.export_report import ExportReport as ExportReport
 from alibi_cli.models.policies import PolicyRow as PolicyRow
 from alibi_cli.models.slopes_of import SlopesReport as SlopesReport
 from alibi_cli.nn.bias import AlibiPositionalBias as AlibiPositionalBias
@@ -85,6 +86,7 @@ def calibrate(
     calibration_tokens: int | None = ...,
     calibration_length: int | None = ...,
     horizon: int | None = ...,
+    grid: Literal["press"] | None = ...,
     seed: int = ...,
     tokenizer: Any = ...,
     trained_length: int | None = ...,
@@ -112,6 +114,8 @@ def calibrate(
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
+            found, so that alibi export can write them. One of 'press'.
         seed: Which windows of the text are fed.
 
     Raises:
@@ -129,6 +133,7 @@ def convert(
     calibration_tokens: int | None = ...,
     calibration_length: int | None = ...,
     horizon: int | None = ...,
+    grid: Literal["press"] | None = ...,
     seed: int = ...,
     slopes: str = ...,
     calibration_text: Sequence[str | Path] = ...,
@@ -164,6 +169,8 @@ def convert(
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
+            found, so that alibi export can write them. One of 'press'.
         seed: Which windows of the text are fed.
         slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
             list per layer.
@@ -290,6 +297,36 @@ def evaluate_task(
             registered or cannot run a model.
     """
 
+def export(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    to: Literal["gguf"] = ...,
+    dtype: Literal["f32", "f16", "bf16", "q8_0"] | None = ...,
+    approximate: bool = ...,
+    force: bool = ...,
+    verify: bool = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> ExportReport:
+    """Writes a converted checkpoint as one GGUF file, which a stock llama.cpp runs.
+
+    Args:
+        folder: a converted checkpoint. Its slopes must be Press et al.'s, in any order.
+        output: a file, which has its name when llama.cpp, if it is installed, has computed the same from it.
+        progress: is called with each `Progress`.
+        to: The format: gguf, which llama.cpp and what is built on it run. One of 'gguf'.
+        dtype: Type of the matrices; vectors stay in f32. Default: the checkpoint's own type. One of 'f32', 'f16',
+            'bf16', 'q8_0'.
+        approximate: Allow llama.cpp's tanh GELU in place of the exact GELU of some families.
+        force: Replace FILE.gguf, once the new one is verified.
+        verify: Compare tokens and log-probabilities with transformers before FILE.gguf gets its name: by llama.cpp if
+            it is installed.
+
+    Raises:
+        UsageError: the file cannot hold the checkpoint, or is in the way.
+        AlibiError: it cannot be written, or computes something else.
+    """
+
 def inspect_heads(
     model: Any,
     *,
@@ -347,6 +384,7 @@ def plan(
     calibration_tokens: int | None = ...,
     calibration_length: int | None = ...,
     horizon: int | None = ...,
+    grid: Literal["press"] | None = ...,
     seed: int = ...,
     slopes: str = ...,
     calibration_text: Sequence[str | Path] = ...,
@@ -375,6 +413,8 @@ def plan(
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
+        grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
+            found, so that alibi export can write them. One of 'press'.
         seed: Which windows of the text are fed.
         slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
             list per layer.

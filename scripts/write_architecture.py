@@ -20,6 +20,7 @@ ROOMS = (
     "calibration",
     "evaluation",
     "evaluation/tasks",
+    "exporting",
     "attention",
     "nn",
     "compat",
@@ -27,6 +28,7 @@ ROOMS = (
     "models",
     "text",
     "plots",
+    "engines",
     "files",
     "runtime",
 )

@@ -16,6 +16,7 @@ from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
 from alibi_cli.conversion.verify import Verdict
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.tasks.run_task import TaskResults
+from alibi_cli.exporting.export_report import ExportReport
 from alibi_cli.models.policies import PolicyRow
 from alibi_cli.models.slopes_of import SlopesReport
 from alibi_cli.training.train_report import TrainReport
@@ -28,6 +29,7 @@ OUTPUTS: dict[str, Any] = {
     "eval": Results,
     "task": TaskResults,
     "train": TrainReport,
+    "export": ExportReport,
     "heads": HeadReport,
     "slopes": SlopesReport,
     "policies": dict[str, list[PolicyRow]],

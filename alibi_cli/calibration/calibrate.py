@@ -10,15 +10,19 @@ from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
 from alibi_cli.calibration.feed import HELD_OUT_TOKENS, REACH_LENGTH, REACH_SHARE, lengths_of, range_of, tokens_of
+from alibi_cli.calibration.grid import on_grid
 from alibi_cli.calibration.learnable import slope_bounds
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
-from alibi_cli.calibration.replaced import calibrate_replaced
+from alibi_cli.calibration.replaced import Grid, calibrate_replaced
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.time_left import with_time_left
 from alibi_cli.calibration.twin import layer_lists
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.errors import UsageError
+from alibi_cli.exporting.obstacles import family_of_export
+from alibi_cli.exporting.tensors import Dimensions
+from alibi_cli.models.families import family_of
 from alibi_cli.models.language_model import evaluating, in_memory
 from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.progress import Update, Watch, notes, steps
@@ -86,6 +90,17 @@ def learn(
     return _learn_added(model, tokenizer, text, trained_length, settings, masked, update, state)
 
 
+def press_grid(config: Any) -> Grid:
+    """Slopes -> the nearest that a GGUF file of this model can hold, and their max_bias.
+
+    Raises:
+        AlibiError: no GGUF architecture has the family's block.
+    """
+    architecture = family_of_export(family_of(config.model_type)).architecture
+    groups = Dimensions.of(config).groups
+    return lambda slopes: on_grid(slopes, groups, architecture.max_bias)
+
+
 def _learn_replaced(
     model: PreTrainedModel,
     tokenizer: Any,
@@ -101,11 +116,12 @@ def _learn_replaced(
         text, tokenizer, length, n_tokens + 2 * max(HELD_OUT_TOKENS, length), masked, settings.seed
     )
     parts = Parts.of(everything, n_tokens)
-    found = calibrate_replaced(model, parts, settings.method, update, settings.sinks, state)
+    grid = None if settings.grid is None else press_grid(model.config)
+    found = calibrate_replaced(model, parts, settings.method, update, settings.wanted_sinks, state, grid)
     learnable = found.learnable
     return Learned(
-        scheme=f"calibrated, {settings.method}",
-        slopes=layer_lists(learnable.slopes(), model),
+        scheme=settings.scheme,
+        slopes=layer_lists(found.slopes, model),
         sinks=found.sinks,
         added={name: tensor.detach().cpu() for name, tensor in learnable.added.items()},
         changed={name: tensor.detach().cpu() for name, tensor in learnable.changed.items()},
@@ -116,7 +132,13 @@ def _learn_replaced(
             "chosen_by_tokens": parts.chosen_by.n_tokens,
             "reported_on_tokens": parts.reported_on.n_tokens,
             "slope_bounds": [learnable.gentlest, learnable.steepest],
-            "kl_nats_per_token": {"press": found.start, "look_back": found.look_back, "end": found.end},
+            "kl_nats_per_token": {
+                "press": found.start,
+                "look_back": found.look_back,
+                "end": found.end,
+                **found.grid_kl,
+            },
+            **({"max_bias": found.max_bias} if found.max_bias is not None else {}),
             "heads_of_the_original": found.heads.as_json(),
         },
     )
@@ -156,7 +178,7 @@ def _learn_added(
         fed += found.curve.kl[-1][0] if found.curve and found.curve.kl else 0
     offsets = None if found.offsets is None else layer_lists(found.offsets, model)
     return Learned(
-        scheme=f"calibrated, {settings.method}",
+        scheme=settings.scheme,
         slopes=layer_lists(found.slopes, model),
         offsets=offsets,
         sinks=found.sinks,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alibi_cli.calibration.calibrate import estimate, learn, state_key
+from alibi_cli.calibration.calibrate import estimate, learn, press_grid, state_key
 from alibi_cli.calibration.feed import lengths_of
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.state import State
@@ -27,6 +27,8 @@ def check_source(source: Source, settings: CalibrateSettings) -> None:
     config = source.config
     if config.is_encoder_decoder:
         raise UsageError(f"A {config.model_type} is an encoder-decoder; calibration reads one text.")
+    if settings.grid is not None:
+        press_grid(config)  # refuses families that no GGUF file can hold
     if settings.policy != DEFAULT_POLICY and not shows_scores(family_of(config.model_type), settings.policy):
         raise UsageError(
             f"The attention of a {config.model_type} does not show its queries and keys, from which slopes of an added bias are found.",

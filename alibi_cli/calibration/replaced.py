@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,23 +24,28 @@ from alibi_cli.progress import Update
 from alibi_cli.settings.conversion import METHODS
 from alibi_cli.slopes import get_slopes
 
+Grid = Callable[[list[list[float]]], tuple[list[list[float]], float]]  # slopes -> slopes on the grid, its max_bias
 OBSERVED_TOKENS = 1 << 13  # of those that distillation learns from; the look-back looks at all
 
 
 @dataclass(frozen=True)
 class Calibrated:
     """heads: of the original. start, look_back, end: KL(original || converted) with Press's slopes, the look-back's and at the end, in nats
-    per token of text that nothing was learned from or chosen by."""
+    per token of text that nothing was learned from or chosen by; grid_kl: {"grid": the same with the slopes on a grid}, or nothing. slopes:
+    (layers, heads), the ones to write. max_bias: of the grid."""
 
     converted: PreTrainedModel
     learnable: Learnable
     heads: HeadStatistics
+    slopes: list[list[float]]
     sinks: int
     start: float
     look_back: float
     end: float
     curve: Curve | None
     seconds: float
+    grid_kl: dict[str, float] = field(default_factory=dict)
+    max_bias: float | None = None
 
 
 def calibrate_replaced(
@@ -50,11 +55,13 @@ def calibrate_replaced(
     update: Update = lambda *_: None,
     sinks: int | None = None,
     state: State = NOWHERE,
+    grid: Grid | None = None,
 ) -> Calibrated:
     """Finds slopes (and what else `method` learns) under which the converted model does what `model` does.
 
     The two share their weights in memory; `model` is not changed. Windows have the length that the model was trained for. sinks: how many
-    first tokens of a document get no bias; chosen by the attention of the original if not given. The look-back leaves them out.
+    first tokens of a document get no bias; chosen by the attention of the original if not given. The look-back leaves them out. grid: moves
+    the slopes that were found to a grid, where they stay.
 
     Raises:
         AlibiError: an encoder-decoder, or attention that does not show its weights.
@@ -107,9 +114,28 @@ def calibrate_replaced(
         )
     end = divergence.mean(parts.reported_on)
     learnable.settle()
-    converted.config.alibi_slopes = layer_lists(learnable.slopes(), model)
+    found, grid_kl, max_bias = learnable.slopes(), {}, None
+    if grid is not None:
+        found, max_bias = grid(found)
+        for module, row in zip(learnable.modules, found, strict=True):
+            module.alibi_slopes = row
+        grid_kl = {"grid": divergence.mean(parts.reported_on)}
+    converted.config.alibi_slopes = layer_lists(found, model)
     seconds = time.monotonic() - started
-    return Calibrated(converted, learnable, heads, sinks, reported_start, reported_look_back, end, curve, seconds)
+    return Calibrated(
+        converted,
+        learnable,
+        heads,
+        found,
+        sinks,
+        reported_start,
+        reported_look_back,
+        end,
+        curve,
+        seconds,
+        grid_kl,
+        max_bias,
+    )
 
 
 def _has_own_bias(converted: PreTrainedModel) -> bool:

@@ -14,6 +14,7 @@ from alibi_cli.cli import (
     bench_command,
     convert_command,
     eval_command,
+    export_command,
     inspect_command,
     output,
     task_command,
@@ -47,6 +48,7 @@ for name, short, module in (
     ("task", "Measure accuracy on a generated long-range task at every length.", task_command),
     ("verify", "Check that a converted checkpoint is still what was written.", verify_command),
     ("train", "Train a converted checkpoint further, so that it heals.", train_command),
+    ("export", "Write a converted checkpoint as a GGUF file for llama.cpp.", export_command),
 ):
     app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
 app.add_typer(inspect_command.app, name="inspect")

@@ -150,6 +150,8 @@ def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
         learned = f"Press's slopes {kl['press']:.3f}, look-back {kl['look_back']:.3f}"
         if record["method"] != "look-back":
             learned += f", {record['method']} {kl['end']:.3f}"
+        if "grid" in kl:
+            learned += f", on Press's grid (max_bias {record['max_bias']:.3g}) {kl['grid']:.3f}"
         found.append(("KL to original", f"{learned} ({unseen})"))
     elif kl:
         learned = "; ".join(

@@ -223,7 +223,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
     calibrated = settings.calibrated
     slopes = None if calibrated else _slopes(settings, heads, layers)
-    sinks = settings.sinks if calibrated else settings.sinks or 0
+    sinks = settings.wanted_sinks if calibrated else settings.sinks or 0
     offsets = [float(settings.offset)] * heads if settings.offset and not calibrated else None
     vector = calibrated and policy == DEFAULT_POLICY
     # Names and shapes do not depend on which slopes and sinks a calibration is going to find.
@@ -255,7 +255,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
         output=output,
         policy=policy,
         mechanism=mechanism(family_of(config.model_type), policy),
-        slopes_scheme=f"calibrated, {method}" if calibrated else _scheme(settings),
+        slopes_scheme=settings.scheme if calibrated else _scheme(settings),
         slopes=slopes,
         offsets=offsets,
         sinks=sinks,

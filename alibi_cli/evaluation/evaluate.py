@@ -15,6 +15,7 @@ from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import results_file
 from alibi_cli.evaluation.arms import FULL, TRUNCATED, arm_of, parse_arm, split_arm
 from alibi_cli.evaluation.contrasts import contrasts
+from alibi_cli.evaluation.engine_scorer import EngineScorer
 from alibi_cli.evaluation.jobs import Job, make_jobs, rows_of
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
@@ -188,8 +189,9 @@ def _check_tokens(scored: Scored, results: Results, model: str) -> None:
 def _run(
     job: Job, wanted: list[tuple[str, int]], settings: EvaluateSettings, update: Update, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
-    info, scorer = job.info, None
+    info = job.info
     model: Any = None
+    scorer: Scorer | EngineScorer | None = None
     with ExitStack() as held:  # a model in memory is left in the mode in which it was
         for name, length in wanted:
             trained, what_it_does = info.trained_length or length, None
@@ -200,7 +202,9 @@ def _run(
                 yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
                 continue
             if (computed, fed) not in job.cache:
-                if scorer is None:
+                if scorer is None and info.engine is not None:
+                    scorer = _engine_scorer(job, settings, processes)
+                elif scorer is None:
                     update(f"Loading {info.name}", 0, 1)
                     with processes.agreeing():
                         model = load_model(
@@ -221,13 +225,23 @@ def _run(
         torch.cuda.empty_cache()
 
 
+def _engine_scorer(job: Job, settings: EvaluateSettings, processes: Processes) -> EngineScorer:
+    """
+    Raises:
+        UsageError: several processes, or a type that the engine has not.
+    """
+    if processes.count > 1:
+        raise UsageError(f"{job.info.name} is run by llama.cpp, which does not share an evaluation.")
+    return EngineScorer(job.info, job.prefix, settings.dtype)
+
+
 def _check_vocabulary(job: Job, size: int) -> None:
     largest = max(int(document.ids.max()) for document in job.documents if len(document.ids))
     if largest >= size:
         raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
 
 
-def _score(job: Job, scorer: Scorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
+def _score(job: Job, scorer: Scorer | EngineScorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
     name = job.info.name
     windows = job.protocol.windows(job.documents, fed)
     done = 0

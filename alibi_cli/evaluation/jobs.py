@@ -116,6 +116,7 @@ def _prepare(
         tokenizer_sha256=info.tokenizer_digest,
         dtype=resolved_dtype(info, settings.device, settings.dtype),
         attention=info.attention,
+        engine=info.engine,
         converted=info.converted,
         trained_length=info.trained_length,
         special_tokens=[prefix, suffix if info.masked else []],

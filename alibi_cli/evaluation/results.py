@@ -114,7 +114,8 @@ class TextFacts(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """What was scored. digest: sha256 of its files; tokens_sha256: of the text as its tokenizer cuts it."""
+    """What was scored. digest: sha256 of its files; tokens_sha256: of the text as its tokenizer cuts it. engine: what computed a
+    GGUF file."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -128,6 +129,7 @@ class ModelFacts(BaseModel):
     trained_length: int | None
     special_tokens: list[list[int]]
     tokens_sha256: str
+    engine: str | None = None
 
 
 class Results(BaseModel):

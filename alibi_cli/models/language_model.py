@@ -94,12 +94,13 @@ class LanguageModel:
 class ModelInfo(LanguageModel):
     """trained_length: tokens that its positions were trained for, None for a converted model, which has no such limit. hard_limit: the same
     length where nothing beyond it can be computed (a table of positions). attention: transformers' name of the attention that computes it.
-    skeleton: the unconverted model, which may be without numbers."""
+    skeleton: the unconverted model, which may be without numbers. engine: what computes a GGUF file; None for transformers."""
 
     trained_length: int | None = None
     hard_limit: int | None = None
     attention: str = ATTENTION_NAME
     skeleton: Any = field(default=None, repr=False)
+    engine: str | None = None
 
     @property
     def original_length(self) -> int | None:
@@ -150,7 +151,8 @@ def language_model(
 
 
 def describe(model: Any, revision: str | None = None, trust_remote_code: bool = False) -> ModelInfo:
-    """Reads a model's config; no weight is read. model: a folder, a Hub name, a model in memory, or a pair of one and its tokenizer.
+    """Reads a model's config; no weight is read. model: a folder, a Hub name, a GGUF file, a model in memory, or a pair of one and its
+    tokenizer.
 
     Raises:
         AlibiError: no such model, or one that is no language model.
@@ -162,6 +164,10 @@ def describe(model: Any, revision: str | None = None, trust_remote_code: bool = 
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     name = str(model)
+    if name.endswith(".gguf"):
+        from alibi_cli.models.gguf_model import describe_file
+
+        return describe_file(Path(name).expanduser())
     folder, commit = locate(name, revision)
     raw = read_json(folder / "config.json")
     found = language_model(name, folder, commit, raw, trust_remote_code)

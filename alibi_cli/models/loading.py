@@ -12,6 +12,10 @@ from alibi_cli.models.language_model import LanguageModel
 SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
 
 
+def _engine(info: LanguageModel) -> str | None:
+    return getattr(info, "engine", None)
+
+
 def load_tokenizer(info: LanguageModel, trust_remote_code: bool = False) -> Any:
     """
     Raises:
@@ -21,6 +25,10 @@ def load_tokenizer(info: LanguageModel, trust_remote_code: bool = False) -> Any:
 
     if info.tokenizer is not None:
         return info.tokenizer
+    if _engine(info) is not None:
+        from alibi_cli.models.gguf_model import EngineTokenizer
+
+        return EngineTokenizer(info)
 
     try:
         return AutoTokenizer.from_pretrained(
@@ -51,6 +59,11 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
     """
     if info.loaded is not None:
         return info.loaded
+    if _engine(info) is not None:
+        raise UsageError(
+            f"{info.name} is a GGUF file, which llama.cpp runs; there is its perplexity, and nothing else.",
+            "Name the checkpoint that it was made of.",
+        )
     import transformers
 
     target = pick_device("auto" if device == SPLIT else device)
@@ -112,6 +125,8 @@ def _converted(info: LanguageModel) -> tuple[Any, Any]:
 
 def resolved_dtype(info: LanguageModel, device: str, dtype: str) -> str:
     """The type in which `load_model` computes."""
+    if _engine(info) is not None:
+        return f"{info.stored_dtype}, cache {'f16' if dtype == 'float16' else 'f32'}"
     if info.loaded is not None:
         return str(info.loaded.dtype).removeprefix("torch.")
     return dtype if dtype != "auto" else "float32" if device_type(device) == "cpu" else info.stored_dtype

@@ -15,7 +15,7 @@ METHODS: dict[str, tuple[Method, ...]] = {
     "add": ("reach", "distil"),
 }
 CALIBRATION = "Calibration"
-ONLY_CALIBRATED = ("calibrate", "calibration_text", "calibration_tokens", "calibration_length", "horizon")
+ONLY_CALIBRATED = ("calibrate", "calibration_text", "calibration_tokens", "calibration_length", "horizon", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,14 @@ class CalibrateSettings(Verb):
             panel=CALIBRATION,
         ),
     ] = None
+    grid: Annotated[
+        Literal["press"] | None,
+        Setting(
+            "press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was found, so that alibi "
+            "export can write them.",
+            panel=CALIBRATION,
+        ),
+    ] = None
     seed: Annotated[int, Setting("Which windows of the text are fed.", option=False, preset=False)] = 0
 
     @property
@@ -91,6 +99,16 @@ class CalibrateSettings(Verb):
     @property
     def method(self) -> Method:
         return self.calibrate or self.methods[0]
+
+    @property
+    def wanted_sinks(self) -> int | None:
+        """None: to be chosen. A GGUF file, for which a grid is, cannot hold any."""
+        return 0 if self.grid is not None else self.sinks
+
+    @property
+    def scheme(self) -> str:
+        """How the slopes come about, in words."""
+        return f"calibrated, {self.method}" + (", on Press's grid" if self.grid else "")
 
     def check_method(self) -> None:
         """
@@ -105,6 +123,12 @@ class CalibrateSettings(Verb):
         super().check()
         if self.policy in METHODS:  # whether there is another by this name is known when plug-ins are loaded
             self.check_method()
+        if self.grid is not None and self.policy != "replace":
+            raise UsageError(
+                f"A `grid` is for slopes that replace positions, which a GGUF file can hold; policy {self.policy} keeps them."
+            )
+        if self.grid is not None and self.sinks:
+            raise UsageError(f"A `grid` is for GGUF files, which cannot hold `sinks`; {self.sinks} were asked for.")
         for name in ("offset", "horizon"):
             if self.policy == "replace" and getattr(self, name):
                 raise UsageError(f"`{name}` is for a bias that is added; policy replace is textbook ALiBi.")
@@ -118,7 +142,7 @@ class PlanSettings(CalibrateSettings):
     output: Annotated[
         Path | None,
         Setting(
-            "Where to write. Default: MODEL's name + -alibi.", flags=("--output", "-o"), metavar="DIR", preset=False
+            "Where to write. Default: MODEL's name + -alibi.", flags=("`output`", "-o"), metavar="DIR", preset=False
         ),
     ] = None
     slopes: Annotated[
@@ -178,6 +202,8 @@ class ConvertSettings(PlanSettings):
     ] = False
     verify: Annotated[
         bool,
-        Setting("Reload the result and compare its logits before DIR gets its name.", flags=("--verify/--no-verify",)),
+        Setting(
+            "Reload the result and compare its logits before DIR gets its name.", flags=("`verify`/`verify=False`",)
+        ),
     ] = True
     command: Command = ""

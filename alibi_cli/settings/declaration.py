@@ -16,7 +16,7 @@ class Setting:
     """What there is to say about a setting besides its name, type and default; the annotation of a field of a settings class.
 
     help: stands alone. argument: its place on the command line says which it is. option: False for what the command line cannot give.
-    flags: its options, if not --name. metavar, panel: in --help. minimum, maximum: bounds, included; above: bound, excluded.
+    flags: its options, if not `name`. metavar, panel: in `help`. minimum, maximum: bounds, included; above: bound, excluded.
     parse: makes a value of the text that a command line or a preset holds. preset: a preset may hold it. part_of: a setting that gives it
     its meaning; where that one is given, a preset's value for this one is of another case. needs: a setting without which it means nothing.
     """

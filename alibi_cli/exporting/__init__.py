@@ -1,0 +1,1 @@
+"""Converted checkpoints for other engines."""
