@@ -5,7 +5,7 @@
     build/engines/bin/python -m benchmarks.engines real --model build/real_model/SmolLM2-135M-Instruct
     build/engines/bin/python -m benchmarks.engines --page docs/engines.md
 
-Each part is kept in build/engines.json and printed as Markdown; --page puts all parts into the page. The calibrations of the
+Each part is kept in benchmarks/engines.json and printed as Markdown; --page puts all parts into the page. The calibrations of the
 demonstrations, ten minutes on two cores, are kept in build/engines-checkpoints.
 """
 
@@ -31,7 +31,7 @@ from alibi_cli.exporting.families import FAMILIES
 from alibi_cli.exporting.run import export
 from alibi_cli.exporting.verification import expected, sample_of
 
-RECORD, CHECKPOINTS = Path("build/engines.json"), Path("build/engines-checkpoints")
+RECORD, CHECKPOINTS = Path("benchmarks/engines.json"), Path("build/engines-checkpoints")
 PARTS = ("families", "demonstrations", "real")
 EXACT_GELU = ("gpt_neox", "mpt", "biogpt", "xglm")
 Figures = dict[str, Any]
@@ -72,16 +72,16 @@ def demonstrations() -> Iterator[Figures]:
     """Both demonstration models, with Press et al.'s slopes in their order and with calibrated slopes on Press et al.'s grid."""
     for demo in ("demo-gpt2", "demo-llama"):
         for slopes in ("press", "grid"):
-            yield from _exported(demo, slopes, ("f32", "q8_0"), (512, 2048), 4)
+            yield from _exported(demo, slopes, ("f32", "q8_0"), (512, 2048), 64)
 
 
 def real(model: str) -> Iterator[Figures]:
     """A pretrained model with Press et al.'s slopes."""
-    yield from _exported(model, "press", ("f32", "bf16", "q8_0"), (512, 1024), 4)
+    yield from _exported(model, "press", ("f32", "bf16", "q8_0"), (512, 1024), 32)
 
 
 def _exported(
-    source: str, slopes: str, dtypes: tuple[str, ...], lengths: tuple[int, ...], segments: int
+    source: str, slopes: str, dtypes: tuple[str, ...], lengths: tuple[int, ...], targets: int
 ) -> Iterator[Figures]:
     folder = _converted(source, slopes)
     text, kl = load_text(None), (read_json(folder / "alibi.json")["calibration"] or {}).get("kl_nats_per_token")
@@ -91,7 +91,7 @@ def _exported(
         found = report.verified
         assert found is not None
         started, names = time.monotonic(), [str(file), str(folder)]
-        request = Request(names, lengths, text, baseline=names[1], targets=64, max_segments=segments)
+        request = Request(names, lengths, text, baseline=names[1], targets=targets, max_segments=4)
         rows = evaluate(request)[0].rows
         yield {
             "model": f"{Path(source).name}, {slopes}",
@@ -136,13 +136,13 @@ def _converted(source: str, slopes: str) -> Path:
 def tables(record: dict[str, list[Figures]]) -> dict[str, str]:
     """{part: Markdown}"""
     made: dict[str, str] = {}
-    if rows := [r for r in record.get("families", []) if r["model"] in FAMILIES]:
+    if tiny := [r for r in record.get("families", []) if r["model"] in FAMILIES]:
         columns = ["model", "architecture", "at most", "on average", "llama.cpp's defaults, at most", "approximated"]
         made["families"] = _markdown(
             columns,
             [
                 [r["model"], r["architecture"], f"{r['max']:.1e}", f"{r['mean']:.1e}", f"{r['default']:.1e}", r["note"]]
-                for r in rows
+                for r in tiny
             ],
         )
     for part in ("demonstrations", "real"):

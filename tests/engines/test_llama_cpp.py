@@ -129,7 +129,18 @@ def test_a_file_stands_in_the_same_table(tmp_path: Path):
     texts = [tmp_path / "text.txt", tmp_path / "other.txt"]
     for text, written in zip(texts, (PAGE[:600], PAGE[200:]), strict=True):
         text.write_text(written)
-    options = ("--text", texts[0], "--text", texts[1], "--lengths", "32,64,128", "--targets", "8", "--output", tmp_path / "r.json")
+    options = (
+        "--text",
+        texts[0],
+        "--text",
+        texts[1],
+        "--lengths",
+        "32,64,128",
+        "--targets",
+        "8",
+        "--output",
+        tmp_path / "r.json",
+    )
     found = alibi_json("eval", file, "--baseline", folder, *options)
     rows = {(row["model"], row["length"]): row for row in found["rows"]}
     for length in (32, 64):
