@@ -5,7 +5,7 @@
     build/engines/bin/python -m benchmarks.engines real --model build/real_model/SmolLM2-135M-Instruct
     build/engines/bin/python -m benchmarks.engines --page docs/engines.md
 
-Each part is kept in build/engines.json and printed as Markdown; --page puts all parts into the page. The calibrations of the
+Each part is kept in benchmarks/engines.json and printed as Markdown; --page puts all parts into the page. The calibrations of the
 demonstrations, ten minutes on two cores, are kept in build/engines-checkpoints.
 """
 
@@ -32,7 +32,7 @@ from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.settings.files_for_engines import ExportSettings
 from alibi_cli.settings.presets import settings_of
 
-RECORD, CHECKPOINTS = Path("build/engines.json"), Path("build/engines-checkpoints")
+RECORD, CHECKPOINTS = Path("benchmarks/engines.json"), Path("build/engines-checkpoints")
 PARTS = ("families", "demonstrations", "real")
 EXACT_GELU = ("gpt_neox", "mpt", "biogpt", "xglm")
 Figures = dict[str, Any]
@@ -73,16 +73,16 @@ def demonstrations() -> Iterator[Figures]:
     """Both demonstration models, with Press et al.'s slopes in their order and with calibrated slopes on Press et al.'s grid."""
     for demo in ("demo-gpt2", "demo-llama"):
         for slopes in ("press", "grid"):
-            yield from _exported(demo, slopes, ("f32", "q8_0"), (512, 2048), 4)
+            yield from _exported(demo, slopes, ("f32", "q8_0"), (512, 2048), 64)
 
 
 def real(model: str) -> Iterator[Figures]:
     """A pretrained model with Press et al.'s slopes."""
-    yield from _exported(model, "press", ("f32", "bf16", "q8_0"), (512, 1024), 4)
+    yield from _exported(model, "press", ("f32", "bf16", "q8_0"), (512, 1024), 32)
 
 
 def _exported(
-    source: str, slopes: str, dtypes: tuple[str, ...], lengths: tuple[int, ...], segments: int
+    source: str, slopes: str, dtypes: tuple[str, ...], lengths: tuple[int, ...], targets: int
 ) -> Iterator[Figures]:
     folder = _converted(source, slopes)
     kl = (read_json(folder / "alibi.json")["calibration"] or {}).get("kl_nats_per_token")
@@ -94,7 +94,7 @@ def _exported(
         found = report.verified
         assert found is not None
         started, names = time.monotonic(), [str(file), str(folder)]
-        rows = evaluate([names[0]], baseline=names[1], lengths=lengths, targets=64, max_segments=segments).rows
+        rows = evaluate([names[0]], baseline=names[1], lengths=lengths, targets=targets, max_segments=4).rows
         yield {
             "model": f"{Path(source).name}, {slopes}",
             "architecture": report.architecture,
@@ -129,13 +129,13 @@ def _converted(source: str, slopes: str) -> Path:
 def tables(record: dict[str, list[Figures]]) -> dict[str, str]:
     """{part: Markdown}"""
     made: dict[str, str] = {}
-    if rows := [r for r in record.get("families", []) if r["model"] in FAMILIES]:
+    if tiny := [r for r in record.get("families", []) if r["model"] in FAMILIES]:
         columns = ["model", "architecture", "at most", "on average", "llama.cpp's defaults, at most", "approximated"]
         made["families"] = _markdown(
             columns,
             [
                 [r["model"], r["architecture"], f"{r['max']:.1e}", f"{r['mean']:.1e}", f"{r['default']:.1e}", r["note"]]
-                for r in rows
+                for r in tiny
             ],
         )
     for part in ("demonstrations", "real"):
@@ -186,12 +186,13 @@ def main() -> None:
     quiet_libraries()
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     for part in options.parts:
-        record[part] = []
+        found: list[Figures] = []
         for figures in (
             real(options.model) if part == "real" else {"families": families, "demonstrations": demonstrations}[part]()
         ):
             print(json.dumps(figures), flush=True)
-            record[part].append(figures)
+            found.append(figures)
+        record[part] = found
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
     for part, table in tables(record).items():

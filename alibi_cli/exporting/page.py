@@ -10,7 +10,7 @@ PAGE = '''def median(values: list[float]) -> float:
 
 >>> median([3, 1415.9265, 2_718_281, 0x1F, 1e-09])   # [42]
 31.0
-for i in range(10):print(f"{i:>3}|{i**2}", end="\\n\\n\\n")
+for i in range(10):write(f"{i:>3}|{i**2}", end="\\n\\n\\n")
 
 ISBN 978-0-262-03384-8, 2026-11-27T04:50:00Z, 192.168.0.1:8080, 50%, $1,234,567.89, v0.32.0rc1, don't, we'll, IT'S, (a+b)^2 != a^2+b^2
 #include <stdio.h>\r\nint main(void) { return printf("%d\\n", 07 << 3) & ~1 ? 0 : -1; }\r\n

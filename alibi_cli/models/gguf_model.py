@@ -15,7 +15,7 @@ from alibi_cli.engines.gguf_package import gguf_package
 from alibi_cli.engines.llama_cpp import Engine, engine_version, running
 from alibi_cli.errors import UsageError
 from alibi_cli.files.digests import checked_sha256
-from alibi_cli.models.language_model import ModelInfo
+from alibi_cli.models.language_model import LanguageModel, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class EngineTokenizer:
 
     is_fast, mask_token_id = True, None
 
-    def __init__(self, info: ModelInfo):
+    def __init__(self, info: LanguageModel):
         self.info, self.backend_tokenizer = info, self
         fields = gguf_package().GGUFReader(info.files).fields
         for kind in ("bos", "eos"):
@@ -107,7 +107,7 @@ class EngineTokenizer:
 
     def to_str(self) -> str:
         """For the cache of tokens: all that they follow from."""
-        return f"{self.info.engine} {self.info.tokenizer_digest}"
+        return f"{engine_version()} {self.info.tokenizer_digest}"
 
     def decode(self, ids: list[int]) -> str:
         return self.engine.text(ids)
