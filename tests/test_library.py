@@ -268,6 +268,7 @@ def test_outputs_fit_their_schemas(checkpoints: dict[str, str], tmp_path: Path) 
             "--device",
             "cpu",
         ],
+        "export": ["export", checkpoints["gpt2-alibi"], "-o", tmp_path / "m.gguf", "--no-verify"],
         "heads": ["inspect", "heads", llama, "--length", "16", "--tokens", "64"],
         "slopes": ["inspect", "slopes", converted],
         "policies": ["inspect", "policies"],
