@@ -30,6 +30,17 @@ def engine_version() -> str | None:
         return None
 
 
+def require_engine() -> str:
+    """
+    Raises:
+        AlibiError: it is not installed.
+    """
+    if (found := engine_version()) is None:
+        message = "GGUF files are run by llama.cpp, which is not installed."
+        raise AlibiError(message, "pip install 'alibi-cli[gguf]'", EXIT_USAGE)
+    return found
+
+
 class Engine:
     """A running server."""
 
@@ -125,10 +136,7 @@ def running(file: Path, context: int, exact: bool = True, threads: int | None = 
     Raises:
         AlibiError: the engine is not installed, or does not load the file.
     """
-    if engine_version() is None:
-        raise AlibiError(
-            "GGUF files are run by llama.cpp, which is not installed.", "pip install 'alibi-cli[gguf]'", EXIT_USAGE
-        )
+    require_engine()
     wanted = {
         "file": str(file), "context": context + 8, "exact": exact, "threads": threads or _threads(),
     }  # fmt: skip

@@ -15,7 +15,7 @@ from alibi_cli.errors import EXIT_USAGE, AlibiError
 from alibi_cli.evaluation.models import ModelInfo
 from alibi_cli.evaluation.tokens import TokenizedDocument
 from alibi_cli.evaluation.windows import Window
-from alibi_cli.exporting.engine import Engine, engine_version, running
+from alibi_cli.exporting.engine import Engine, require_engine, running
 from alibi_cli.exporting.gguf_file import gguf_package
 
 
@@ -52,7 +52,7 @@ def describe_file(path: Path) -> ModelInfo:
         tokenizer_digest=tokenizer.hexdigest(),
         attention="llama.cpp",
         stored_dtype=kind.lower(),
-        engine=engine_version(),
+        engine=require_engine(),
     )
 
 
