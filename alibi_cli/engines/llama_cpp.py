@@ -30,6 +30,16 @@ def engine_version() -> str | None:
         return None
 
 
+def require_engine() -> str:
+    """
+    Raises:
+        AlibiError: it is not installed.
+    """
+    if (found := engine_version()) is None:
+        raise UsageError("GGUF files are run by llama.cpp, which is not installed.", "pip install 'alibi-cli[gguf]'")
+    return found
+
+
 class Engine:
     """A running server."""
 
@@ -125,8 +135,7 @@ def running(file: Path, context: int, exact: bool = True, threads: int | None = 
     Raises:
         AlibiError: the engine is not installed, or does not load the file.
     """
-    if engine_version() is None:
-        raise UsageError("GGUF files are run by llama.cpp, which is not installed.", "pip install 'alibi-cli[gguf]'")
+    require_engine()
     wanted = {
         "file": str(file), "context": context + 8, "exact": exact, "threads": threads or _threads(),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alibi_cli.engines.gguf_package import gguf_package
-from alibi_cli.engines.llama_cpp import Engine, engine_version, running
+from alibi_cli.engines.llama_cpp import Engine, engine_version, require_engine, running
 from alibi_cli.errors import UsageError
 from alibi_cli.files.digests import checked_sha256
 from alibi_cli.models.language_model import LanguageModel, ModelInfo
@@ -68,7 +68,7 @@ def describe_file(path: Path) -> GgufModel:
         False,
         hard_limit=length,  # llama.cpp's server takes no more than the file declares
         attention="llama.cpp",
-        engine=engine_version(),
+        engine=require_engine(),
         kind=name.removeprefix("MOSTLY_").removeprefix("ALL_").lower(),
         tokenizer_sha256=tokenizer.hexdigest(),
     )
