@@ -8,6 +8,10 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from alibi_cli.models.auto_classes import register
+
+register()
+
 _HOME = {
     "convert": "alibi_cli.conversion.convert",
     "plan": "alibi_cli.conversion.convert",

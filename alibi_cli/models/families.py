@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.models.auto_classes import PREFIX as CONVERTED
 from alibi_cli.models.plausible import check_plausible
 from alibi_cli.runtime.alibi_policies import can_turn_back, policy_registry, take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
@@ -18,7 +19,6 @@ REFUSED = {
     "deberta": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
     "deberta-v2": "its attention scores depend on content and relative position together, so a bias cannot take the place of its positions",
 }
-CONVERTED = "alibi_"  # prefix of a converted model_type
 
 
 def family_policies(name: str = DEFAULT_POLICY) -> dict[str, list[tuple[str, str, str]]]:
