@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from alibi_cli.errors import AlibiError
 from alibi_cli.exporting.architectures import BLOOM, JAIS, MPT, REFACT, Family
 from alibi_cli.exporting.head_order import by_layer, head_order, max_bias_of
 from alibi_cli.exporting.obstacles import check_ignored, check_slopes, torn_groups
@@ -38,11 +39,16 @@ class Dimensions:
         return cls(heads, groups, width, config.hidden_size, config.num_hidden_layers)
 
 
+class _Shapes(dict[str, tuple[int, ...]]):
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise AlibiError(f"The checkpoint lacks the tensor {name}.")
+
+
 class Builder:
     """Builds the recipes of one checkpoint. shapes: of its tensors."""
 
     def __init__(self, family: Family, config: Any, shapes: Mapping[str, tuple[int, ...]]):
-        self.family, self.layout, self.config, self.shapes = family, family.layout, config, shapes
+        self.family, self.layout, self.config, self.shapes = family, family.layout, config, _Shapes(shapes)
         self.size = Dimensions.of(config)
         self.factors = family.factors(config)
         self.base = self.layout.base if any(name.startswith(self.layout.base) for name in shapes) else ""

@@ -85,6 +85,17 @@ def test_a_tensor_without_a_place_in_the_file(tmp_path: Path):
         run.export(folder, tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+def test_a_tensor_that_is_missing(family: str, tmp_path: Path):
+    folder = checkpoint(tmp_path, family)
+    tensors = load_file(folder / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith(("c_proj.weight", "o_proj.weight", "out_proj.weight")))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, folder / "model.safetensors")
+    with pytest.raises(AlibiError, match=f"lacks .*{lost}"):
+        run.export(folder, tmp_path / "model.gguf")
+    assert not list(tmp_path.glob("model*"))
+
+
 @pytest.mark.parametrize("dtype, most", [("f16", 0.01), ("bf16", 0.1), ("q8_0", 0.3)])
 def test_narrow_types(dtype: str, most: float, tmp_path: Path):
     folder = checkpoint(tmp_path, "llama", {"hidden_size": 96, "head_dim": 8})
