@@ -104,7 +104,7 @@ SHOWN = {
     "control: the original trained on, 5 %": "control-5pct",
     "rotation kept, reach": "kept-reach",
     "rotation kept, distil": "kept-distil",
-    "rotation kept, distil, healed, 5 %": "kept-healed-5pct",
+    "rotation kept, reach, healed, 5 %": "kept-healed-5pct",
 }
 
 
