@@ -34,7 +34,7 @@ for family, folder in json.loads(sys.argv[1]).items():
     with torch.no_grad():
         logits = model(tokens).logits
         chosen = model.config._experts_implementation
-        program = torch.export.export(model, (tokens,), {"use_cache": False}).module() if family in ("mixtral", "gpt_oss") else None
+        program = torch.export.export(model, (tokens,), {"use_cache": False}).module() if family == "mixtral" else None
         exported = program(tokens, use_cache=False).logits if program else logits
         model.set_experts_implementation("eager")
         eager = model(tokens).logits
