@@ -243,7 +243,7 @@ def evaluate(
             that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
             'sliding', 'lm-eval'.
         targets: K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.
-        stride: S of sliding.
+        stride: S of sliding, in tokens.
         split_on: What separates documents in text files. One of 'file', 'blank-line'.
         dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
         text_column: The dataset's column that holds the text.
@@ -289,7 +289,7 @@ def evaluate_task(
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         samples: Items per length and depth. Default: the task's own.
-        seed: Which items.
+        seed: Which items are generated.
         attention: Run on this registered attention backend instead of the converted model's own; auto chooses one.
 
     Raises:
@@ -511,7 +511,7 @@ def train(
             worth.
         gradient_checkpointing: Less memory, more computation.
         fsdp: The fsdp of transformers' TrainingArguments.
-        deepspeed: DeepSpeed's settings.
+        deepspeed: DeepSpeed's configuration file.
         report_to: Log to tensorboard, wandb, …; repeatable.
         save_every: Steps between saved states, kept in DIR.training.
         resume: Continue from the last saved state, if there is one.

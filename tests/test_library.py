@@ -201,6 +201,41 @@ def test_every_setting_is_read() -> None:
     assert "an_invented_setting" not in read
 
 
+def test_every_help_stands_alone() -> None:
+    """A sentence about the setting, not the end of one that begins with its name."""
+    for cls in settings_classes():
+        for each in declared(cls):
+            text = each.setting.help
+            assert text.endswith(".") and not text.startswith(("Of ", "The highest", "How it")), (
+                cls.__name__,
+                each.name,
+            )
+            assert len(text.split()) >= 3 or each.choices or each.name == "stride", (cls.__name__, each.name)
+
+
+def test_heads_and_calibration_hash_no_weights(tmp_path: Path, monkeypatch) -> None:
+    """Of a large model that is hundreds of gigabytes, for a digest that neither asks for."""
+    folder = save_tiny("llama", tmp_path / "m")
+    (tmp_path / "t.txt").write_text("the bias of a head falls with distance " * 100)
+
+    def hashed(path: Path) -> str:
+        raise AssertionError(f"{path} was hashed")
+
+    monkeypatch.setattr("alibi_cli.models.language_model.checked_sha256", hashed)
+    alibi.inspect_heads(folder, tokens=64, length=16, text=[tmp_path / "t.txt"])
+    alibi.convert(folder, tmp_path / "out", policy="add", slopes="calibrated", calibration_text=[tmp_path / "t.txt"])
+    with pytest.raises(AssertionError, match="was hashed"):  # the control
+        alibi.evaluate([folder], lengths=[8], text="some words to score " * 4)
+
+
+def test_a_preset_says_all_that_a_command_can(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("command: eval\ndescription: x\nsettings: {protocol: lm-eval, lengths: 1k}\n")
+    assert settings_of(EvaluateSettings, {}, str(tmp_path / "mine.yaml")).protocol == "lm-eval"
+    assert settings_of(EvaluateSettings, {"lengths": "8"}, str(tmp_path / "mine.yaml")).lengths == (8,)
+    with pytest.raises(alibi.UsageError, match="There is no preset file"):
+        settings_of(EvaluateSettings, {}, str(tmp_path / "absent.yaml"))
+
+
 def test_every_default_and_range_stands_in_settings_alone() -> None:
     """Options and presets are made of them: no Typer option of a command has a default of its own but flags and files."""
     for path in (REPOSITORY / "alibi_cli" / "cli").glob("*_command.py"):

@@ -150,9 +150,9 @@ class TrainSettings(Verb):
         str | None,
         Setting("The fsdp of transformers' TrainingArguments.", metavar="OPTIONS", panel=MACHINE, preset=False),
     ] = None
-    deepspeed: Annotated[Path | None, Setting("DeepSpeed's settings.", metavar="FILE", panel=MACHINE, preset=False)] = (
-        None
-    )
+    deepspeed: Annotated[
+        Path | None, Setting("DeepSpeed's configuration file.", metavar="FILE", panel=MACHINE, preset=False)
+    ] = None
     report_to: Annotated[
         tuple[str, ...],
         Setting("Log to tensorboard, wandb, …; repeatable.", metavar="NAME", panel=MACHINE, preset=False),

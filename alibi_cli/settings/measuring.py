@@ -115,7 +115,7 @@ class EvaluateSettings(OnModels):
             part_of="protocol",
         ),
     ] = None
-    stride: Annotated[int | None, Setting("S of sliding.", minimum=1, part_of="protocol")] = None
+    stride: Annotated[int | None, Setting("S of sliding, in tokens.", minimum=1, part_of="protocol")] = None
     text: Annotated[
         tuple[Path, ...], Setting("Score this file; repeatable, one document each.", metavar="FILE", preset=False)
     ] = ()
@@ -150,7 +150,7 @@ class TaskSettings(OnModels):
         Setting("The generated long-range task.", argument=True, metavar="passkey|listops|NAME", preset=False),
     ]
     samples: Annotated[int | None, Setting("Items per length and depth. Default: the task's own.", minimum=1)] = None
-    seed: Annotated[int, Setting("Which items.")] = 0
+    seed: Annotated[int, Setting("Which items are generated.")] = 0
     attention: Annotated[
         str | None,
         Setting(

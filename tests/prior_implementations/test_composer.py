@@ -1,4 +1,4 @@
-"""Composer's ALiBi, row by row (docs/seeds.md): apply_alibi, the helpers for policies, batches, and the journey of a user."""
+"""Composer's ALiBi, row by row (docs/prior-implementations.md): apply_alibi, the helpers for policies, batches, and a user's way."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""x-transformers' ALiBi, row by row (docs/seeds.md). Rows that zeta shares are in test_zeta.py."""
+"""x-transformers' ALiBi, row by row (docs/prior-implementations.md). Rows that zeta shares are in test_zeta.py."""
 
 import pytest
 import torch

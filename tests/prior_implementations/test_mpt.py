@@ -1,4 +1,4 @@
-"""llm-foundry's MPT, row by row (docs/seeds.md), against transformers' MPT where that has the behaviour."""
+"""llm-foundry's MPT, row by row (docs/prior-implementations.md), against transformers' MPT where that has the behaviour."""
 
 import copy
 

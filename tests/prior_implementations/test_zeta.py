@@ -1,4 +1,4 @@
-"""zeta's AlibiPositionalBias, row by row (docs/seeds.md)."""
+"""zeta's AlibiPositionalBias, row by row (docs/prior-implementations.md)."""
 
 import copy
 

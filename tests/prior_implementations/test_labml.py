@@ -1,4 +1,4 @@
-"""labml's ALiBi, row by row (docs/seeds.md), with AlibiMultiHeadAttention against loops in float64."""
+"""labml's ALiBi, row by row (docs/prior-implementations.md), with AlibiMultiHeadAttention against loops in float64."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Composer's module surgery and its optimizers, row by row (docs/seeds.md). More in tests/surgery/test_engine.py."""
+"""Composer's module surgery and its optimizers, row by row (docs/prior-implementations.md). More in tests/surgery/test_engine.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The rows X1 to X8 of xFormers, one test each; docs/seeds.md lists them."""
+"""The rows X1 to X8 of xFormers, one test each; docs/prior-implementations.md lists them."""
 
 from dataclasses import dataclass
 from pathlib import Path

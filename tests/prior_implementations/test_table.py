@@ -1,4 +1,4 @@
-"""docs/seeds.md says the truth: every row is there once, and every test that it names exists."""
+"""docs/prior-implementations.md says the truth: every row is there once, and every test that it names exists."""
 
 import re
 
@@ -11,7 +11,7 @@ LINE = re.compile(r"^\| ([CSZLMTX]\d+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
 
 def table() -> list[tuple[str, str, str]]:
-    return LINE.findall((REPOSITORY / "docs" / "seeds.md").read_text())
+    return LINE.findall((REPOSITORY / "docs" / "prior-implementations.md").read_text())
 
 
 def test_every_row_is_there_once() -> None:
