@@ -109,7 +109,10 @@ def _exported(
                 for length in lengths
             },
             "tokens": next(row.tokens_scored for row in rows),
-            "seconds": {name: round(sum(row.seconds or 0 for row in rows if row.model == name), 1) for name in names},
+            "seconds": {
+                engine: round(sum(row.seconds or 0 for row in rows if row.model == name), 1)
+                for engine, name in zip(("llama.cpp", "transformers"), names, strict=True)
+            },
             "wall": round(time.monotonic() - started, 1),
             "max_bias": report.max_bias,
             "kl": kl,
