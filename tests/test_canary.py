@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "eval": ("eval", "{m}", *EVAL),
     "task": ("task", "listops", "{m}", "--lengths", "200", "--samples", "1"),
     "train": ("train", "{m}", "-o", "{o}", "--steps", "1", "--length", "16", "--batch-tokens", "32"),
+    "export": ("export", "{m}", "-o", "{o}.gguf"),
     "slopes": ("inspect", "slopes", "{m}"),
     "inspect plan": ("inspect", "plan", "{m}"),
     "heads": ("inspect", "heads", "{m}"),

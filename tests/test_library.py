@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import alibi_cli as alibi
+from alibi_cli.cli.options import option_of
 from alibi_cli.conversion import meta_surgery, plan
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.models import source
@@ -199,6 +200,13 @@ def test_every_setting_is_read() -> None:
         unread = [each.name for each in declared(cls) if each.name not in read]
         assert not unread, (cls.__name__, unread)
     assert "an_invented_setting" not in read
+
+
+def test_every_option_has_the_name_of_its_setting() -> None:
+    for cls in settings_classes():
+        for each in declared(cls):
+            if each.setting.flags:
+                assert each.setting.flags[0].split("/")[0] == option_of(each.name), (cls, each.name)
 
 
 def test_every_help_stands_alone() -> None:

@@ -156,7 +156,7 @@ def check_slopes(max_bias: float | None, family: Family) -> float:
     if max_bias is None:
         raise _refused(
             "Its slopes are no set of Press et al.'s; a GGUF file holds one number from which llama.cpp computes them all",
-            "Convert its source with `slopes=calibrated` `grid=press`, which ends on such a set, or with `slopes` press.",
+            "Convert its source with `slopes=calibrated` `grid=press`, which ends on such a set, or with `slopes=press`.",
         )
     if built_in is not None and max_bias != built_in:
         raise _refused(

@@ -142,7 +142,7 @@ class PlanSettings(CalibrateSettings):
     output: Annotated[
         Path | None,
         Setting(
-            "Where to write. Default: MODEL's name + -alibi.", flags=("`output`", "-o"), metavar="DIR", preset=False
+            "Where to write. Default: MODEL's name + -alibi.", flags=("--output", "-o"), metavar="DIR", preset=False
         ),
     ] = None
     slopes: Annotated[
@@ -202,8 +202,6 @@ class ConvertSettings(PlanSettings):
     ] = False
     verify: Annotated[
         bool,
-        Setting(
-            "Reload the result and compare its logits before DIR gets its name.", flags=("`verify`/`verify=False`",)
-        ),
+        Setting("Reload the result and compare its logits before DIR gets its name.", flags=("--verify/--no-verify",)),
     ] = True
     command: Command = ""

@@ -37,7 +37,7 @@ class TrainSettings(Verb):
             preset=False,
         ),
     ]
-    output: Annotated[Path, Setting("Where to write.", flags=("`output`", "-o"), metavar="DIR", preset=False)]
+    output: Annotated[Path, Setting("Where to write.", flags=("--output", "-o"), metavar="DIR", preset=False)]
     tokens: Annotated[int | None, Setting("Budget in tokens, rounded up to whole optimizer steps.", minimum=1)] = None
     steps: Annotated[int | None, Setting("Budget in optimizer steps instead.", minimum=1)] = None
     text: Annotated[

@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(text: Path, 
     source = tiny_converted(tmp_path)
     with pytest.raises(AlibiError, match=r"stopped at step \d+: the (loss|norm of the gradient) is") as error:
         heal(source, tmp_path / "out", text, steps=30, learning_rate=1e30, warmup=1.0, save_every=1)
-    assert error.value.exit_code == 1 and "`learning_rate`" in error.value.hint and "--resume" in error.value.hint
+    assert error.value.exit_code == 1 and "`learning_rate`" in error.value.hint and "`resume`" in error.value.hint
     assert not (tmp_path / "out").exists() and last_state(tmp_path / "out.training") is not None
     with pytest.raises(AlibiError, match="stopped") as error:
         heal(source, tmp_path / "none", text, steps=30, learning_rate=1e30, warmup=1.0)
