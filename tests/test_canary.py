@@ -130,7 +130,7 @@ CANARIES: dict[str, Callable[[Path, Path], None]] = {
     f.__name__: f for f in (beside, pickled, pickled_beside, unknown, tokenizer, kernel, converted)
 }
 WORKS = {
-    "beside": set(COMMANDS) - {"verify"},
+    "beside": set(COMMANDS) - {"verify", "export"},
     "pickled_beside": {"convert", "eval", "train"},
     "converted": {"eval", "train"},
 }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from alibi_cli.calibration import added, divergence
+from alibi_cli.calibration import added, distil, divergence
 from alibi_cli.calibration import calibrate as run
 from alibi_cli.calibration.calibrate import estimate, learn
 from alibi_cli.calibration.divergence import Divergence
@@ -92,6 +92,7 @@ def source(tmp_path_factory):
 )
 def test_calibration_tokens_are_what_is_fed_to_learn_from(policy, method, n_tokens, source, monkeypatch):
     monkeypatch.setattr(run, "HELD_OUT_TOKENS", 200)
+    monkeypatch.setattr(distil, "PATIENCE", 100)  # all of them, not until it no longer helps
     learned, reached, observed = [], [], []
     backward, fit = Divergence.backward, added.fit_reach
 

@@ -101,7 +101,7 @@ def test_command_line(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(None, 1), ("{", 1), ("{}", 1), ('{"sha256": []}', 1), ('{"sha256": {"../x": "0"}}', 1)]
+    ("content", "code"), [(None, 2), ("{", 1), ("{}", 1), ('{"sha256": []}', 1), ('{"sha256": {"../x": "0"}}', 1)]
 )
 def test_without_a_record_there_is_nothing_to_verify(
     content: str | None, code: int, whole: Path, tmp_path: Path

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto import modeling_auto
 
 from alibi_cli import AlibiError
@@ -94,18 +95,21 @@ def test_files_get_the_mode_that_the_umask_says(tiny_gpt2: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_converts_and_loads_with_transformers_alone(family: str, tmp_path: Path) -> None:
+def test_every_family_converts_and_loads_by_the_code_that_it_carries(family: str, tmp_path: Path) -> None:
     source = save_tiny(family, tmp_path / "source")
     report = convert(source, tmp_path / "out", max_sequence_length=100)
     assert report.verified is not None and report.verified.passed
-    auto = getattr(transformers, report.loads_with.split(".")[0])
-    model, loading = auto.from_pretrained(tmp_path / "out", trust_remote_code=True, output_loading_info=True)
+    auto = report.loads_with.split(".")[0]
+    target = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"][auto]
+    cls = get_class_from_dynamic_module(target, tmp_path / "out")
+    assert cls.__module__.startswith("transformers_modules.")
+    model, loading = cls.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert model.config.model_type == f"alibi_{report.base_model_type}" and model.config.max_position_embeddings == 100
     assert type(model).__name__.startswith("Alibi")
     assert AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)("héllo").input_ids
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        auto.from_pretrained(tmp_path / "out", trust_remote_code=False)
+    installed = getattr(transformers, auto).from_pretrained(tmp_path / "out")  # the package is imported here
+    assert type(installed).__name__ == cls.__name__ and type(installed).__module__.startswith("alibi_cli.")
 
 
 def test_sharded_source_keeps_its_shards_and_index(tmp_path: Path) -> None:
