@@ -272,7 +272,7 @@ def test_a_link_is_not_followed_to_an_output(tiny_gpt2: Path, tmp_path: Path) ->
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "real")
     result = alibi_here("convert", tiny_gpt2, "-o", tmp_path / "out", "--force")
-    assert result.exit_code == 1 and "is a link" in result.error.message and not any((tmp_path / "real").iterdir())
+    assert result.exit_code == 2 and "is a link" in result.error.message and not any((tmp_path / "real").iterdir())
     (tmp_path / "other.partial").symlink_to(tmp_path / "real")
     with pytest.raises(AlibiError, match="not made by an interrupted"):
         convert(tiny_gpt2, tmp_path / "other")

@@ -23,7 +23,7 @@ def test_output_is_refused_or_replaced(tiny_gpt2: Path, tmp_path: Path) -> None:
     alibi_inside("convert", tiny_gpt2, "-o", out, "--force")
     assert not (out / "mine.txt").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-gpt2"]
     for bad in (tiny_gpt2, tiny_gpt2 / "inside", tmp_path):
-        assert alibi_inside("convert", tiny_gpt2, "-o", bad, "--force", code=1).stderr.count("\n") <= 2
+        assert alibi_inside("convert", tiny_gpt2, "-o", bad, "--force", code=2).stderr.count("\n") <= 2
 
 
 def test_a_failed_verification_leaves_nothing_under_the_final_name(
