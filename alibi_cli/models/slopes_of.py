@@ -66,4 +66,4 @@ def _press(heads: int, max_bias: float) -> SlopesReport:
     try:
         return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))
     except ValueError as error:
-        raise UsageError(f"`max_bias`: {error}") from None
+        raise UsageError(str(error).replace("max_bias", "`max_bias`", 1)) from None

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alibi_cli.attention.benchmark import Request, benchmark, peak_of_allocations
+from alibi_cli import bench_attention
+from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.attention.registry import attention_names, config_of
 from tests.cli.run import alibi, alibi_inside, alibi_json
 
@@ -28,20 +29,20 @@ def test_peak_is_the_highest_sum_held_at_once() -> None:
 
 
 def test_rows_ratios_and_errors() -> None:
-    results = benchmark(Request(lengths=(32, 64), heads=2, head_dim=8, repeats=2))
-    by_key = {(row["backend"], row["length"]): row for row in results["rows"]}
+    results = bench_attention(lengths=(32, 64), heads=2, head_dim=8, repeats=2)
+    by_key = {(row.backend, row.length): row for row in results.rows}
     assert set(by_key) == {(name, length) for name in ("plain", *attention_names()) for length in (32, 64)}
     for (name, length), row in by_key.items():
         plain = by_key["plain", length]
-        assert row["seconds_ratio"] == pytest.approx(row["seconds"] / plain["seconds"])
-        assert row["peak_ratio"] == pytest.approx(row["peak_bytes"] / plain["peak_bytes"])
-        assert row["status"] == "ok" and row["seconds"] > 0
-        assert row["note"].startswith("blocked: ") if name == "auto" else row["note"] == ""
+        assert row.seconds_ratio == pytest.approx(row.seconds / plain.seconds)
+        assert row.peak_ratio == pytest.approx(row.peak_bytes / plain.peak_bytes)
+        assert row.status == "ok" and row.seconds > 0
+        assert row.note.startswith("blocked: ") if name == "auto" else row.note == ""
         if name != "plain" and length == 32:
-            assert 0 < row["max_error"] <= config_of(name).tolerance["float32"]
+            assert 0 < row.max_error <= config_of(name).tolerance["float32"]
         else:
-            assert row["max_error"] is None
-    assert by_key["eager", 64]["peak_bytes"] > 2 * 64 * 64 * 4  # at least the scores
+            assert row.max_error is None
+    assert by_key["eager", 64].peak_bytes > 2 * 64 * 64 * 4  # at least the scores
 
 
 def test_command(tmp_path: Path) -> None:

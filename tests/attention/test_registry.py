@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 import alibi_cli
+from alibi_cli import bench_attention
 from alibi_cli.attention import registry
-from alibi_cli.attention.benchmark import Request, benchmark
 from alibi_cli.attention.eager import EagerConfig, eager
 from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, build_attention, register_attention
 from alibi_cli.errors import AlibiError
@@ -109,9 +109,9 @@ def test_a_new_backend_is_tested_and_benchmarked_with_no_other_edit(clean) -> No
 
     parity.check("twice")
     parity.check_controls("twice")
-    rows = benchmark(Request(lengths=(32,), heads=2, head_dim=8, repeats=1))["rows"]
-    assert {row["backend"] for row in rows} == {"plain", *registry.attention_names()} and "twice" in {
-        row["backend"] for row in rows
+    rows = bench_attention(lengths=(32,), heads=2, head_dim=8, repeats=1).rows
+    assert {row.backend for row in rows} == {"plain", *registry.attention_names()} and "twice" in {
+        row.backend for row in rows
     }
 
 

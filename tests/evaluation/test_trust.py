@@ -18,7 +18,7 @@ from alibi_cli import AlibiError
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.text import documents as text_module
+from alibi_cli.text import text_files
 from alibi_cli.text.documents import Text, load_text
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_here
@@ -195,6 +195,7 @@ def test_texts_that_cannot_be_scored_are_one_message(llama: str, tmp_path: Path)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "short.txt").write_text("short")
+    (tmp_path / "nothing").mkdir()
     for name, options, says in (
         ("line.txt", (), "200,000,000 characters"),
         ("line.txt", ("--split-on", "blank-line"), "200,000,000 characters"),
@@ -203,7 +204,7 @@ def test_texts_that_cannot_be_scored_are_one_message(llama: str, tmp_path: Path)
         ("binary.txt", (), "UTF-8"),
         ("short.txt", (), "No document is long enough"),
         ("short.txt", ("--targets", "8"), "leaves no context"),
-        (".", (), "Is a directory"),
+        ("nothing", (), "holds no"),
     ):
         started = time.monotonic()
         result = alibi_here("eval", llama, "--text", tmp_path / name, "--lengths", "8,16", *options)
@@ -212,6 +213,6 @@ def test_texts_that_cannot_be_scored_are_one_message(llama: str, tmp_path: Path)
 
 
 def test_a_device_that_never_ends_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "MAX_FILE_BYTES", 10_000_000)
+    monkeypatch.setattr(text_files, "MAX_FILE_BYTES", 10_000_000)
     with pytest.raises(AlibiError, match="larger than"):
         load_text(files=[Path("/dev/zero")])

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alibi_cli import AlibiError
-from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument, enclosed, limit, make_protocol
+from alibi_cli.evaluation.protocols import make_protocol
+from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument, enclosed, limit
 
 
 def documents(*sizes: int) -> list[TokenizedDocument]:

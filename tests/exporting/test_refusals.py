@@ -110,8 +110,8 @@ def test_a_file_is_replaced_only_if_asked_and_only_whole(tmp_path: Path, monkeyp
 
 def test_a_grid_is_for_slopes_that_replace_positions(tmp_path: Path):
     for options, reason in (
-        (["--policy", "add", "--slopes", "calibrated"], "A grid is for slopes that replace positions"),
-        (["--slopes", "calibrated", "--sinks", "2"], "cannot hold sinks"),
+        (["--policy", "add", "--slopes", "calibrated"], "is for slopes that replace positions"),
+        (["--slopes", "calibrated", "--sinks", "2"], "cannot hold --sinks"),
         ([], "needs --slopes calibrated"),
     ):
         result = alibi_here("convert", "demo-llama", "-o", tmp_path / "out", "--grid", "press", "--dry-run", *options)

@@ -76,8 +76,6 @@ def test_a_users_journey_from_optimizer_to_reload(family: str, tmp_path) -> None
         untrained = tiny_model(family, torch.float32)
         apply_alibi(untrained, 4 * OLD_MAX)
         assert not torch.allclose(untrained(input_ids=tokens).logits, expected, atol=1e-2)
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        auto.from_pretrained(tmp_path, trust_remote_code=False)
 
 
 def test_c1_in_place_with_a_length_and_nothing_else() -> None:

@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import alibi_cli
+from alibi_cli import bench_attention, evaluate_task
 from alibi_cli.attention import registry
-from alibi_cli.attention.benchmark import Request as Benchmark
-from alibi_cli.attention.benchmark import benchmark
 from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, build_attention, register_attention
 from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.tasks.run_task import Request, run_task
 from alibi_cli.runtime.alibi_attention import HIDDEN, alibi_bias, alibi_distances
 from tests.attention import parity
 from tests.cli.run import alibi_here
@@ -60,10 +58,10 @@ def test_x2_a_config_dict_is_strict_and_defaults_apply(toy) -> None:
 def test_x3_registered_once_tested_and_benchmarked_everywhere(toy, tiny_llama: Path, tmp_path: Path) -> None:
     parity.check("toy")
     alibi_here("convert", tiny_llama, "-o", tmp_path / "out", "--no-verify")
-    tasks = run_task(Request("listops", [str(tmp_path / "out")], (150,), samples=2, attention="toy"))
-    assert tasks["rows"][0]["status"] == "ok" and tasks["task"]["attention"] == "toy"
-    rows = benchmark(Benchmark(lengths=(16,), heads=2, head_dim=8, repeats=1))["rows"]
-    assert "toy" in {row["backend"] for row in rows}
+    tasks = evaluate_task("listops", str(tmp_path / "out"), lengths=(150,), samples=2, attention="toy")
+    assert tasks.rows[0].status == "ok" and tasks.task.attention == "toy"
+    rows = bench_attention(lengths=(16,), heads=2, head_dim=8, repeats=1).rows
+    assert "toy" in {row.backend for row in rows}
 
 
 def test_x4_the_registry_is_public() -> None:

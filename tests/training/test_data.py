@@ -148,7 +148,7 @@ def test_budgets() -> None:
         ({"steps": 5, "train_sequence_length_scaling": 0.3}, "does not divide"),
         ({"steps": 5, "learning_rate": float("nan")}, "`learning_rate` must be above 0"),
         ({"steps": 5, "kd_weight": 1.5}, "`kd_weight`"),
-        ({"steps": 5, "hidden_weight": 1.0}, "needs a `teacher`"),
+        ({"steps": 5, "hidden_weight": 1.0}, "`hidden_weight` needs `teacher`"),
     ]
     for settings, says in wrong:
         with pytest.raises(AlibiError, match=says) as error:
