@@ -199,6 +199,7 @@ def evaluate(
     device: str = ...,
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
     revision: str | None = ...,
+    tokenizer: str | None = ...,
     plugin: Sequence[str | Path] = ...,
     trust_remote_code: bool = ...,
     baseline: Any = ...,
@@ -234,6 +235,7 @@ def evaluate(
         dtype: auto: float32 on a CPU, the checkpoint's own elsewhere. One of 'auto', 'float32', 'bfloat16', 'float16',
             'float64'.
         revision: Branch, tag or commit of a Hub repository.
+        tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
@@ -265,6 +267,7 @@ def evaluate_task(
     device: str = ...,
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
     revision: str | None = ...,
+    tokenizer: str | None = ...,
     plugin: Sequence[str | Path] = ...,
     trust_remote_code: bool = ...,
     samples: int | None = ...,
@@ -286,6 +289,7 @@ def evaluate_task(
         dtype: auto: float32 on a CPU, the checkpoint's own elsewhere. One of 'auto', 'float32', 'bfloat16', 'float16',
             'float64'.
         revision: Branch, tag or commit of a Hub repository.
+        tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         samples: Items per length and depth. Default: the task's own.

@@ -213,7 +213,9 @@ def test_local_paths_make_no_connection(tiny_gpt2: Path, tmp_path: Path) -> None
         [argument.format(m=tiny_gpt2, o=out if name == "convert" else f"{out} {name}") for argument in arguments]
         for name, arguments in COMMANDS.items()
     ]
-    commands = [arguments if arguments[0] != "verify" else ["verify", out] for arguments in commands]
+    for arguments in commands:
+        if arguments[0] in ("verify", "export"):  # of converted checkpoints
+            arguments[1] = out
     commands += [["eval", out, *EVAL], ["train", out, "-o", f"{out} again", "--steps", "1", "--length", "16"]]
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", NO_NETWORK, json.dumps(commands)]

@@ -19,11 +19,14 @@ EXAMPLES = """Examples:\n
 @options.takes(TrainSettings)
 def command(settings: TrainSettings, preset: options.Preset = None, json: options.Json = False) -> None:
     """Train a checkpoint further, so that a converted one heals, and write it as a checkpoint of the same kind."""
+    from accelerate import PartialState
+
     from alibi_cli.training.train import run_train
 
     try:
         with output.progress() as watch:
             report = run_train(settings, watch)
+        PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it
     except KeyboardInterrupt:
         output.note(f"What was saved is in {settings.output}.training; --resume continues from there.")
         raise

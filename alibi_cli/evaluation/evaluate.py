@@ -24,7 +24,7 @@ from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
-from alibi_cli.models.loading import device_type, load_model
+from alibi_cli.models.loading import device_type, load_model, with_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
@@ -101,6 +101,7 @@ def _described(settings: EvaluateSettings) -> tuple[list[ModelInfo], str | None,
     infos: dict[str, ModelInfo] = {}
     for model in wanted:
         info = describe(model, settings.revision, settings.trust_remote_code)
+        info = with_tokenizer(info, settings.tokenizer, settings.trust_remote_code)
         known = infos.setdefault(info.name, info)
         if known.loaded is not info.loaded:
             raise UsageError(f"Two models are called {info.name}.", "Set `_name_or_path` of the config of one of them.")

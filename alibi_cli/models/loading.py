@@ -1,5 +1,7 @@
 """Loads tokenizers and weights to the device that computes."""
 
+from dataclasses import replace
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
@@ -7,7 +9,10 @@ import torch
 from safetensors import SafetensorError
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.models.language_model import LanguageModel
+from alibi_cli.files.strict_json import read_json
+from alibi_cli.models.families import CONVERTED
+from alibi_cli.models.language_model import LanguageModel, ModelInfo
+from alibi_cli.models.source import locate
 
 SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
 
@@ -21,30 +26,42 @@ def load_tokenizer(info: LanguageModel, trust_remote_code: bool = False) -> Any:
     Raises:
         AlibiError: there is none, or it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
     if info.tokenizer is not None:
         return info.tokenizer
     if _engine(info) is not None:
         from alibi_cli.models.gguf_model import EngineTokenizer
 
         return EngineTokenizer(info)
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            info.files, trust_remote_code=trust_remote_code, config=_plain_config(info)
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise AlibiError(f"The tokenizer of {info.name} cannot be loaded: {first_line(error)}.") from None
+    return _tokenizer_in(info.files, info.name, info.model_type, trust_remote_code)
 
 
-def _plain_config(info: LanguageModel) -> Any:
-    """A config whose model type AutoTokenizer knows, so that it need not ask for the checkpoint's own code."""
-    if not info.converted:
-        return None
+def with_tokenizer(info: ModelInfo, tokenizer: str | None, trust_remote_code: bool = False) -> ModelInfo:
+    """The same model with the tokenizer of another folder or Hub repository in place of its own; itself for None.
+
+    Raises:
+        AlibiError: there is none, or the model is a GGUF file, which holds its own.
+    """
+    if tokenizer is None:
+        return info
+    if info.engine is not None:
+        raise UsageError(f"{info.name} is read by llama.cpp with the tokenizer in it; `tokenizer` cannot be used.")
+    folder, _ = locate(tokenizer, read_weights=False)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model_type = str(config.get("model_type", ""))
+    return replace(info, tokenizer=_tokenizer_in(folder, tokenizer, model_type, trust_remote_code))
+
+
+def _tokenizer_in(folder: Path, name: str, model_type: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[info.base_type]()
+    config = None
+    if model_type.startswith(CONVERTED):  # AutoTokenizer need not ask for the checkpoint's own code
+        config = CONFIG_MAPPING[model_type.removeprefix(CONVERTED)]()
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, config=config)
+    except (ValueError, OSError, KeyError) as error:
+        raise AlibiError(f"The tokenizer of {name} cannot be loaded: {first_line(error)}.") from None
 
 
 def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:

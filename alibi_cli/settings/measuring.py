@@ -58,6 +58,14 @@ class OnModels(Verb):
     device: Device = "auto"
     dtype: DtypeOfModel = "auto"
     revision: Revision = None
+    tokenizer: Annotated[
+        str | None,
+        Setting(
+            "A folder or Hub name whose tokenizer reads the text. Default: each model's own.",
+            metavar="MODEL",
+            preset=False,
+        ),
+    ] = None
     plugin: Plugin = ()
     trust_remote_code: TrustRemoteCode = False
     command: Command = ""

@@ -26,7 +26,7 @@ from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
-from alibi_cli.models.loading import device_type, load_model, load_tokenizer
+from alibi_cli.models.loading import device_type, load_model, load_tokenizer, with_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Say, Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
@@ -178,7 +178,14 @@ def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Proce
     """The output is rewritten after every length of a model."""
     task = get_task(settings.task)
     samples = settings.samples or task.samples
-    infos = [describe(model, settings.revision, settings.trust_remote_code) for model in settings.models]
+    infos = [
+        with_tokenizer(
+            describe(model, settings.revision, settings.trust_remote_code),
+            settings.tokenizer,
+            settings.trust_remote_code,
+        )
+        for model in settings.models
+    ]
     for info in infos:
         if info.masked:
             raise UsageError(f"{info.name} fills in masked tokens; tasks are for models that predict the next token.")
