@@ -52,10 +52,13 @@ def test_logits_and_cached_generation_agree(name: str, settings: dict, tmp_path:
 @torch.no_grad()
 def test_a_checkpoint_gets_back_its_own_attention_and_its_own_mask(backend: str, tmp_path: Path) -> None:
     """Its code registers both under one name. The attention of one copy beside the mask of another makes a bias of length x length."""
-    from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    convert(save_tiny("llama", tmp_path / "llama"), tmp_path / "out", check=False)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    out = tmp_path / f"gets_back_{backend}"  # of a name of its own, so that its code has not been imported before
+    convert(save_tiny("llama", tmp_path / "llama"), out, check=False)
+    carried = get_class_from_dynamic_module("modeling_alibi.AlibiLlamaForCausalLM", str(out))
+    model = carried.from_pretrained(out).eval()
     tokens = torch.randint(0, 200, (1, 33))
     functions = [interface()[ATTENTION_NAME] for interface in (AttentionInterface, AttentionMaskInterface)]
     assert {function.__module__.split(".")[0] for function in functions} == {"transformers_modules"}
