@@ -5,7 +5,6 @@ editors and type checkers; `scripts/write_stub.py` writes it.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 from alibi_cli.models.auto_classes import register
@@ -55,6 +54,8 @@ __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - names are keys of a table
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # takes as long to import as typer
+
         return version("alibi-cli")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
