@@ -4,8 +4,9 @@ python scripts/write_architecture.py [--check]
 """
 
 import ast
-import sys
 from pathlib import Path
+
+from generated import bring_up_to_date
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "architecture.md"
@@ -61,12 +62,7 @@ def main() -> None:
     page = DOCUMENT.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    written = f"{before}{BEGIN}\n\n{render()}\n{END}{after}"
-    if "--check" in sys.argv:
-        if page != written:
-            sys.exit(f"{DOCUMENT.name} is stale: run `make docs`.")
-        return
-    DOCUMENT.write_text(written, encoding="utf-8")
+    bring_up_to_date(DOCUMENT, f"{before}{BEGIN}\n\n{render()}\n{END}{after}")
 
 
 if __name__ == "__main__":

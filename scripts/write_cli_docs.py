@@ -4,7 +4,6 @@ python scripts/write_cli_docs.py [--check]
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 os.environ |= {"COLUMNS": "140", "TERMINAL_WIDTH": "140", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
 
 import typer
+from generated import bring_up_to_date
 from typer.testing import CliRunner
 
 from alibi_cli.cli.app import app
@@ -39,12 +39,7 @@ def render() -> str:
 
 
 def main() -> None:
-    text = render()
-    if "--check" in sys.argv:
-        if not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != text:
-            sys.exit(f"{DOCUMENT.name} is stale: run `make docs`.")
-        return
-    DOCUMENT.write_text(text, encoding="utf-8")
+    bring_up_to_date(DOCUMENT, render())
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ python scripts/write_schemas.py [--check]
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from generated import bring_up_to_date
 from pydantic import TypeAdapter
 
 from alibi_cli.attention.benchmark import AttentionBenchmark
@@ -46,11 +46,7 @@ def render(name: str) -> str:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in OUTPUTS:
-        path, text = FOLDER / f"{name}.json", render(name)
-        if "--check" not in sys.argv:
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"{path.name} is stale: run `make docs`.")
+        bring_up_to_date(FOLDER / f"{name}.json", render(name))
 
 
 if __name__ == "__main__":

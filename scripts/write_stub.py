@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from generated import bring_up_to_date
+
 import alibi_cli
 from alibi_cli.settings.keywords import in_words
 
@@ -71,12 +73,7 @@ def _formatted(text: str) -> str:
 
 
 def main() -> None:
-    text = render()
-    if "--check" in sys.argv:
-        if not STUB.exists() or STUB.read_text(encoding="utf-8") != text:
-            sys.exit(f"{STUB.name} is stale: run `make docs`.")
-        return
-    STUB.write_text(text, encoding="utf-8")
+    bring_up_to_date(STUB, render())
 
 
 if __name__ == "__main__":
