@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.files.strict_json import read_json
+from alibi_cli.files.tensor_files import read_header
 from alibi_cli.models.families import CONVERTED
 from alibi_cli.models.language_model import LanguageModel, ModelInfo
 from alibi_cli.models.source import locate
@@ -104,6 +105,10 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
         raise AlibiError(
             f"The weights of {info.name} hold Python objects other than tensors; they were not read, because that could run code."
         ) from None
+    except SafetensorError as error:
+        for path in sorted(info.files.glob("*.safetensors")):
+            read_header(path)  # says which file is damaged, and how
+        raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
     except (
         ValueError,
         OSError,
@@ -112,7 +117,6 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
         TypeError,
         AttributeError,
         ImportError,
-        SafetensorError,
     ) as error:
         raise AlibiError(f"{info.name} cannot be loaded: {first_line(error)}.") from None
     if loading["missing_keys"]:

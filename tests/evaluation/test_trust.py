@@ -1,6 +1,7 @@
 """alibi eval never lies: kills, edited results, NaN, threads, attention backends, texts that are none."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -216,3 +217,13 @@ def test_a_device_that_never_ends_is_not_read_for_ever(monkeypatch: pytest.Monke
     monkeypatch.setattr(text_files, "MAX_FILE_BYTES", 10_000_000)
     with pytest.raises(AlibiError, match="larger than"):
         load_text(files=[Path("/dev/zero")])
+
+
+@pytest.mark.parametrize("command", ["eval", "task listops", "inspect heads"])
+def test_truncated_weights_are_named_with_what_is_wrong_with_them(command: str, tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "m")
+    weights = folder / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 100)
+    options = ["--lengths", "150"] if command != "inspect heads" else []
+    result = alibi_here(*command.split(), folder, *options)
+    assert result.exit_code == 1 and result.error.message.startswith(f"{weights} is damaged: it has ")
