@@ -72,7 +72,7 @@ def in_words(contrast: Contrast, all_of_them: list[Contrast]) -> str:
     arms = [
         c for c in all_of_them if (c.model, c.length) == (contrast.model, contrast.length) and c.baseline_arm != FULL
     ]
-    unbeaten = [c for c in arms if c.ci95 is None or c.ci95[1] >= 0]
+    unbeaten = [c for c in arms if verdict(c.ci95, IMPROVES) != IMPROVES]
     if word == IMPROVES and unbeaten:
         return f"{IMPROVES}, but is {_against_arm(max(unbeaten, key=lambda c: c.delta_nll))}"
     return word

@@ -54,8 +54,11 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     left.set(xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol.name}, {results.text.name}")
     _scale(left, sorted({row.length for row in rows}), [row.perplexity or 1.0 for row in rows])
     right.set(xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position")
+    longest = max(row.length for row in rows)
+    trained = {model.trained_length for model in results.models if model.trained_length}
+    within = [length for length in trained if length <= longest]  # one far beyond would leave most of a panel empty
     for axis in (left, right):
-        for length in {model.trained_length for model in results.models if model.trained_length}:
+        for length in within:
             axis.axvline(length, color="grey", linewidth=0.8, linestyle=":")
         axis.grid(alpha=0.25)
         # Below the axes, where no line can be hidden.
