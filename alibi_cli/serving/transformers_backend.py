@@ -34,8 +34,12 @@ class AlibiBackendModel(TransformersForCausalLM):
 
 def stock_config(config: Any) -> Any:
     """The family's own config of a converted one."""
-    values = {name: value for name, value in config.to_dict().items() if not name.startswith("alibi_")}
-    return CONFIG_MAPPING[stock_type(config)].from_dict(values | {"model_type": stock_type(config), "auto_map": None})
+    values = {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith("alibi_") and name not in ("auto_map", "model_type")
+    }
+    return CONFIG_MAPPING[stock_type(config)].from_dict(values)
 
 
 def drop_positions(model: Any, config: Any) -> None:
