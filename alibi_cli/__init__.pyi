@@ -18,6 +18,7 @@ from alibi_cli.compat.positions import (
 from alibi_cli.conversion.convert_report import ConvertReport as ConvertReport
 from alibi_cli.conversion.convert_report import PlanReport as PlanReport
 from alibi_cli.conversion.verify import verify as verify
+from alibi_cli.environment import inspect_environment as inspect_environment
 from alibi_cli.errors import AlibiError as AlibiError
 from alibi_cli.errors import UsageError as UsageError
 from alibi_cli.evaluation.results import Results as Results

@@ -42,7 +42,7 @@ def test_every_command_that_takes_a_checkpoint_is_in_the_list() -> None:
     names |= {
         f"inspect {command.name or command.callback.__name__}" for command in groups["inspect"].registered_commands
     }
-    without = {"inspect bias", "inspect policies", "inspect presets"}
+    without = {"env", "inspect bias", "inspect policies", "inspect presets"}
     covered = {
         arguments[0] if arguments[0] != "inspect" else " ".join(arguments[:2]) for arguments in COMMANDS.values()
     }

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from alibi_cli.cli import (
     bench_command,
     convert_command,
+    env_command,
     eval_command,
     export_command,
     inspect_command,
@@ -22,6 +23,7 @@ from alibi_cli.cli import (
     verify_command,
 )
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
+from alibi_cli.version import __version__
 
 
 class _PlainHelp(TyperGroup):
@@ -49,6 +51,7 @@ for name, short, module in (
     ("verify", "Check that a converted checkpoint is still what was written.", verify_command),
     ("train", "Continue training a converted checkpoint, so that it heals.", train_command),
     ("export", "Write a converted checkpoint as a GGUF file for llama.cpp.", export_command),
+    ("env", "Print versions, devices, paths and settings, for a bug report.", env_command),
 ):
     app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
 app.add_typer(inspect_command.app, name="inspect")
@@ -57,9 +60,7 @@ app.add_typer(bench_command.app, name="bench")
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        output.print_text(f"alibi-cli {version('alibi-cli')}")
+        output.print_text(f"alibi-cli {__version__}")
         raise typer.Exit()
 
 
