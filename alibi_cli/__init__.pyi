@@ -510,7 +510,7 @@ def train(
         decay: Schedule of the learning rate after the warmup, down to zero; constant keeps it. One of 'cosine',
             'linear', 'constant'.
         weight_decay: Weight decay of AdamW.
-        max_gradient_norm: Gradient-clipping norm.
+        max_gradient_norm: Gradient clipping norm.
         dtype: Compute dtype; master weights stay float32. One of 'float32', 'bfloat16'.
         device: Device to train on; auto takes a GPU if there is one. One of 'auto', 'cpu'.
         batch_size: Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens'
