@@ -40,7 +40,7 @@ def test_every_command_that_takes_a_checkpoint_is_in_the_list() -> None:
     """A new command is to be added above."""
     commands = typer.main.get_command(app).commands
     names = set(commands) - {"inspect"} | {f"inspect {name}" for name in commands["inspect"].commands}
-    without = {"bench", "inspect bias", "inspect policies", "inspect presets"}
+    without = {"bench", "env", "inspect bias", "inspect policies", "inspect presets"}
     covered = {
         arguments[0] if arguments[0] != "inspect" else " ".join(arguments[:2]) for arguments in COMMANDS.values()
     }

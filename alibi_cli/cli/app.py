@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from alibi_cli.cli import output
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, first_line
+from alibi_cli.version import __version__
 
 # What is typed: (module of alibi_cli.cli, which has `command` and EXAMPLES; one line for the list). None: a group.
 COMMANDS: dict[str, tuple[str | None, str]] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
     "verify": ("verify_command", "Check that a converted checkpoint is still what was written."),
     "train": ("train_command", "Train a converted checkpoint further, so that it heals."),
     "export": ("export_command", "Write a converted checkpoint as a GGUF file for llama.cpp."),
+    "env": ("env_command", "Print versions, devices, paths and settings, for a bug report."),
     "inspect": (None, "Look at slopes, biases, heads, conversion plans, policies and presets."),
     "inspect slopes": ("slopes_command", "Slope of every head, and how far it sees."),
     "inspect bias": ("bias_command", "A picture of the bias of every head."),
@@ -107,9 +109,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        output.print_text(f"alibi-cli {version('alibi-cli')}")
+        output.print_text(f"alibi-cli {__version__}")
         raise typer.Exit()
 
 
