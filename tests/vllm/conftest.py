@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ Record = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
-def record() -> Iterator[Record]:
-    """record(part, **figures): the figures of one case."""
+def record() -> Record:
+    """record(part, **figures): the figures of one case. The cases of a part replace those of an earlier session."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    yield lambda part, **figures: found[part].append(figures)
-    if name := os.environ.get("ALIBI_RECORD"):
-        file = Path(name)
-        before = json.loads(file.read_text()) if file.is_file() else {}
-        file.write_text(json.dumps(before | found, indent=1) + "\n")
+    file = Path(os.environ["ALIBI_RECORD"]) if "ALIBI_RECORD" in os.environ else None
+
+    def keep(part: str, **figures: Any) -> None:
+        found[part].append(figures)
+        if file is not None:
+            before = json.loads(file.read_text()) if file.is_file() else {}
+            file.write_text(json.dumps(before | found, indent=1) + "\n")
+
+    return keep
