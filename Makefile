@@ -22,10 +22,15 @@ test: $(READY) lint
 check: $(READY) lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
 
-# Exported files in the real llama.cpp, in an environment of its own: the packages of .venv and 35 MB more. A minute.
+# Exported files in the real llama.cpp, and converted checkpoints in what people use them with, in environments of their own: the packages
+# of .venv and 35 MB more, and 600 MB more.
 engines: $(READY)
-	$(BIN)/python scripts/engines_environment.py build/engines
+	$(BIN)/python scripts/engines_environment.py build/engines -c constraints.txt gguf xllamacpp
 	build/engines/bin/python -m pytest tests/engines
+	$(BIN)/python scripts/engines_environment.py build/ecosystem --no-deps -r tests/ecosystem/requirements.txt
+	$(BIN)/python scripts/engines_environment.py build/transformers-oldest --no-deps -r tests/ecosystem/oldest.txt
+	$(BIN)/python scripts/engines_environment.py build/transformers-newest --no-deps -r tests/ecosystem/newest.txt
+	build/ecosystem/bin/python -m pytest tests/ecosystem
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
@@ -37,12 +42,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names.
+# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names,
+# the table of what was run with converted checkpoints.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
 	$(BIN)/python scripts/write_architecture.py
 	$(BIN)/python scripts/write_schemas.py
 	$(BIN)/python scripts/write_stub.py
+	$(BIN)/python scripts/write_compatibility.py
 
 # What conversion costs, and what calibration and healing win back: hours on two cores, continued where it was interrupted.
 heal-report: $(READY)

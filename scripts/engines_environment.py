@@ -1,9 +1,9 @@
 """An environment of its own for tests that want more than `make test`: the packages of the environment that runs this, and others.
 
-    python scripts/engines_environment.py build/engines gguf xllamacpp
+    python scripts/engines_environment.py build/engines -c constraints.txt gguf xllamacpp
     python scripts/engines_environment.py build/ecosystem --no-deps -r tests/ecosystem/requirements.txt
 
-What follows the folder is for pip, under constraints.txt. An environment that was made with the same is kept.
+What follows the folder is for pip. An environment that was made with the same words and files is kept.
 """
 
 import subprocess
@@ -30,7 +30,7 @@ def main() -> None:
     )
     borrowed = f"{sysconfig.get_path('purelib')}\n{repository.resolve()}\n"
     (Path(own.stdout.strip()) / "borrowed.pth").write_text(borrowed)
-    subprocess.run([python, "-m", "pip", "install", "-q", "-c", repository / "constraints.txt", *wanted], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
     ready.write_text(state)
 
 

@@ -17,6 +17,8 @@ HEADS = 8
 SETTINGS: dict[str, dict[str, Any]] = {"demo-gpt2": {}, "demo-llama": {"policy": "add", "sinks": 4}}
 TEXT = "def attention(query, key, value):\n    return softmax(query @ key.T) @ value\n"
 
+PROMPT, COUNT = TEXT[30:], 24  # so many tokens on, slopes 1.1 times as steep have changed what is decoded
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -69,9 +71,14 @@ def make(name: str, folder: Path) -> Checkpoint:
     return Checkpoint(name, source, folder / "converted", folder / "steeper")
 
 
+def ids_of(text: str) -> list[int]:
+    """As the demonstration models' tokenizer has them: a number for each byte, in the order of GPT-2's alphabet."""
+    return AutoTokenizer.from_pretrained(presets_folder() / "demo-gpt2")(text).input_ids
+
+
 def text_tokens(count: int = 48, batch: int = 1) -> torch.Tensor:
-    """(batch, count) bytes of text, each row another part of it."""
-    ids = list(TEXT.encode() * 8)
+    """(batch, count) tokens of text, each row another part of it."""
+    ids = ids_of(TEXT * 8)
     return torch.tensor([ids[7 * row : 7 * row + count] for row in range(batch)])
 
 

@@ -4,15 +4,14 @@ from typing import Any
 
 import torch
 
-from tests.ecosystem.checkpoints import Checkpoint, Way, apart, log_probabilities, text_tokens
+from tests.ecosystem.checkpoints import COUNT, PROMPT, Checkpoint, Way, apart, ids_of, log_probabilities, text_tokens
 
-LENGTH = 12
-PLAIN: dict[str, Any] = {"max_new_tokens": LENGTH, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+PLAIN: dict[str, Any] = {"max_new_tokens": COUNT, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
 def by_hand(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Greedy tokens, a whole pass for each."""
-    for _ in range(LENGTH):
+    for _ in range(COUNT):
         tokens = torch.cat([tokens, log_probabilities(model, tokens, use_cache=False)[:, -1:].argmax(-1)], dim=1)
     return tokens
 
@@ -27,7 +26,7 @@ def test_logits_are_the_textbook_s(checkpoint: Checkpoint, way: Way, record: Any
 
 
 def test_every_way_of_greedy_decoding(checkpoint: Checkpoint, way: Way, record: Any) -> None:
-    model, tokens = way.model(checkpoint.folder), text_tokens(20)
+    model, tokens = way.model(checkpoint.folder), torch.tensor([ids_of(PROMPT)])
     expected = by_hand(model, tokens)
     draft = way.model(checkpoint.steeper)
     modes: dict[str, dict[str, Any]] = {
@@ -38,16 +37,19 @@ def test_every_way_of_greedy_decoding(checkpoint: Checkpoint, way: Way, record: 
     others = {name: int((ids != expected).sum()) for name, ids in found.items()}
     control = int((by_hand(draft, tokens) != expected).sum())
     assert not any(others.values()) and control > 0, others
-    record("transformers", f"generate, greedy ({', '.join(modes)}): tokens of {LENGTH} that differ", sum(others.values()), control)
+    record("transformers", f"generate, greedy ({', '.join(modes)}): tokens of {COUNT} that differ", sum(others.values()), control)
 
 
-def test_padding_on_the_left(checkpoint: Checkpoint, way: Way) -> None:
+def test_padding_on_the_left(checkpoint: Checkpoint, way: Way, record: Any) -> None:
     model, tokens, mask = way.model(checkpoint.folder), text_tokens(20, batch=2), torch.ones(2, 20, dtype=torch.long)
     mask[1, :6] = 0
+    expected = checkpoint.textbook(tokens[1:, 6:])
+    difference = apart(log_probabilities(model, tokens, attention_mask=mask)[1:, 6:], expected)
+    control = apart(log_probabilities(model, tokens)[1:, 6:], expected)
+    assert difference < 1e-4 < control
+    record("transformers", "a batch padded on the left: log-probabilities, by the definition without padding", difference, control)
     found = model.generate(tokens, attention_mask=mask, **PLAIN)
-    expected = torch.stack([by_hand(model, tokens[:1])[0, 20:], by_hand(model, tokens[1:, 6:])[0, 14:]])
-    control = int((by_hand(model, tokens[1:])[0, 20:] != expected[1]).sum())
-    assert torch.equal(found[:, 20:], expected) and control > 0
+    assert torch.equal(found[1, 20:], by_hand(model, tokens[1:, 6:])[0, 14:])
 
 
 def test_beams(checkpoint: Checkpoint, way: Way, record: Any) -> None:

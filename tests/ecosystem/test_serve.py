@@ -1,0 +1,78 @@
+"""`transformers serve`: a conversation over the OpenAI protocol, with the checkpoint's own chat template."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.ecosystem.checkpoints import Checkpoint, Way, ids_of, log_probabilities
+
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+RUN = "{}from transformers.cli.transformers import main; main()"
+COUNT = 12
+TALK = [{"role": "user", "content": "def attention("}]
+
+
+def answer(python: str, arguments: list[str], folder: Path) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", python, "serve", *arguments, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    server = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings = {"temperature": 0.0, "max_tokens": COUNT, "stream": False}
+    body = json.dumps({"model": str(folder), "messages": TALK, **settings}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    try:
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(request, timeout=120) as reply:
+                    return json.load(reply)["choices"][0]["message"]["content"]
+            except ConnectionError:
+                pass
+            except urllib.error.URLError as error:
+                if not isinstance(error.reason, ConnectionError):
+                    raise
+            assert server.poll() is None, "the server ended"
+            time.sleep(0.5)
+        raise TimeoutError("no answer")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_chat(llama: Checkpoint, way: Way, record: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llama.folder, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    tokenizer = way.tokenizer(folder)
+    prompt = tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_tensors="pt", return_dict=True).input_ids
+    assert prompt[0].tolist() == ids_of("user: def attention(\nassistant:")
+
+    def by_hand(each: Path) -> str:
+        model, ids = way.model(each), prompt
+        for _ in range(COUNT):
+            ids = torch.cat([ids, log_probabilities(model, ids)[:, -1:].argmax(-1)], dim=1)
+        return tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
+
+    def original(prompt: torch.Tensor) -> str:
+        model = AutoModelForCausalLM.from_pretrained(llama.source)
+        ids = model.generate(prompt, max_new_tokens=COUNT, do_sample=False, eos_token_id=None, pad_token_id=0)
+        return tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
+
+    python = RUN.format("" if way.trusts else "import alibi_cli; ")
+    found = answer(python, [str(folder), *(["--trust-remote-code"] if way.trusts else [])], folder)
+    expected, control = by_hand(folder), original(prompt)
+    differ = sum(a != b for a, b in zip(found.ljust(COUNT), expected.ljust(COUNT), strict=False))
+    assert found == expected != control
+    others = sum(a != b for a, b in zip(control.ljust(COUNT), expected.ljust(COUNT), strict=False))
+    record("transformers", f"serve, chat over HTTP: characters of {COUNT} that differ from greedy decoding by hand", differ, others)
