@@ -16,7 +16,9 @@ def pins(text: str) -> set[tuple[str, str]]:
     return {(name.lower().replace("_", "-"), version) for name, version in found}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row['package']}-{row['version']}-{index}" for index, row in enumerate(ROWS)])
+@pytest.mark.parametrize(
+    "row", ROWS, ids=[f"{row['package']}-{row['version']}-{index}" for index, row in enumerate(ROWS)]
+)
 def test_a_row_has_its_test_its_version_and_its_control(row: dict) -> None:
     file, _, name = row["test"].partition("::")
     assert f"def {name}(" in (TESTS / file).read_text()

@@ -1,21 +1,21 @@
-"""What two processes do in test_accelerate.py: one step on a half of the batch each, and the gradient that both then have."""
+"""What two processes do in test_accelerate.py: the gradient of a half of the batch each, which both then have of the whole."""
 
 import json
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-folder, output, installed = sys.argv[1:]
-if installed == "installed":
-    import alibi_cli  # noqa: F401
+folder, output, way = sys.argv[1:]
+if way == "installed":
+    import_module("alibi_cli")
+auto = import_module("transformers").AutoModelForCausalLM
 
-from transformers import AutoModelForCausalLM
-
-options = {} if installed == "installed" else {"trust_remote_code": True}
 accelerator = Accelerator(cpu=True)
-model = AutoModelForCausalLM.from_pretrained(folder, **options).train()
-tokens = torch.tensor(json.load(sys.stdin if accelerator.is_main_process and False else open(f"{output}.tokens")))
+model = auto.from_pretrained(folder, **({} if way == "installed" else {"trust_remote_code": True})).train()
+tokens = torch.tensor(json.loads(Path(f"{output}.tokens").read_text()))
 half = len(tokens) // accelerator.num_processes
 model = accelerator.prepare(model)
 mine = tokens[half * accelerator.process_index :][:half]
@@ -24,4 +24,4 @@ if accelerator.is_main_process:
     torch.save({n: p.grad for n, p in accelerator.unwrap_model(model).named_parameters()}, f"{output}.gradients")
     accelerator.unwrap_model(model).save_pretrained(output)
 accelerator.wait_for_everyone()
-print(accelerator.num_processes)
+sys.stdout.write(f"{accelerator.num_processes}\n")

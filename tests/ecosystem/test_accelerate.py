@@ -20,10 +20,23 @@ def test_two_processes(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     tokens, output = text_tokens(40, batch=4), tmp_path / "out"
     Path(f"{output}.tokens").write_text(json.dumps(tokens.tolist()))
     script, how = Path(__file__).parent / "data_parallel.py", "carried" if way.trusts else "installed"
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--multi_cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
     command = [sys.executable, *launch, str(script), str(checkpoint.folder), str(output), how]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parent.parent.parent)
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parent.parent.parent
+    )
     assert result.returncode == 0 and result.stdout.split() == ["2", "2"], result.stderr
     found = torch.load(f"{output}.gradients")
     expected = gradients(way.model(checkpoint.folder), tokens)
@@ -31,7 +44,10 @@ def test_two_processes(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     difference = max(apart(found[name], expected[name]) for name in expected)
     control = max(apart(half[name], expected[name]) for name in expected)
     assert difference < 1e-5 < control
-    assert apart(log_probabilities(way.model(output), tokens), log_probabilities(way.model(checkpoint.folder), tokens)) == 0
+    assert (
+        apart(log_probabilities(way.model(output), tokens), log_probabilities(way.model(checkpoint.folder), tokens))
+        == 0
+    )
     record("accelerate", "two processes: gradient, of the whole batch in one", difference, control)
 
 
@@ -39,9 +55,11 @@ def test_weights_on_disk(checkpoint: Checkpoint, way: Way, record: Any, tmp_path
     layers = "transformer.h" if checkpoint.name == "demo-gpt2" else "model.layers"
     tokens = text_tokens()
     names = [name for name, _ in way.model(checkpoint.folder).named_children()]
-    inner = layers.split(".")[0]
+    inner = layers.split(".", maxsplit=1)[0]
     places = {name: "cpu" for name in names if name != inner}
-    places |= {f"{inner}.{name}": "cpu" for name, _ in getattr(way.model(checkpoint.folder), inner).named_children()} | {layers: "disk"}
+    places |= {
+        f"{inner}.{name}": "cpu" for name, _ in getattr(way.model(checkpoint.folder), inner).named_children()
+    } | {layers: "disk"}
     expected, found = checkpoint.textbook(tokens), []
     for folder in (checkpoint.folder, checkpoint.steeper):
         model = way.model(folder, device_map=places, offload_folder=str(tmp_path / "offload"))

@@ -13,20 +13,33 @@ from tests.reference.textbook import textbook_logits
 def test_nf4(checkpoint: Checkpoint, way: Way, record: Any) -> None:
     tokens = text_tokens()
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    model, steeper = (way.model(folder, quantization_config=config, device_map="cpu") for folder in (checkpoint.folder, checkpoint.steeper))
+    model, steeper = (
+        way.model(folder, quantization_config=config, device_map="cpu")
+        for folder in (checkpoint.folder, checkpoint.steeper)
+    )
     stock = AutoModelForCausalLM.from_pretrained(checkpoint.source, dtype=torch.float64)
     count = 0
     for name, module in model.named_modules():
         if type(module).__name__ == "Linear4bit":
-            weight, place = dequantize_4bit(module.weight.data, module.weight.quant_state).double(), stock.get_submodule(name)
+            weight, place = (
+                dequantize_4bit(module.weight.data, module.weight.quant_state).double(),
+                stock.get_submodule(name),
+            )
             count, place.weight = count + 1, torch.nn.Parameter(weight.reshape(module.out_features, module.in_features))
             if type(place).__name__ == "Conv1D":
                 place.weight = torch.nn.Parameter(place.weight.T.contiguous())
     settings = SETTINGS[checkpoint.name]
-    expected = textbook_logits(stock, tokens, keep_positions="policy" in settings, sinks=settings.get("sinks", 0)).log_softmax(-1)
+    expected = textbook_logits(
+        stock, tokens, keep_positions="policy" in settings, sinks=settings.get("sinks", 0)
+    ).log_softmax(-1)
     difference, control = (apart(log_probabilities(each, tokens), expected) for each in (model, steeper))
     assert count > 10 and difference < 1e-3 < control
-    record("bitsandbytes", "nf4 weights: log-probabilities, by the definition with the rounded weights", difference, control)
+    record(
+        "bitsandbytes",
+        "nf4 weights: log-probabilities, by the definition with the rounded weights",
+        difference,
+        control,
+    )
 
 
 def test_int8_rounds_no_more_than_in_the_original(checkpoint: Checkpoint, way: Way, record: Any) -> None:

@@ -25,7 +25,9 @@ def test_map(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: Path) -> N
             ids = tokenizer(row["text"], return_tensors="pt").input_ids
             return {"nll": nll(log_probabilities(model, ids), ids)}
 
-        rows = load_dataset("text", data_files=str(tmp_path / "text.txt"), split="train", cache_dir=str(tmp_path / "cache"))
+        rows = load_dataset(
+            "text", data_files=str(tmp_path / "text.txt"), split="train", cache_dir=str(tmp_path / "cache")
+        )
         found.append(rows.map(score)["nll"])
     lines = [torch.tensor([ids_of(line)]) for line in TEXT.splitlines()]
     expected = [nll(checkpoint.textbook(ids), ids) for ids in lines]
@@ -41,4 +43,9 @@ def test_safetensors(checkpoint: Checkpoint, record: Any) -> None:
     difference = max(abs(ours[name] - theirs[name]).max() for name in kept)
     control = max(abs(ours[name] - theirs[name] * 1.1).max() for name in kept)
     assert difference == 0 < control
-    record("safetensors", "tensors of the converted file, read without torch, against the original's", float(difference), float(control))
+    record(
+        "safetensors",
+        "tensors of the converted file, read without torch, against the original's",
+        float(difference),
+        float(control),
+    )

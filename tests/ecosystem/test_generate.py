@@ -22,7 +22,12 @@ def test_logits_are_the_textbook_s(checkpoint: Checkpoint, way: Way, record: Any
     difference = apart(log_probabilities(way.model(checkpoint.folder), tokens), expected)
     control = apart(log_probabilities(way.model(checkpoint.steeper), tokens), expected)
     assert difference < 1e-4 < control
-    record("transformers", "log-probabilities of a converted model, by the definition from its original", difference, control)
+    record(
+        "transformers",
+        "log-probabilities of a converted model, by the definition from its original",
+        difference,
+        control,
+    )
 
 
 def test_every_way_of_greedy_decoding(checkpoint: Checkpoint, way: Way, record: Any) -> None:
@@ -37,7 +42,12 @@ def test_every_way_of_greedy_decoding(checkpoint: Checkpoint, way: Way, record: 
     others = {name: int((ids != expected).sum()) for name, ids in found.items()}
     control = int((by_hand(draft, tokens) != expected).sum())
     assert not any(others.values()) and control > 0, others
-    record("transformers", f"generate, greedy ({', '.join(modes)}): tokens of {COUNT} that differ", sum(others.values()), control)
+    record(
+        "transformers",
+        f"generate, greedy ({', '.join(modes)}): tokens of {COUNT} that differ",
+        sum(others.values()),
+        control,
+    )
 
 
 def test_padding_on_the_left(checkpoint: Checkpoint, way: Way, record: Any) -> None:
@@ -47,7 +57,12 @@ def test_padding_on_the_left(checkpoint: Checkpoint, way: Way, record: Any) -> N
     difference = apart(log_probabilities(model, tokens, attention_mask=mask)[1:, 6:], expected)
     control = apart(log_probabilities(model, tokens)[1:, 6:], expected)
     assert difference < 1e-4 < control
-    record("transformers", "a batch padded on the left: log-probabilities, by the definition without padding", difference, control)
+    record(
+        "transformers",
+        "a batch padded on the left: log-probabilities, by the definition without padding",
+        difference,
+        control,
+    )
     found = model.generate(tokens, attention_mask=mask, **PLAIN)
     assert torch.equal(found[1, 20:], by_hand(model, tokens[1:, 6:])[0, 14:])
 
@@ -61,8 +76,6 @@ def test_beams(checkpoint: Checkpoint, way: Way, record: Any) -> None:
     def mean(each: Any) -> torch.Tensor:
         return log_probabilities(each, found.sequences)[:, 19:-1].gather(-1, chosen)[..., 0].mean(1)
 
-    difference, control = (
-        apart(found.sequences_scores, mean(each)) for each in (model, way.model(checkpoint.steeper))
-    )
+    difference, control = (apart(found.sequences_scores, mean(each)) for each in (model, way.model(checkpoint.steeper)))
     assert difference < 1e-4 < control
     record("transformers", "generate, 4 beams: their scores, from one pass over each sequence", difference, control)

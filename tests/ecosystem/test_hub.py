@@ -35,9 +35,10 @@ class Writable(Hub):
         self.send(200, json.dumps(answer).encode(), {}, True)
 
 
-def test_push_to_hub_and_back(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants as constants
-    from huggingface_hub import snapshot_download
+def test_push_to_hub_and_back(
+    checkpoint: Checkpoint, way: Way, record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, snapshot_download
 
     Writable.folder, Writable.requested, Writable.sent, Writable.ranges = tmp_path / "hub", [], {}, []
     Writable.broken, Writable.changed, Writable.moves, Writable.asked, Writable.said = {}, {}, False, 0, []
@@ -55,7 +56,9 @@ def test_push_to_hub_and_back(checkpoint: Checkpoint, way: Way, record: Any, tmp
         folder = snapshot_download(REPOSITORY, endpoint=endpoint, local_dir=tmp_path / "back")
     finally:
         server.shutdown()
-    assert {"config.json", "model.safetensors", "modeling_alibi.py", "tokenizer.json"} <= {path.name for path in Path(folder).iterdir()}
+    assert {"config.json", "model.safetensors", "modeling_alibi.py", "tokenizer.json"} <= {
+        path.name for path in Path(folder).iterdir()
+    }
     expected = checkpoint.textbook(tokens)
     difference = apart(log_probabilities(way.model(Path(folder)), tokens), expected)
     control = apart(log_probabilities(way.model(checkpoint.steeper), tokens), expected)

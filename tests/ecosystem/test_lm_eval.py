@@ -21,7 +21,8 @@ def test_bits_per_byte(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     (tmp_path / "text.txt").write_text(text)
     (tmp_path / "text.json").write_text(json.dumps({"text": text}))
     task = {
-        "task": "mine", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "text.json")}}, "test_split": "test",
+        "task": "mine", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "text.json")}},
+        "test_split": "test",
         "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
         "metric_list": [{"metric": "bits_per_byte"}],
     }  # fmt: skip
@@ -30,17 +31,38 @@ def test_bits_per_byte(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     script = RUN.format("" if way.trusts else "import alibi_cli; ")
     found = []
     for folder in (checkpoint.folder, checkpoint.steeper):
-        model = f"pretrained={folder},max_length={LENGTH},dtype=float32" + (",trust_remote_code=True" if way.trusts else "")
-        options = {"--model": "hf", "--model_args": model, "--tasks": "mine", "--include_path": tmp_path / "tasks", "--device": "cpu"}
+        model = f"pretrained={folder},max_length={LENGTH},dtype=float32" + (
+            ",trust_remote_code=True" if way.trusts else ""
+        )
+        options = {
+            "--model": "hf",
+            "--model_args": model,
+            "--tasks": "mine",
+            "--include_path": tmp_path / "tasks",
+            "--device": "cpu",
+        }
         options |= {"--output_path": tmp_path / folder.name, "--batch_size": 1}
         command = [sys.executable, "-c", script, *(str(word) for pair in options.items() for word in pair)]
         env = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-        result = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=300)
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=300
+        )
         assert result.returncode == 0, result.stderr
         (file,) = (tmp_path / folder.name).rglob("results*.json")
         found.append(json.loads(file.read_text())["results"]["mine"]["bits_per_byte,none"])
-    options = ("--protocol", "lm-eval", "--lengths", str(LENGTH), "--text", tmp_path / "text.txt", "--output", tmp_path / "r.json")
+    options = (
+        "--protocol",
+        "lm-eval",
+        "--lengths",
+        str(LENGTH),
+        "--text",
+        tmp_path / "text.txt",
+        "--output",
+        tmp_path / "r.json",
+    )
     ours = alibi_json("eval", checkpoint.folder, *options)["rows"][0]["bits_per_byte"]
     difference, control = (abs(each - ours) for each in found)
     assert difference < 1e-5 < control
-    record("lm_eval", "bits per byte of a rolling log-likelihood, by `alibi eval --protocol lm-eval`", difference, control)
+    record(
+        "lm_eval", "bits per byte of a rolling log-likelihood, by `alibi eval --protocol lm-eval`", difference, control
+    )

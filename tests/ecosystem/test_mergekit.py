@@ -25,7 +25,14 @@ def test_linear_merge(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: P
     models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in (checkpoint.folder, other)]
     config.write_text(yaml.safe_dump({"models": models, "merge_method": "linear", "dtype": "float32"}))
     script = RUN.format("" if way.trusts else "import alibi_cli; ")
-    command = [sys.executable, "-c", script, str(config), str(tmp_path / "merged"), *(["--trust-remote-code"] if way.trusts else [])]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(config),
+        str(tmp_path / "merged"),
+        *(["--trust-remote-code"] if way.trusts else []),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     merged = load_file(next((tmp_path / "merged").glob("*.safetensors")))

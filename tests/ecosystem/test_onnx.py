@@ -24,11 +24,24 @@ def test_onnxruntime(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: Pa
         pytest.skip("the same functions, and an export takes long")
     model, file = Logits(way.model(checkpoint.folder)), tmp_path / "model.onnx"
     sizes = {"input_ids": {1: torch.export.Dim("length", min=2, max=512)}}
-    torch.onnx.export(model, (text_tokens(48),), str(file), dynamo=True, dynamic_shapes=sizes, input_names=["input_ids"], verbose=False)
+    torch.onnx.export(
+        model,
+        (text_tokens(48),),
+        str(file),
+        dynamo=True,
+        dynamic_shapes=sizes,
+        input_names=["input_ids"],
+        verbose=False,
+    )
     tokens = text_tokens(31)
     (logits,) = onnxruntime.InferenceSession(str(file)).run(None, {"input_ids": tokens.numpy()})
     expected = checkpoint.textbook(tokens)
     difference = apart(torch.from_numpy(logits).double().log_softmax(-1), expected)
     control = apart(log_probabilities(way.model(checkpoint.steeper), tokens), expected)
     assert difference < 1e-3 < control
-    record("onnxruntime", "torch.onnx.export, run at another length: log-probabilities, by the definition", difference, control)
+    record(
+        "onnxruntime",
+        "torch.onnx.export, run at another length: log-probabilities, by the definition",
+        difference,
+        control,
+    )

@@ -31,4 +31,3 @@ def test_without_a_cache_they_do_not_in_either() -> None:
         alone = model(tokens[:, 4:], use_cache=False).logits
         packed = model(tokens, position_ids=PLACES, use_cache=False).logits[:, 4:]
         assert (packed - alone).abs().max() < 1e-10
-

@@ -49,13 +49,20 @@ def test_fill_mask(encoders: tuple[Path, Path, Path], way: Way, record: Any) -> 
     expected = textbook(source, tokens)[0, len(words)].log_softmax(-1)
     difference, control = (apart(each, expected) for each in found)
     assert difference < 1e-3 < control
-    record("transformers", "pipeline fill-mask, BERT: log-probabilities at the mask, by the definition", difference, control)
+    record(
+        "transformers",
+        "pipeline fill-mask, BERT: log-probabilities at the mask, by the definition",
+        difference,
+        control,
+    )
 
 
 def test_feature_extraction_has_the_body_alone(encoders: tuple[Path, Path, Path], way: Way, tmp_path: Path) -> None:
     source, folder, steeper = encoders
     expected = textbook(source, torch.tensor([ids_of("abcdefghij" * 2)]), headless=True)
     for each, same in ((folder, True), (steeper, False)):
-        features = pipeline("feature-extraction", model=way.model(each, AutoModel), tokenizer=way.tokenizer(each), device="cpu")
+        features = pipeline(
+            "feature-extraction", model=way.model(each, AutoModel), tokenizer=way.tokenizer(each), device="cpu"
+        )
         difference = apart(torch.tensor(features("abcdefghij" * 2)), expected)
         assert (difference < 1e-4) is same

@@ -24,14 +24,19 @@ def test_encode_train_save_load(way: Way, record: Any, tmp_path: Path) -> None:
         found.append(apart(torch.from_numpy(model.encode(SENTENCES, batch_size=3)), expected))
     difference, control = found
     assert difference < 1e-4 < control
-    record("sentence-transformers", "encode, a padded batch: mean of the hidden states, by the definition one by one", difference, control)
+    record(
+        "sentence-transformers",
+        "encode, a padded batch: mean of the hidden states, by the definition one by one",
+        difference,
+        control,
+    )
 
     model = SentenceTransformer(str(folder), device="cpu", **way.options)
     before = torch.from_numpy(model.encode(SENTENCES))
     pairs = Dataset.from_dict({"anchor": SENTENCES, "positive": [text[::-1] for text in SENTENCES]})
     arguments = SentenceTransformerTrainingArguments(
-        str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=3, use_cpu=True, report_to=[], save_strategy="no", learning_rate=1e-3,
-        disable_tqdm=True,
+        str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=3, use_cpu=True, report_to=[], save_strategy="no",
+        learning_rate=1e-3, disable_tqdm=True,
     )  # fmt: skip
     SentenceTransformerTrainer(model, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model)).train()
     after = torch.from_numpy(model.encode(SENTENCES))

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.ecosystem.checkpoints import Checkpoint, Way, ids_of, log_probabilities
 
-TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+TEMPLATE = """{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
 RUN = "{}from transformers.cli.transformers import main; main()"
 COUNT = 12
 TALK = [{"role": "user", "content": "def attention("}]
@@ -27,11 +28,25 @@ def answer(python: str, arguments: list[str], folder: Path) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", python, "serve", *arguments, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        python,
+        "serve",
+        *arguments,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     server = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     settings = {"temperature": 0.0, "max_tokens": COUNT, "stream": False}
     body = json.dumps({"model": str(folder), "messages": TALK, **settings}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"}
+    )
     try:
         for _ in range(240):
             try:
@@ -55,7 +70,9 @@ def test_chat(llama: Checkpoint, way: Way, record: Any, tmp_path: Path) -> None:
     shutil.copytree(llama.folder, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     tokenizer = way.tokenizer(folder)
-    prompt = tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_tensors="pt", return_dict=True).input_ids
+    prompt = tokenizer.apply_chat_template(
+        TALK, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).input_ids
     assert prompt[0].tolist() == ids_of("user: def attention(\nassistant:")
 
     def by_hand(each: Path) -> str:
@@ -75,4 +92,9 @@ def test_chat(llama: Checkpoint, way: Way, record: Any, tmp_path: Path) -> None:
     differ = sum(a != b for a, b in zip(found.ljust(COUNT), expected.ljust(COUNT), strict=False))
     assert found == expected != control
     others = sum(a != b for a, b in zip(control.ljust(COUNT), expected.ljust(COUNT), strict=False))
-    record("transformers", f"serve, chat over HTTP: characters of {COUNT} that differ from greedy decoding by hand", differ, others)
+    record(
+        "transformers",
+        f"serve, chat over HTTP: characters of {COUNT} that differ from greedy decoding by hand",
+        differ,
+        others,
+    )

@@ -35,12 +35,18 @@ def test_trainer(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: Path) 
         model = way.model(checkpoint.folder)
         arguments = TrainingArguments(
             str(tmp_path / "run"), max_steps=STEPS, per_device_train_batch_size=4, learning_rate=RATE, optim="sgd", max_grad_norm=0,
-            lr_scheduler_type="constant", use_cpu=True, report_to=[], save_strategy="no", gradient_checkpointing=remembers, disable_tqdm=True,
+            lr_scheduler_type="constant", use_cpu=True, report_to=[], save_strategy="no",
+            gradient_checkpointing=remembers, disable_tqdm=True,
         )  # fmt: skip
         trainer = Trainer(model, arguments, train_dataset=rows)
         trainer.train()
         difference = largest(model.state_dict(), expected)
         assert difference < 1e-5 < control
-        record("transformers", f"Trainer, {STEPS} steps, with and without gradient checkpointing: weights, by hand", difference, control)
+        record(
+            "transformers",
+            f"Trainer, {STEPS} steps, with and without gradient checkpointing: weights, by hand",
+            difference,
+            control,
+        )
     trainer.save_model(str(tmp_path / "saved"))
     assert largest(way.model(tmp_path / "saved").state_dict(), model.state_dict()) == 0

@@ -46,7 +46,9 @@ def test_version(case: str, checkpoint: Checkpoint, record: Any, tmp_path: Path)
     python = REPOSITORY / "build" / environment / "bin" / "python"
     script, tokens = SCRIPT.format(imports=imports, options=options), text_tokens()
     command = [str(python), *flags, "-c", script, str(checkpoint.folder), str(checkpoint.steeper)]
-    result = subprocess.run(command, input=json.dumps(tokens[0].tolist()) + "\n", cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, input=json.dumps(tokens[0].tolist()) + "\n", cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     version, module, debug, same, text, found = json.loads(result.stdout.splitlines()[-1])
     assert module == ("alibi_cli" if imports else "transformers_modules") and same and text == ids_of("abc")
