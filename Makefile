@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/alibi eval build/demo/kept build/demo/replaced --baseline demo-llama --preset demo --output build/demo/results.json --plot build/demo/results.png
 	@echo "Picture: build/demo/results.png   Figures: build/demo/results.json"
 
-# A worker for each core, up to four; a file's tests stay together, because they share what is dear to make.
+# A worker for each core, up to four; a file's tests stay together, because they share fixtures that are expensive to make.
 test: $(READY) lint
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -22,8 +22,8 @@ test: $(READY) lint
 check: $(READY) lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
 
-# Exported files in the real llama.cpp, and converted checkpoints in what people use them with, in environments of their own: the packages
-# of .venv and 35 MB more, and 600 MB more.
+# Converted checkpoints in the real engines, in environments of their own: llama.cpp, the packages of .venv and 35 MB more, a minute; what
+# else people use with a checkpoint (docs/compatibility.md), 900 MB, ten minutes; vLLM, 3.8 GB, a quarter of an hour.
 engines: $(READY)
 	$(BIN)/python scripts/engines_environment.py build/engines -c constraints.txt gguf xllamacpp
 	build/engines/bin/python -m pytest tests/engines
@@ -31,8 +31,10 @@ engines: $(READY)
 	$(BIN)/python scripts/engines_environment.py build/transformers-oldest --no-deps -r tests/ecosystem/oldest.txt
 	$(BIN)/python scripts/engines_environment.py build/transformers-newest --no-deps -r tests/ecosystem/newest.txt
 	build/ecosystem/bin/python -m pytest tests/ecosystem
+	$(BIN)/python scripts/vllm_environment.py build/vllm
+	build/vllm/bin/python -m pytest tests/vllm
 
-# Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
+# Every night: 46,000 malformed inputs, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
 	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py
 
@@ -41,6 +43,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_words.py
 
 # Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names,
 # the table of what was run with converted checkpoints.
@@ -51,7 +55,7 @@ docs: $(READY)
 	$(BIN)/python scripts/write_stub.py
 	$(BIN)/python scripts/write_compatibility.py
 
-# What conversion costs, and what calibration and healing win back: hours on two cores, continued where it was interrupted.
+# What conversion costs, and what calibration and healing recover: hours on two cores, continued where it was interrupted.
 heal-report: $(READY)
 	$(BIN)/python -m benchmarks.healing.run
 	$(BIN)/python -m benchmarks.healing.remedies
@@ -64,11 +68,11 @@ study: $(READY)
 	$(BIN)/python -m benchmarks.real_model
 	$(BIN)/python -m benchmarks.real_model --page docs/quality.md
 
-# Measures every claim of speed against its rival, in the short form: one table, and build/bench.json.
+# Measures every claim of speed against its baseline, in the short form: one table, and build/bench.json.
 bench: $(READY)
 	$(BIN)/python -m benchmarks --short
 
-# Trains the checkpoints under presets/ anew: about an hour on two cores.
+# Trains the checkpoints under presets/ from scratch: about an hour on two cores.
 demo-checkpoints: $(READY)
 	$(BIN)/python scripts/train_demo.py gpt2 --output presets/demo-gpt2
 	$(BIN)/python scripts/train_demo.py llama --output presets/demo-llama

@@ -67,9 +67,9 @@ def bench_attention(
         head_dim: Width of a head.
         batch: Sequences per call.
         repeats: Timed calls, of which the median is shown.
-        backends: Only these. Default: every registered backend.
+        backends: Backends to measure. Default: every registered backend.
         device: cpu, cuda, …; auto takes a GPU if there is one.
-        dtype: Type of the input. One of 'float32', 'bfloat16', 'float16'.
+        dtype: Dtype of the inputs. One of 'float32', 'bfloat16', 'float16'.
 
     Raises:
         AlibiError: a backend that is not registered, or a device that is not there.
@@ -105,12 +105,12 @@ def calibrate(
             chooses.
         offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
             Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
-        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest slopes that hide what lies beyond the
             trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
             imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
             for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
-        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
-            an added bias; 16384 for reach and look-back.
+        calibration_tokens: Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an
+            added bias; 16384 for reach and look-back.
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
@@ -160,12 +160,12 @@ def convert(
             chooses.
         offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
             Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
-        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest slopes that hide what lies beyond the
             trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
             imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
             for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
-        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
-            an added bias; 16384 for reach and look-back.
+        calibration_tokens: Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an
+            added bias; 16384 for reach and look-back.
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
@@ -176,7 +176,7 @@ def convert(
             list per layer.
         calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
         max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
-        max_sequence_length: The length that the config declares; no table is sized by it. Default: 4 x the trained
+        max_sequence_length: The length that the config declares; no tensor is sized by it. Default: 4 x the trained
             length.
         revision: Branch, tag or commit of a Hub repository.
         plugin: Load a plug-in that registers policies; repeatable.
@@ -244,8 +244,9 @@ def evaluate(
         protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
             that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
             'sliding', 'lm-eval'.
-        targets: K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.
-        stride: S of sliding, in tokens.
+        targets: K: tokens scored per segment by fixed-target. Default: 256, or half the shortest length, that of the
+            truncated arm included.
+        stride: S: stride of the sliding protocol, in tokens.
         split_on: What separates documents in text files. One of 'file', 'blank-line'.
         dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
         text_column: The dataset's column that holds the text.
@@ -293,7 +294,7 @@ def evaluate_task(
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         samples: Items per length and depth. Default: the task's own.
-        seed: Which items are generated.
+        seed: Seed of the generated items.
         attention: Run on this registered attention backend instead of the converted model's own; auto chooses one.
 
     Raises:
@@ -319,7 +320,7 @@ def export(
         output: a file, which has its name when llama.cpp, if it is installed, has computed the same from it.
         progress: is called with each `Progress`.
         to: The format: gguf, which llama.cpp and what is built on it run. One of 'gguf'.
-        dtype: Type of the matrices; vectors stay in f32. Default: the checkpoint's own type. One of 'f32', 'f16',
+        dtype: Dtype of the matrices; vectors stay in f32. Default: the checkpoint's own type. One of 'f32', 'f16',
             'bf16', 'q8_0'.
         approximate: Allow llama.cpp's tanh GELU in place of the exact GELU of some families.
         force: Replace FILE.gguf, once the new one is verified.
@@ -408,12 +409,12 @@ def plan(
             chooses.
         offset: Distance in tokens up to which an added bias is zero: -m max(0, |i - j| - N). 0 is the textbook bias.
             Default: the trained length, or the horizon, with calibrated slopes; 0 with others.
-        calibrate: How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the
+        calibrate: How slopes are calibrated. reach (for policy add): the gentlest slopes that hide what lies beyond the
             trained length, in one forward pass. look-back (for replace): from how far each head looks back. distil: by
             imitating the original's predictions. distil+norms (for replace): normalisation weights too. Default: reach
             for add, distil for replace. One of 'reach', 'look-back', 'distil', 'distil+norms'.
-        calibration_tokens: Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of
-            an added bias; 16384 for reach and look-back.
+        calibration_tokens: Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an
+            added bias; 16384 for reach and look-back.
         calibration_length: Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or
             4 (distil) times the trained length; for replace the trained length.
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
@@ -424,7 +425,7 @@ def plan(
             list per layer.
         calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
         max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
-        max_sequence_length: The length that the config declares; no table is sized by it. Default: 4 x the trained
+        max_sequence_length: The length that the config declares; no tensor is sized by it. Default: 4 x the trained
             length.
         revision: Branch, tag or commit of a Hub repository.
         plugin: Load a plug-in that registers policies; repeatable.
@@ -485,36 +486,36 @@ def train(
         preset: settings of presets/NAME.yaml, in place of those that are not given.
         progress: is called with each `Progress`.
         tokens: Budget in tokens, rounded up to whole optimizer steps.
-        steps: Budget in optimizer steps instead.
+        steps: Budget in optimizer steps, instead of tokens.
         text: Train on this file; repeatable, one document each.
         split_on: What separates documents in text files. One of 'file', 'blank-line'.
         dataset: PATH:CONFIG:SPLIT of a dataset, streamed; the split is train if not given. Default: the training part
             of python-docs.
         text_column: The dataset's column that holds the text.
-        batch_tokens: Tokens of an optimizer step, over all processes. Default: 4096, or so few that the budget makes
-            400 steps.
-        length: Tokens of a sequence. Default: the length for which the original was trained.
+        batch_tokens: Tokens per optimizer step, over all processes. Default: 4096, or so few that the budget makes 400
+            steps.
+        length: Sequence length in tokens. Default: the length for which the original was trained.
         length_schedule: Lengths one after the other, with their shares of the budget: 512:0.7,1024:0.3.
         train_sequence_length_scaling: Cut every sequence into shorter ones: 0.25 makes four of each. No token is lost.
-        seed: Which text is seen, in which order.
-        teacher: Learn from this model's predictions too, such as the original's. Of sequences longer than it was
-            trained for it is fed windows of its own length.
-        kd_weight: Share of the teacher in the loss; the text has the rest.
-        temperature: Temperature at which teacher and student are compared.
-        hidden_weight: Weight of the difference between the normalised hidden states of all layers.
+        seed: Seed of the order of documents and blocks.
+        teacher: Teacher of a distillation, such as the original of a converted model. Longer sequences are fed to it in
+            windows of its own trained length.
+        kd_weight: Weight of the teacher's KL divergence in the loss; the cross-entropy of the text has the rest.
+        temperature: Softmax temperature of the distillation.
+        hidden_weight: Weight in the loss of the difference between the normalised hidden states of all layers.
         train_slopes: Train the slopes of a converted checkpoint too.
         learning_rate: Peak learning rate.
-        warmup: Warmup, as a share of all steps.
+        warmup: Warmup, as a fraction of total steps.
         decay: Schedule of the learning rate after the warmup, down to zero; constant keeps it. One of 'cosine',
             'linear', 'constant'.
         weight_decay: Weight decay of AdamW.
-        max_gradient_norm: Norm at which gradients are clipped.
-        dtype: Type of the computation; weights are trained in float32. One of 'float32', 'bfloat16'.
-        device: auto takes a GPU if there is one. One of 'auto', 'cpu'.
-        batch_size: Sequences that a device takes at a time; the result does not depend on it. Default: 16,384 tokens'
+        max_gradient_norm: Gradient-clipping norm.
+        dtype: Compute dtype; master weights stay float32. One of 'float32', 'bfloat16'.
+        device: Device to train on; auto takes a GPU if there is one. One of 'auto', 'cpu'.
+        batch_size: Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens'
             worth.
-        gradient_checkpointing: Less memory, more computation.
-        fsdp: The fsdp of transformers' TrainingArguments.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more compute.
+        fsdp: Options of FSDP, as `fsdp` of transformers' TrainingArguments takes them.
         deepspeed: DeepSpeed's configuration file.
         report_to: Log to tensorboard, wandb, …; repeatable.
         save_every: Steps between saved states, kept in DIR.training.

@@ -33,7 +33,7 @@ from alibi_cli.slopes import get_slopes
 from benchmarks.claims import Claim
 
 HEADS, WIDTH = 12, 64
-BARS = {2048: 1.15, 4096: 1.0, 8192: 0.6, 16384: 0.4, 32768: 0.25}  # of plain attention's time
+TARGETS = {2048: 1.15, 4096: 1.0, 8192: 0.6, 16384: 0.4, 32768: 0.25}  # of plain attention's time
 AGAINST_MATERIALISED = 0.2  # five times faster
 MATERIALISED_AT = 4096
 ROUNDS = 4  # of all cases
@@ -43,9 +43,9 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def measure(
-    short: bool, bars: dict[int, float] = BARS, error_lengths: tuple[int, ...] = ERROR_LENGTHS
+    short: bool, targets: dict[int, float] = TARGETS, error_lengths: tuple[int, ...] = ERROR_LENGTHS
 ) -> Iterator[Claim]:
-    lengths = [length for length in bars if not short or length <= 8192]
+    lengths = [length for length in targets if not short or length <= 8192]
     with torch.no_grad():
         cases = [
             _Case("normal", length, [(_normal(length, dtype=DTYPE), {"": get_slopes(HEADS)})]) for length in lengths
@@ -57,7 +57,7 @@ def measure(
             for case in cases:
                 case.run(repeats=max(1, 16384 // case.length))
         for case in cases:
-            yield from case.claims(bars[case.length])
+            yield from case.claims(targets[case.length])
         yield from _masked(MATERIALISED_AT if MATERIALISED_AT in lengths else lengths[-1])
         yield from _memory([length for length in lengths if length <= 8192])
         yield from _errors([length for length in error_lengths if not short or length != 4096])
@@ -126,20 +126,20 @@ class _Case:
         before = self.least or found
         self.least = [{arm: min(x[arm], y[arm]) for arm in x} for x, y in zip(before, found, strict=True)]
 
-    def claims(self, bar: float) -> Iterator[Claim]:
+    def claims(self, target: float) -> Iterator[Claim]:
         total = {arm: sum(layer[arm] for layer in self.least) for arm in self.least[0]}
         plain, materialised = total.pop("plain"), total.pop("materialised", None)
         for arm, seconds in total.items():
             where = f"attention, {self.length} tokens, {self.name}" + (f", {arm}" if arm else "")
-            yield Claim(claim=where, against="causal, no bias", unit="s", ours=seconds, rival=plain, bar=bar)
+            yield Claim(claim=where, against="causal, no bias", unit="s", ours=seconds, baseline=plain, target=target)
             if materialised is not None:
                 yield Claim(
                     claim=where,
                     against="materialised bias",
                     unit="s",
                     ours=seconds,
-                    rival=materialised,
-                    bar=AGAINST_MATERIALISED,
+                    baseline=materialised,
+                    target=AGAINST_MATERIALISED,
                 )
 
 
@@ -176,7 +176,7 @@ def _layers_of(name: str) -> Iterator[tuple[Tensors, dict[str, list[float]]]]:
 
 
 def _masked(length: int) -> Iterator[Claim]:
-    """What converted checkpoints do with masks that hide more than what follows a query; the mask is made anew by every call."""
+    """What converted checkpoints do with masks that hide more than what follows a query; the mask is computed again by every call."""
     from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_distances
 
     layer = SimpleNamespace(alibi_slopes=get_slopes(HEADS), training=False)
@@ -204,8 +204,8 @@ def _masked(length: int) -> Iterator[Claim]:
             against="materialised bias",
             unit="s",
             ours=found["ours"],
-            rival=found["materialised"],
-            bar=AGAINST_MATERIALISED,
+            baseline=found["materialised"],
+            target=AGAINST_MATERIALISED,
         )
 
 
@@ -221,8 +221,8 @@ def _memory(lengths: list[int]) -> Iterator[Claim]:
             against=f"linear growth from {shorter}",
             unit="MB",
             ours=peaks[longer],
-            rival=peaks[shorter] * longer / shorter,
-            bar=1.05,
+            baseline=peaks[shorter] * longer / shorter,
+            target=1.05,
         )
 
 
@@ -240,8 +240,8 @@ def _errors(lengths: list[int]) -> Iterator[Claim]:
                     against="float64",
                     unit="",
                     ours=error,
-                    rival=config_of(name).tolerance[dtype],
-                    bar=1.0,
+                    baseline=config_of(name).tolerance[dtype],
+                    target=1.0,
                 )
 
 
@@ -252,9 +252,16 @@ def _compiled(length: int = 4096) -> Iterator[Claim]:
     error = (flex(*tensors, slopes).double() - _exact(tensors, slopes)).abs().max().item()
     seconds, allowed = time.perf_counter() - started, config_of("flex").tolerance["float32"]
     yield Claim(
-        claim=f"error of flex compiled, {length} tokens", against="float64", unit="", ours=error, rival=allowed, bar=1
+        claim=f"error of flex compiled, {length} tokens",
+        against="float64",
+        unit="",
+        ours=error,
+        baseline=allowed,
+        target=1,
     )
-    yield Claim(claim="first call of flex, compiling", against="a minute", unit="s", ours=seconds, rival=60, bar=1)
+    yield Claim(
+        claim="first call of flex, compiling", against="a minute", unit="s", ours=seconds, baseline=60, target=1
+    )
 
 
 def _exact(tensors: Tensors, slopes: list[float]) -> torch.Tensor:
@@ -284,6 +291,6 @@ def _gradients(length: int = 1024) -> Claim:
         against="float64",
         unit="",
         ours=error,
-        rival=1e-5,
-        bar=1.0,
+        baseline=1e-5,
+        target=1.0,
     )

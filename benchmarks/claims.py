@@ -1,4 +1,4 @@
-"""What a benchmark says: one claim per line, ours against its rival in the same run, with the bar it has to meet.
+"""What a benchmark says: one claim per line, ours against its baseline in the same run, with the target it has to meet.
 
 A benchmark is a module in this folder with a function `measure(short: bool) -> Iterator[Claim]`; `python -m benchmarks` finds them.
 """
@@ -12,11 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 BEGIN, END = "<!-- speed: begin (python -m benchmarks --page) -->", "<!-- speed: end -->"
-COLUMNS = ("claim", "against", "ours", "rival", "ratio", "bar")
+COLUMNS = ("claim", "against", "ours", "baseline", "ratio", "target")
 
 
 class Claim(BaseModel):
-    """Met if ours / rival is at most `bar`. ours, rival: in `unit`, both from this run (the rival of an error is the error allowed)."""
+    """Met if ours / baseline is at most `target`. Both are in `unit` and of this run; the baseline of an error is what is allowed."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -24,8 +24,8 @@ class Claim(BaseModel):
     against: str
     unit: str
     ours: float
-    rival: float
-    bar: float
+    baseline: float
+    target: float
 
     @model_validator(mode="before")
     @classmethod
@@ -35,12 +35,12 @@ class Claim(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ratio(self) -> float:
-        return self.ours / self.rival
+        return self.ours / self.baseline
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def met(self) -> bool:
-        return self.ratio <= self.bar
+        return self.ratio <= self.target
 
 
 class Results(BaseModel):
@@ -67,12 +67,12 @@ def machine() -> dict[str, str | int]:
 
 
 def rows(claims: Sequence[Claim]) -> list[tuple[str, ...]]:
-    """claim, against, ours, rival, ratio, bar, verdict"""
+    """claim, against, ours, baseline, ratio, target, verdict"""
     found: list[tuple[str, ...]] = []
     for claim in claims:
-        ours, rival = (f"{value:.4g} {claim.unit}".strip() for value in (claim.ours, claim.rival))
+        ours, baseline = (f"{value:.4g} {claim.unit}".strip() for value in (claim.ours, claim.baseline))
         verdict = "met" if claim.met else "NOT MET"
-        found.append((claim.claim, claim.against, ours, rival, f"{claim.ratio:.3g}", f"{claim.bar:.3g}", verdict))
+        found.append((claim.claim, claim.against, ours, baseline, f"{claim.ratio:.3g}", f"{claim.target:.3g}", verdict))
     return found
 
 

@@ -1,9 +1,9 @@
 """alibi convert against `cp -r` of the same folder, and against loading the model, changing it in memory and saving it.
 
 A bfloat16 Llama of random weights (width 2,048) in five shards, in the page cache for all. The arms take turns, each in a process of
-its own, and count by the least of several runs. The time of ours and of the peer is that beyond `import torch, transformers`, and once
+its own, and count by the least of several runs. The time of ours and of the baseline is that beyond `import torch, transformers`, and once
 more beyond the import of a model class, which every program that touches a model pays. `cp` leaves its bytes in memory; `alibi convert`
-flushes them, so both forms of `cp` are rivals. Memory is the peak of the process (VmHWM, mapped files included), on Linux alone.
+flushes them, so both forms of `cp` are baselines. Memory is the peak of the process (VmHWM, mapped files included), on Linux alone.
 
 In a virtual machine a copy may take several times as long when the host has taken back the memory that it writes to, which happens
 within seconds. So the folder is copied and removed before every arm, and `cp` starts, in a process like the others, after a model
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.claims import Claim
 
-WIDTH, INNER, HEADS, GROUPS, WORDS, SHARDS = 2048, 5632, 32, 4, 32000, 5
+WIDTH, INNER, HEADS, GROUPS, VOCABULARY, SHARDS = 2048, 5632, 32, 4, 32000, 5
 MEGABYTES = 150  # above the import
 # What a child does, and how much memory it held at most.
 CHILD = """
@@ -37,7 +37,7 @@ import torch, transformers
 {work}
 """
 CONVERT = "sys.argv = ['alibi', 'convert', sys.argv[2], '-o', sys.argv[3], '--force', {option!r}]; from alibi_cli.cli import main; main()"
-PEER = """
+MODEL_CLASS = """
 from transformers import AutoModelForCausalLM
 from alibi_cli import apply_alibi
 model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype="auto")
@@ -57,7 +57,7 @@ ARMS = {
     + "subprocess.run(['sync', *(os.path.join(sys.argv[3], name) for name in os.listdir(sys.argv[3]))], check=True)",
     "copied": CONVERT.format(option="--no-verify"),
     "verified": CONVERT.format(option="--verify"),
-    "peer": PEER,
+    "baseline": MODEL_CLASS,
 }
 
 
@@ -66,19 +66,28 @@ def measure(short: bool, sizes: tuple[float, ...] = (), repeats: int = 0) -> Ite
     peaks: dict[float, dict[str, float]] = {}
     for size in sizes or ((0.5,) if short else (0.5, 2)):
         seconds, peaks[size] = _run_all(size, repeats or 3)
-        for ours, bar in (("copied", 1.1), ("verified", 1.5)):
+        for ours, target in (("copied", 1.1), ("verified", 1.5)):
             name = f"convert {size:g} GB, {'not verified' if ours == 'copied' else 'verified'}"
             for beyond, where in (("start", ""), ("model class", ", beyond a model class")):
                 taken = max(seconds[ours] - seconds[beyond], 1e-3)
-                for rival in ("cp -r", "cp -r, flushed"):
-                    copying = max(seconds[rival] - seconds["model class"], 1e-3)
-                    yield Claim(claim=name + where, against=rival, unit="s", ours=taken, rival=copying, bar=bar)
-            loading = seconds["peer"] - seconds["start"]
+                for baseline in ("cp -r", "cp -r, flushed"):
+                    copying = max(seconds[baseline] - seconds["model class"], 1e-3)
+                    yield Claim(
+                        claim=name + where, against=baseline, unit="s", ours=taken, baseline=copying, target=target
+                    )
+            loading = seconds["baseline"] - seconds["start"]
             ours_beyond = seconds[ours] - seconds["start"]
-            yield Claim(claim=name, against="load, change, save", unit="s", ours=ours_beyond, rival=loading, bar=1.0)
+            yield Claim(
+                claim=name, against="load, change, save", unit="s", ours=ours_beyond, baseline=loading, target=1.0
+            )
             above = peaks[size][ours] - peaks[size]["start"]
             yield Claim(
-                claim=f"memory of {name}", against="above the import", unit="MB", ours=above, rival=MEGABYTES, bar=1.0
+                claim=f"memory of {name}",
+                against="above the import",
+                unit="MB",
+                ours=above,
+                baseline=MEGABYTES,
+                target=1.0,
             )
     first, *others = peaks
     for size in others:
@@ -88,8 +97,8 @@ def measure(short: bool, sizes: tuple[float, ...] = (), repeats: int = 0) -> Ite
                 against=f"of {first:g} GB",
                 unit="MB",
                 ours=peaks[size][ours],
-                rival=peaks[first][ours],
-                bar=1.05,
+                baseline=peaks[first][ours],
+                target=1.05,
             )
 
 
@@ -127,9 +136,9 @@ def make_model(folder: Path, size: float) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     layer = 2 * WIDTH * WIDTH * (1 + GROUPS / HEADS) + 3 * WIDTH * INNER
-    layers = max(1, round((size * 1e9 / 2 - 2 * WORDS * WIDTH) / layer))
+    layers = max(1, round((size * 1e9 / 2 - 2 * VOCABULARY * WIDTH) / layer))
     config = LlamaConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=INNER,
         num_hidden_layers=layers,
@@ -169,7 +178,7 @@ def main(picture: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    sizes, arms = (0.5, 2.0, 8.0), {"copied": "not verified", "verified": "verified", "peer": "load, change, save"}
+    sizes, arms = (0.5, 2.0, 8.0), {"copied": "not verified", "verified": "verified", "baseline": "load, change, save"}
     found = [_run_all(size, 1)[1] for size in sizes]
     for size, peaks in zip(sizes, found, strict=True):
         above = {label: round(peaks[arm] - peaks["start"]) for arm, label in arms.items()}

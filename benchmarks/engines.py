@@ -134,7 +134,7 @@ def tables(record: dict[str, list[Figures]]) -> dict[str, str]:
     made: dict[str, str] = {}
     if tiny := [r for r in record.get("families", []) if r["model"] in FAMILIES]:
         columns = ["model", "architecture", "at most", "on average", "llama.cpp's defaults, at most", "approximated"]
-        made["families"] = _markdown(
+        made["families"] = markdown(
             columns,
             [
                 [r["model"], r["architecture"], f"{r['max']:.1e}", f"{r['mean']:.1e}", f"{r['default']:.1e}", r["note"]]
@@ -153,10 +153,10 @@ def tables(record: dict[str, list[Figures]]) -> dict[str, str]:
                 *(f"perplexity at {n}" for n in lengths),
                 "seconds",
             ]
-            made[part] = _markdown(columns, [_row(r, lengths) for r in rows])
+            made[part] = markdown(columns, [_row(r, lengths) for r in rows])
     if rows := [r for r in record.get("demonstrations", []) if r["kl"] and r["type"] == "f32"]:
         columns = ["model", "Press et al.'s order", "free slopes", "on the grid", "max_bias"]
-        made["grid"] = _markdown(
+        made["grid"] = markdown(
             columns,
             [
                 [
@@ -176,8 +176,16 @@ def _row(r: Figures, lengths: list[str]) -> list[str]:
     return [r["model"], r["type"], f"{r['bytes'] / 1e6:.1f}", f"{r['max']:.1e}", f"{r['mean']:.1e}", *pairs, seconds]
 
 
-def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+
+
+def put_into_page(page: Path, part: str, table: str) -> None:
+    """Replaces what stands between the comments <!-- part --> and <!-- end -->."""
+    begin, rest = page.read_text(encoding="utf-8").split(f"<!-- {part} -->\n")
+    page.write_text(
+        f"{begin}<!-- {part} -->\n{table}\n<!-- end -->{rest.partition('<!-- end -->')[2]}", encoding="utf-8"
+    )
 
 
 def main() -> None:
@@ -201,11 +209,7 @@ def main() -> None:
     for part, table in tables(record).items():
         print(f"\n{part}\n\n{table}")
         if options.page is not None:
-            before = options.page.read_text(encoding="utf-8")
-            begin, rest = before.split(f"<!-- {part} -->\n")
-            options.page.write_text(
-                f"{begin}<!-- {part} -->\n{table}\n<!-- end -->{rest.partition('<!-- end -->')[2]}", encoding="utf-8"
-            )
+            put_into_page(options.page, part, table)
 
 
 if __name__ == "__main__":

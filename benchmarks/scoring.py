@@ -1,7 +1,8 @@
 """Scoring by `alibi eval` against the perplexity loop of the transformers documentation and against lm-evaluation-harness.
 
 All score one text with the same model: the demonstration checkpoint and a GPT-2-small-shaped one of random weights, both converted, because
-lengths beyond the table are the point. Ours and each rival have a process of their own, so that peak memory is theirs; the arms take turns.
+lengths beyond the position embeddings are the point. Ours and each baseline have a process of their own, so that peak
+memory is theirs; the arms take turns.
 
 loop     the documentation's loop (huggingface.co/docs/transformers/perplexity): windows of L tokens that advance by 512, one at a time
 harness  lm-evaluation-harness's loglikelihood_rolling with its default batch size, installed under build/ by this script
@@ -39,8 +40,8 @@ from benchmarks.claims import Claim
 
 MODELS = ("demo-gpt2", "gpt2-small")
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-BARS = {1024: 1 / 1.5, 8192: 1 / 3}  # of the rival's time; at other lengths the bar is to be ahead
-MEMORY = 0.5  # of the rival's
+TARGETS = {1024: 1 / 1.5, 8192: 1 / 3}  # of the baseline's time; at other lengths the target is to be ahead
+MEMORY = 0.5  # of the baseline's
 STRIDE = 512
 HARNESS = "lm-eval==0.4.13"
 FOLDER = Path("build/lm-eval")
@@ -54,7 +55,7 @@ def measure(
     harness: bool = True,
     head_length: int = 32768,
 ) -> Iterator[Claim]:
-    lengths = tuple(length for length in lengths if not short or length in (lengths[0], *BARS))
+    lengths = tuple(length for length in lengths if not short or length in (lengths[0], *TARGETS))
     python = {"ours": sys.executable, "loop": sys.executable}
     if harness and (interpreter := _install_harness()) is not None:
         python["harness"] = interpreter
@@ -115,27 +116,27 @@ def _claims(model: str, length: int, found: dict[str, dict[str, float]]) -> Iter
     def seconds(arm: str) -> float:
         return 1000 * found[arm]["seconds"] / found[arm]["scored"]
 
-    bar = BARS.get(length, 1.0)
+    target = TARGETS.get(length, 1.0)
     pairs = [("loop", "sliding", "same windows"), ("loop", "lm-eval", "each token once"), ("harness", "lm-eval", "")]
-    for rival, ours, what in pairs:
-        if rival in found:
+    for baseline, ours, what in pairs:
+        if baseline in found:
             yield Claim(
                 claim=f"scoring, {length} tokens, {model}",
-                against=f"{rival}, {what}" if what else rival,
+                against=f"{baseline}, {what}" if what else baseline,
                 unit="s per 1,000",
                 ours=seconds(ours),
-                rival=seconds(rival),
-                bar=bar,
+                baseline=seconds(baseline),
+                target=target,
             )
-    for rival, ours in OURS.items():
-        if rival in found:
+    for baseline, ours in OURS.items():
+        if baseline in found:
             yield Claim(
                 claim=f"peak memory of scoring, {length} tokens, {model}",
-                against=rival,
+                against=baseline,
                 unit="MB",
                 ours=found[ours]["peak"] / 1e6,
-                rival=found[rival]["peak"] / 1e6,
-                bar=MEMORY if length in BARS else 1.0,
+                baseline=found[baseline]["peak"] / 1e6,
+                target=MEMORY if length in TARGETS else 1.0,
             )
     if "harness" in found:
         difference = abs(found["lm-eval"]["bits_per_byte"] - found["harness"]["bits_per_byte"])
@@ -144,8 +145,8 @@ def _claims(model: str, length: int, found: dict[str, dict[str, float]]) -> Iter
             against="harness",
             unit="",
             ours=difference,
-            rival=1e-4,
-            bar=1.0,
+            baseline=1e-4,
+            target=1.0,
         )
 
 
@@ -161,12 +162,12 @@ def head_memory(length: int, vocabulary: int = 128_256, width: int = 64) -> Clai
     with torch.no_grad():
         peak = peak_of_allocations(lambda: scorer._losses(hidden, targets))
     return Claim(
-        claim=f"peak memory of the head, {length} tokens, {vocabulary} words",
+        claim=f"peak memory of the head, {length} tokens, a vocabulary of {vocabulary}",
         against="hidden states and one chunk",
         unit="MB",
         ours=(peak + hidden.nbytes) / 1e6,
-        rival=(hidden.nbytes + 4 * scorer.logits_per_chunk) / 1e6,
-        bar=1.2,
+        baseline=(hidden.nbytes + 4 * scorer.logits_per_chunk) / 1e6,
+        target=1.2,
     )
 
 

@@ -27,8 +27,8 @@ def measure(short: bool, repeats: int = 0) -> Iterator[Claim]:
             least[name] = (min(least[name][0], found[0]), min(least[name][1], found[1]))
     for command, seconds in COMMANDS.items():
         wall, processor = least[command]
-        yield Claim(claim=command, against=IMPORTS, unit="s", ours=processor, rival=least[IMPORTS][1], bar=RATIO)
-        yield Claim(claim=command, against="what it may take", unit="s", ours=wall, rival=seconds, bar=1.0)
+        yield Claim(claim=command, against=IMPORTS, unit="s", ours=processor, baseline=least[IMPORTS][1], target=RATIO)
+        yield Claim(claim=command, against="what it may take", unit="s", ours=wall, baseline=seconds, target=1.0)
 
 
 def _run(arguments: list[str]) -> tuple[float, float]:

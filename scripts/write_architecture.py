@@ -4,6 +4,7 @@ python scripts/write_architecture.py [--check]
 """
 
 import ast
+import re
 from pathlib import Path
 
 from generated import bring_up_to_date
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- files: written by scripts/write_architecture.py -->", "<!-- end of files -->"
 # From what a user calls down to what knows nothing of models.
-ROOMS = (
+PACKAGES = (
     "",
     "cli",
     "settings",
@@ -37,18 +38,17 @@ ROOMS = (
 
 def first_sentence(path: Path) -> str:
     doc = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
-    end = doc.find(". ")
-    return (doc if end < 0 else doc[:end]).rstrip(".").replace("|", "\\|")
+    return re.split(r"(?<! al)\. ", doc)[0].rstrip(".").replace("|", "\\|")
 
 
 def render() -> str:
     parts = []
-    for room in ROOMS:
-        folder = ROOT / "alibi_cli" / room
+    for package in PACKAGES:
+        folder = ROOT / "alibi_cli" / package
         files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
         lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.glob("*.py"))
         parts += [
-            f"### alibi_cli/{room}".rstrip("/"),
+            f"### alibi_cli/{package}".rstrip("/"),
             "",
             f"{first_sentence(folder / '__init__.py')}. {lines:,} lines.",
             "",

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 
 
 def claim(**changes) -> Claim:
-    return Claim(**{"claim": "a", "against": "b", "unit": "s", "ours": 1.0, "rival": 2.0, "bar": 0.5} | changes)
+    return Claim(**{"claim": "a", "against": "b", "unit": "s", "ours": 1.0, "baseline": 2.0, "target": 0.5} | changes)
 
 
 def test_a_claim_is_met_up_to_its_bar_and_not_beyond() -> None:
@@ -41,7 +41,7 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     assert "| a | b | 1 s | 2 s | 0.5 | 0.5 | met |" in lines and len([x for x in lines if "tokens" in x]) > 5
     assert capsys.readouterr().out.count("\n") == 1 + len(measured) + 2
     claims = Results.model_validate(json.loads(written)).claims["attention"]
-    assert claims == measured and all(claim.ours > 0 and claim.rival > 0 for claim in claims)
+    assert claims == measured and all(claim.ours > 0 and claim.baseline > 0 for claim in claims)
     names = [claim.claim for claim in claims]
     assert len(set(names)) == len(names)
     for expected in (
@@ -78,13 +78,13 @@ def test_starting_in_small() -> None:
 def test_scoring_in_small() -> None:
     """Without the harness, which is installed from the network."""
     measured = list(scoring.measure(True, ("demo-gpt2",), (96,), harness=False, head_length=512))
-    assert [(claim.claim, claim.against, claim.bar) for claim in measured] == [
+    assert [(claim.claim, claim.against, claim.target) for claim in measured] == [
         ("scoring, 96 tokens, demo-gpt2", "loop, same windows", 1.0),
         ("scoring, 96 tokens, demo-gpt2", "loop, each token once", 1.0),
         ("peak memory of scoring, 96 tokens, demo-gpt2", "loop", 1.0),
-        ("peak memory of the head, 512 tokens, 128256 words", "hidden states and one chunk", 1.2),
+        ("peak memory of the head, 512 tokens, a vocabulary of 128256", "hidden states and one chunk", 1.2),
     ]
-    assert all(claim.ours > 0 and claim.rival > 0 for claim in measured) and measured[-1].met
+    assert all(claim.ours > 0 and claim.baseline > 0 for claim in measured) and measured[-1].met
 
 
 @pytest.mark.parametrize("length", [512, 96])

@@ -60,7 +60,7 @@ def test_seeds_are_averaged_document_by_document(ladder, tmp_path):
     assert "| 2 |" in row and f"| {first.mean + 0.2:.4f} |" in row
 
 
-def test_the_arms_are_those_that_are_promised():
+def test_the_arms_are_those_that_are_documented():
     names = [arm.name for arm in arms()]
     assert len(set(names)) == len(names)
     for model in MODELS:

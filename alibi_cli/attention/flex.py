@@ -41,7 +41,7 @@ def flex(
     queries, keys = query.shape[2], key.shape[2]
     past = torch.tensor(
         keys - queries, device=query.device
-    )  # a number would be compiled anew for every length of a cache
+    )  # a number would be compiled again for every length of a cache
 
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         return score - slopes[h] * ((i + past - j).abs() * (j >= sinks) if sinks else (i + past - j).abs())

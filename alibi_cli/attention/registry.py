@@ -25,7 +25,7 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Settings of a backend, and what it promises; the base class of every Config.
+    """Settings of a backend, and what it guarantees; the base class of every Config.
 
     symmetric: it also computes the bias of encoders, which see both sides. takes_sinks: it has the argument `sinks`. no_gradients_on: types
     of device where it has no backward pass. keeps_own: layers that it cannot compute run on the model's own attention instead of being

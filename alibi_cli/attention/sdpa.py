@@ -22,7 +22,7 @@ class SdpaConfig(AttentionConfig):
 def sdpa(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
 ) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); distances and bias are made anew by every call."""
+    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); distances and bias are computed again by every call."""
     distances = alibi_distances(
         query.shape[0],
         query.shape[2],

@@ -13,7 +13,7 @@ from alibi_cli.calibration.windows import CalibrationWindows
 from alibi_cli.errors import AlibiError
 
 WARM_UP = 10
-# Steps are what is short: demo-gpt2 with its norms wins back 94.7 % in 100 steps of 2048 tokens, more in 400 of 512 (docs/results.md).
+# Steps are what is short: demo-gpt2 with its norms recovers 94.7 % in 100 steps of 2048 tokens, more in 400 of 512 (docs/results.md).
 TOKENS_PER_STEP = 512
 CHECKS, PATIENCE, GAIN = (
     20,
@@ -66,7 +66,7 @@ def distil(
     for step in range(first, len(steps)):
         kl = 0.0
         for windows in steps[step]:
-            learnable.place()  # for each batch anew: its backward pass frees the graph from the parameters on
+            learnable.place()  # for each batch again: its backward pass frees the graph from the parameters on
             kl += divergence.backward(*windows.batch(slice(None), divergence.device)) / len(steps[step])
             seen += windows.n_tokens
         if not math.isfinite(kl):

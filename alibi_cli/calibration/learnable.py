@@ -1,4 +1,4 @@
-"""What calibration may learn: slopes, the vector in place of a table of positions, and the weights of normalisation layers.
+"""What calibration may learn: slopes, the vector in place of position embeddings, and the weights of normalisation layers.
 
 The slopes are kept between two bounds. Above `steepest` (15.9) the weight of a head's nearest neighbour, e^-m of its own, is lost in
 float32; the gradient is gone and a steeper slope changes nothing. Below `gentlest` the bias changes by less than 1 % over the whole

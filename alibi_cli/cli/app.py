@@ -47,7 +47,7 @@ for name, short, module in (
     ("eval", "Measure perplexity at every length.", eval_command),
     ("task", "Measure accuracy on a generated long-range task at every length.", task_command),
     ("verify", "Check that a converted checkpoint is still what was written.", verify_command),
-    ("train", "Train a converted checkpoint further, so that it heals.", train_command),
+    ("train", "Continue training a converted checkpoint, so that it heals.", train_command),
     ("export", "Write a converted checkpoint as a GGUF file for llama.cpp.", export_command),
 ):
     app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)

@@ -29,7 +29,8 @@ def _group() -> None:
 def attention(
     settings: BenchAttentionSettings,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw both by length: .png, .svg or .pdf.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw time and memory by length: .png, .svg or .pdf.", show_default=False),
     ] = None,
     json: options.Json = False,
 ) -> None:

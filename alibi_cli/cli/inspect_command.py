@@ -20,7 +20,7 @@ FORGOTTEN = 100  # a key is as good as out of sight where its weight has fallen 
 
 @options.takes(SlopesSettings, light=True)
 def slopes(settings: SlopesSettings, json: options.Json = False) -> None:
-    """Slope of every head, and how far it sees: the distance at which the bias has cut a key's weight a hundredfold (-ln 100).
+    """Slope of every head, and how far it sees: the distance at which the bias divides a key's weight by 100.
 
     Slopes that differ by layer are shown as a heat map. Figures: --json.
     """
@@ -39,7 +39,7 @@ def slopes(settings: SlopesSettings, json: options.Json = False) -> None:
     for head, slope in enumerate(found.slopes):
         distance = f"{math.log(FORGOTTEN) / slope:.1f}" if slope else "never"
         rows.append([str(head), f"{slope:.10g}", f"{math.log2(slope):.4g}" if slope else "–", distance])
-    columns = ["head", "slope", "exponent", "distance at -ln 100"]
+    columns = ["head", "slope", "exponent", "distance to 1 %"]
     output.print_table(f"{found.n_heads} heads, {found.scheme}", columns, rows, numeric=columns)
 
 

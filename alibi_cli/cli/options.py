@@ -15,7 +15,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="Settings from presets/NAME.yaml, or a file of one's own; options given here win.",
+        help="Settings from presets/NAME.yaml, or your own YAML file; options given here win.",
         show_default=False,
     ),
 ]

@@ -169,7 +169,7 @@ def print_error(error: AlibiError, from_any: bool = False) -> None:
 
 @contextmanager
 def progress(remarks: bool = True) -> Iterator["Watch"]:
-    """Shows what a verb reports: a bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too."""
+    """Shows what a verb reports: a progress bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = _console(stderr=True)
@@ -177,8 +177,8 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
     shown, told = wanted and console.is_terminal, time.monotonic()
     amount = TextColumn("{task.fields[amount]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        task = bar.add_task("", total=None, amount="")
+    with Progress(*columns, console=console, disable=not shown, transient=True) as display:
+        task = display.add_task("", total=None, amount="")
 
         def watch(step: "Step") -> None:
             nonlocal told
@@ -187,7 +187,7 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
                     note(step.what)
                 return
             amount = _amount(step)
-            bar.update(task, description=step.what, completed=step.done, total=step.of or None, amount=amount)
+            display.update(task, description=step.what, completed=step.done, total=step.of or None, amount=amount)
             if wanted and not shown and time.monotonic() - told >= LOG_EVERY:
                 told = time.monotonic()
                 note(f"{step.what}: {amount}" if amount else step.what)

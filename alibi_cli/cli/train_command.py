@@ -18,7 +18,7 @@ EXAMPLES = """Examples:\n
 
 @options.takes(TrainSettings)
 def command(settings: TrainSettings, preset: options.Preset = None, json: options.Json = False) -> None:
-    """Train a checkpoint further, so that a converted one heals, and write it as a checkpoint of the same kind."""
+    """Continue training a checkpoint, so that a converted one heals, and write it as a checkpoint of the same kind."""
     from accelerate import PartialState
 
     from alibi_cli.training.train import run_train
@@ -42,12 +42,12 @@ def _print(report: "TrainReport") -> None:
     if report.teacher_length is not None:
         teacher += f", fed {report.teacher_length} tokens at a time"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
-    passes = f"{report.passes:.2f} passes over {report.text['name']}, {report.text['tokens']} tokens"
+    epochs = f"{report.passes:.2f} epochs of {report.text['name']}, {report.text['tokens']} tokens"
     verified = report.verified
     output.print_facts(
         [
             ("written", report.output),
-            ("tokens", f"{report.tokens} in {report.steps} steps of {report.batch_tokens}; {passes}"),
+            ("tokens", f"{report.tokens} in {report.steps} steps of {report.batch_tokens}; {epochs}"),
             ("lengths", lengths),
             ("teacher", teacher),
             ("loss", f"{first.ce:.4f} at step {first.step}, {last.ce:.4f} at step {last.step} (nats per token)"),

@@ -1,7 +1,7 @@
-"""What a policy of one's own may need: a bias kept in a module, and a position table that adds nothing.
+"""What your own policy may need: a bias kept in a module, and position embeddings that add nothing.
 
-The built-in policies need neither: their bias follows from the distances of each forward, and their tables are gone. With these two, the
-bias and the table have a size, and inputs beyond it fail.
+The built-in policies need neither: their bias follows from the distances of each forward, and their embeddings are gone. With these two,
+the bias and the embeddings have a size, and inputs beyond it fail.
 """
 
 from operator import attrgetter
@@ -53,7 +53,7 @@ def zero_and_freeze_expand_position_embeddings(
     Raises:
         ValueError: max_sequence_length is not a positive integer.
         AttributeError: there is no such attribute, or it has no weight.
-        TypeError: its weight is not a torch.nn.Parameter, or not a table of two dimensions.
+        TypeError: its weight is not a torch.nn.Parameter, or not two-dimensional.
     """
     _check_length("max_sequence_length", max_sequence_length)
     where = f"{type(module).__name__}.{position_embedding_attribute}"

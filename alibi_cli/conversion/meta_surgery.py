@@ -17,9 +17,9 @@ from alibi_cli.surgery.apply import apply_alibi
 
 class MetaSurgery:
     """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
-    because they are tied to others or made anew. model: converted, without numbers."""
+    because they are tied to others or computed again. model: converted, without numbers."""
 
-    def __init__(self, cls: Any, config: Any, promised: int, policy: str, slopes: Slopes, **settings: Any):
+    def __init__(self, cls: Any, config: Any, max_sequence_length: int, policy: str, slopes: Slopes, **settings: Any):
         """settings: sinks, offsets and position_vector of `apply_alibi`."""
         with torch.device("meta"):
             try:
@@ -55,7 +55,7 @@ class MetaSurgery:
         defined = {cls.__module__ for cls in (type(model), *matched)}
         self.sources = defined.union(*(registry.sources(cls) for cls in matched))
         try:
-            apply_alibi(model, promised, slopes=slopes, policy=policy, **settings)
+            apply_alibi(model, max_sequence_length, slopes=slopes, policy=policy, **settings)
         except ValueError as error:
             raise AlibiError(str(error)) from None
         self.after = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -39,8 +39,8 @@ class Plan:
     """Everything that `convert` is going to do, before any weight is read.
 
     policy, slopes, offsets, sinks, sink_distance: see `apply_alibi`; slopes are None until a calibration has found them, sinks None if it
-    is going to choose them. position_vector: a constant vector stands where a table was. mechanism: in words. rotary_scaling: of a rotation
-    that is left behind, a factor of its scores that stays.
+    is going to choose them. position_vector: a constant vector stands where position embeddings were. mechanism: in words.
+    rotary_scaling: of a rotation that is left behind, a factor of its scores that stays.
     copied: names of tensors that keep their bytes. dropped: names that stay behind. added: names that the converted model has and the
     source lacks. changed: {file's name: model's name} of tensors whose values calibration changes, which are none of `copied`. learned:
     those values and those of `added`. carried: side files, byte for byte. edited: {side file: new content}. loads_lazily: no tensor is put

@@ -59,7 +59,7 @@ def non_finite(source: "Source", names: Iterable[str]) -> list[str]:
     """Those of the tensors `names` that hold a NaN or an Inf. Reads the weights once, before anything is written; a thread per processor.
 
     Raises:
-        AlibiError: a weight file cannot be read, or one of the Hub's cache is not the file that its name promises.
+        AlibiError: a weight file cannot be read, or one of the Hub's cache does not have the digest that its name says.
     """
     by_shard: dict[Path, dict[str, TensorInfo]] = {}
     for name in names:

@@ -129,7 +129,7 @@ def _write_weights(
                 contents = {name: tensor.content for name, tensor in changed.items()}
                 write = partial(rewrite_file, shard, target, kept, replaced=contents, added=added)
             copied = shard in untouched and not link
-            writing.start(target, write, let_go=copied, same_as=shard if copied and check else None)
+            writing.start(target, write, drop_cache=copied, same_as=shard if copied and check else None)
             placed.update(dict.fromkeys([*kept, *added], name))
             added = {}  # the first shard takes them
         digests = writing.digests()

@@ -77,7 +77,7 @@ class Arm:
         if reach is None:
             return "its config names no trained length"
         if self.kind.startswith(WINDOW) and info.hard_limit is not None and reach >= info.hard_limit:
-            return f"it has a table of {info.hard_limit} positions, and no window can have more"
+            return f"it has embeddings for {info.hard_limit} positions, and no window can have more"
         return self._obstacle(limits_of(info.skeleton, info.masked), reach)
 
     def _obstacle(self, limits: Limits, reach: int) -> str | None:

@@ -80,8 +80,8 @@ def in_words(contrast: Contrast, all_of_them: list[Contrast]) -> str:
 
 def _far_above(contrast: Contrast, all_of_them: list[Contrast]) -> str | None:
     """How far a model is above its baseline, if it is: at this length, or the longest one below at which the baseline has a figure."""
-    rivals = [c for c in all_of_them if c.model == contrast.model != c.baseline and c.length <= contrast.length]
-    best = max(rivals, key=lambda c: (c.length, c.delta_nll), default=None)
+    others = [c for c in all_of_them if c.model == contrast.model != c.baseline and c.length <= contrast.length]
+    best = max(others, key=lambda c: (c.length, c.delta_nll), default=None)
     if best is None or best.ci95 is None or best.ci95[0] <= FAR:
         return None
     arm = "" if best.baseline_arm == FULL else f" ({best.baseline_arm})"

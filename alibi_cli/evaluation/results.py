@@ -35,7 +35,7 @@ class Row(BaseModel):
     """One model at one length.
 
     arm: "full", or the name of an arm (evaluation/arms.py). arm_settings: what it does, {"window", "sinks"} or {"factor"}. status: "ok",
-    "out_of_range" (beyond a table of positions), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval
+    "out_of_range" (beyond its position embeddings), "out_of_memory" or "non_finite". nll: mean nats per scored token; ci95: its interval
     over documents. perplexity: exp(nll). bits_per_byte: over the bytes of the scored tokens. scored_set_sha256: of which tokens were
     scored (document and position), equal for rows that can be compared. fed_length: tokens actually fed. seconds: of scoring.
     tokens_per_second: fed tokens. peak_bytes: of the row on a GPU, of the whole process so far on a CPU. sha256: over everything but

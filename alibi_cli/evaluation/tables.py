@@ -6,7 +6,7 @@ from html import escape
 from alibi_cli.evaluation.arms import FULL, TRUNCATED
 from alibi_cli.evaluation.results import Contrast, Results, Row
 
-NOTES = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
+NOTES = {"out_of_range": "beyond its position embeddings", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
 
 
 @dataclass(frozen=True)

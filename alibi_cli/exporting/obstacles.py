@@ -10,7 +10,7 @@ from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.exporting.architectures import FAMILIES, REFACT, Family
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
-STAY = "transformers runs the checkpoint as it is."
+STAY = "transformers runs the checkpoint as it is, and vLLM does for most families (docs/vllm.md)."
 PER_HEAD_NORMS = "it normalises queries and keys before it compares them"
 PARALLEL = "its attention and its feed-forward run side by side (parallel residual)"
 EXPERTS = "it has experts"
@@ -87,10 +87,10 @@ def _beside_slopes(name: str, config: Any) -> Iterator[tuple[str, str]]:
         )
     if config.alibi_offsets is not None:
         yield "A GGUF file cannot hold offsets of the bias", f"{again}, which has none."
-    promised = config.alibi_max_sequence_length
-    if (window := _window(config)) is not None and (promised is None or promised > window):
+    declared = config.alibi_max_sequence_length
+    if (window := _window(config)) is not None and (declared is None or declared > window):
         yield (
-            f"This {name} sees the last {window} tokens only and declares {promised}; no GGUF architecture with ALiBi has a window",
+            f"This {name} sees the last {window} tokens only and declares {declared}; no GGUF architecture with ALiBi has a window",
             f"Convert its source again with `max_sequence_length={window}`, up to which the window changes nothing.",
         )
     partial = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)

@@ -123,14 +123,14 @@ class Writing:
         self,
         target: Path,
         write: Callable[[Callable[[int], None]], None],
-        let_go: bool = False,
+        drop_cache: bool = False,
         same_as: Path | None = None,
     ) -> None:
         """Begins a file, in another thread: `write` makes it and calls its argument with the bytes of each piece.
 
-        let_go: nobody is going to read it soon. same_as: a file whose bytes it must have.
+        drop_cache: evict its pages from the page cache; nobody is going to read them soon. same_as: a file whose bytes it must have.
         """
-        self._writes[target] = self._writing.submit(self._write, target, write, let_go, same_as)
+        self._writes[target] = self._writing.submit(self._write, target, write, drop_cache, same_as)
 
     def digests(self) -> dict[str, str]:
         """{name: sha256} of all files, which are written and on the disk by then.
@@ -145,7 +145,7 @@ class Writing:
         return {path.name: followed.digest for path, followed in sorted(self._files.items())}
 
     def _write(
-        self, target: Path, write: Callable[[Callable[[int], None]], None], let_go: bool, same_as: Path | None
+        self, target: Path, write: Callable[[Callable[[int], None]], None], drop_cache: bool, same_as: Path | None
     ) -> None:
         reading: Future[None] | None = None
 
@@ -156,7 +156,7 @@ class Writing:
             with self._counting:
                 self._on_bytes(n_bytes)
             if target not in self._files:
-                self._files[target] = _Followed(target, let_go, same_as)
+                self._files[target] = _Followed(target, drop_cache, same_as)
             if reading is not None:
                 reading.result()  # at most one piece is not read yet while the next is written
             reading = self._hashing.submit(self._files[target].read_on)
@@ -171,14 +171,14 @@ class Writing:
 class _Followed:
     """A file that is being written, and the hash of its bytes so far.
 
-    let_go: of what was read. A copy that stays in the page cache takes as much memory as the weights. Where there is less, it drives their
-    source out; in a virtual machine the memory must first be got from the host, which takes longer than all else.
+    drop_cache: evict its pages once they are on the disk (`posix_fadvise(DONTNEED)`). Otherwise the copy occupies as much page cache as the
+    weights, evicts the source on small machines, and in a virtual machine waits for memory from the host, which takes longer than all else.
     """
 
     flushed: Future[None]
 
-    def __init__(self, path: Path, let_go: bool, same_as: Path | None) -> None:
-        self._path, self._same_as, self._let_go = path, same_as, let_go and hasattr(os, "posix_fadvise")
+    def __init__(self, path: Path, drop_cache: bool, same_as: Path | None) -> None:
+        self._path, self._same_as, self._drop_cache = path, same_as, drop_cache and hasattr(os, "posix_fadvise")
         self._hash, self._content, self._expected = hashlib.sha256(), bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
         self._file, self._other = path.open("rb", buffering=0), None
         if same_as is not None:
@@ -201,14 +201,14 @@ class _Followed:
                     m = self._other.readinto(memoryview(self._expected)[:n])
                 if m != n or self._content != self._expected:  # what is beyond n has been compared before
                     raise AlibiError(f"Verification failed: {self._path.name} is not what {self._same_as} holds.")
-        self._forget()  # what is not on the disk yet is sent there, and let go the next time
+        self._forget()  # what is not on the disk yet is sent there, and evicted the next time
 
     def flush(self) -> None:
         fsync(self._path)
         self._forget()
 
     def _forget(self) -> None:
-        if self._let_go:
+        if self._drop_cache:
             os.posix_fadvise(self._file.fileno(), 0, self._file.tell(), os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:

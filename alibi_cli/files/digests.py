@@ -29,7 +29,7 @@ def checked_sha256(path: Path) -> str:
     """sha256 of a file. The Hub's cache keeps large files under theirs, and links to them, so there it can be checked.
 
     Raises:
-        AlibiError: such a file is not what its name promises: its download was damaged, or it was changed.
+        AlibiError: such a file does not have the digest that its name says: its download was damaged, or it was changed.
     """
     found, name = sha256_of(path), path.resolve().name
     if path.is_symlink() and len(name) == 64 and found != name:

@@ -11,7 +11,7 @@ from alibi_cli.errors import AlibiError, explained
 
 @contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Holds DIR.partial.lock, which the kernel lets go of when the process ends, however it ends.
+    """Holds DIR.partial.lock, which the kernel releases when the process ends, however it ends.
 
     Raises:
         AlibiError: another run holds it, or the folder around DIR cannot be written to.
@@ -28,5 +28,5 @@ def exclusive(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a run that waits on it tries anew
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a run that waits on it tries again
         lock.release()

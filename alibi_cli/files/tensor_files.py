@@ -108,7 +108,7 @@ def read_header(path: Path) -> Header:
             raise _damaged(path, f"the bytes of tensor {name!r} do not fit its shape or overlap another's")
         expected = info.end
     if 8 + length + expected != size:
-        raise _damaged(path, f"it has {size} bytes where its header promises {8 + length + expected}")
+        raise _damaged(path, f"it has {size} bytes where its header says {8 + length + expected}")
     return Header(tensors, metadata, 8 + length)
 
 

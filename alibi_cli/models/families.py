@@ -58,7 +58,7 @@ def family_of(model_type: str) -> str:
 def trained_length(config: "PreTrainedConfig") -> int | None:
     """Tokens that the stock model's positions were made for; None if its config names no length.
 
-    RoBERTa and its like count positions from the padding token on, so their tables have rows that no token uses.
+    RoBERTa and its like count positions from the padding token on, so their position embeddings have rows that no token uses.
     """
     length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     if length is None:

@@ -93,7 +93,7 @@ class LanguageModel:
 @dataclass(frozen=True)
 class ModelInfo(LanguageModel):
     """trained_length: tokens that its positions were trained for, None for a converted model, which has no such limit. hard_limit: the same
-    length where nothing beyond it can be computed (a table of positions). attention: transformers' name of the attention that computes it.
+    length where nothing beyond it can be computed (position embeddings). attention: transformers' name of the attention that computes it.
     skeleton: the unconverted model, which may be without numbers. engine: what computes a GGUF file; None for transformers."""
 
     trained_length: int | None = None
@@ -214,7 +214,7 @@ def _limits(stock: Any, trained: int | None) -> dict[str, Any]:
 
 
 def positions_end(model: torch.nn.Module) -> bool:
-    """True if a stock model keeps its positions in a table, beyond whose last row nothing can be computed."""
+    """True if a stock model keeps embeddings of its positions, beyond whose last row nothing can be computed."""
     names = (*POSITION_TABLES, "pos_encoding")
     return any(
         isinstance(getattr(module, name, None), torch.nn.Embedding) or name in module._buffers

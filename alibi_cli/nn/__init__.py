@@ -1,1 +1,1 @@
-"""ALiBi for a model of one's own: the bias and attention as modules."""
+"""ALiBi for your own model: the bias and attention as modules."""

@@ -126,7 +126,7 @@ class AlibiPositionalBias(nn.Module):
 class LearnedAlibiPositionalBias(AlibiPositionalBias):
     """The same with slopes that are trained. Their logarithm is the parameter, so that they stay positive.
 
-    `learned_logslopes` (heads,) is in the state dict. The bias depends on it and is made anew in every call; `bias` is None.
+    `learned_logslopes` (heads,) is in the state dict. The bias depends on it and is computed again in every call; `bias` is None.
 
     Raises:
         ValueError: as above.

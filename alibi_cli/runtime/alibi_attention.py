@@ -101,7 +101,7 @@ def alibi_attention(
         raise ValueError(NO_DISTANCES)
     keeps_weights = getattr(module, "alibi_keeps_weights", False)
     relative = kwargs.get("position_bias") if getattr(module, "alibi_keeps_relative_bias", False) else None
-    watch = getattr(module, "alibi_watch", None)  # whoever chooses slopes by the queries and keys
+    watch = getattr(module, "alibi_watch", None)  # a hook of calibration, which chooses slopes by queries and keys
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     batch, heads, queries, groups = *query.shape[:3], key.shape[1]
     as_rows = queries == 1 and groups != heads and relative is None and watch is None

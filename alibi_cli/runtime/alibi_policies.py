@@ -73,7 +73,7 @@ class NoRotation(torch.nn.Module):
 
 
 class NoTable:
-    """Stands where a table of positions was kept as a buffer: every row is zero. No tensor, so that nothing fills it on loading."""
+    """Stands where position embeddings were kept as a buffer: every row is zero. No tensor, so that nothing fills it on loading."""
 
     _is_hf_initialized = True
 
@@ -85,7 +85,7 @@ class NoTable:
 
 
 class SineTable(NoTable):
-    """Sines and cosines of a rotation, row by row, computed when they are asked for: the stock table ends at a length."""
+    """Sines and cosines of a rotation, row by row, computed when they are asked for: the stock buffer ends at a length."""
 
     device = None
 
@@ -290,7 +290,7 @@ def keep_relative_bias(module: Part, module_index: int, max_sequence_length: int
 
 
 def drop_position_table(module: Part, module_index: int, max_sequence_length: int) -> Any:
-    """Added positions (learned or sinusoidal table): add nothing instead."""
+    """Added positions (learned or sinusoidal): add nothing instead."""
     changed = None
     for name in POSITION_TABLES:
         table = getattr(module, name, None)
@@ -485,7 +485,7 @@ add.register("transformers.models.gptj.modeling_gptj.GPTJAttention")(keep_sine_b
 add.register("transformers.models.codegen.modeling_codegen.CodeGenModel")(share_config)
 add.register("transformers.models.codegen.modeling_codegen.CodeGenAttention")(keep_sine_buffer)
 
-# A table of positions that is added, learned or sinusoidal.
+# Absolute position embeddings that are added, learned or sinusoidal.
 register_family("biogpt", "BioGpt", "Model", drop_position_table)
 register_family("gpt2", "GPT2", "Model", drop_position_table)
 register_family("gpt_bigcode", "GPTBigCode", "Model", drop_position_table)
@@ -495,7 +495,7 @@ register_family("xglm", "XGLM", "Model", drop_position_table_and_share_config, b
 policy_registry.register("transformers.models.openai.modeling_openai.OpenAIGPTModel")(take_bias_in_openai_gpt)
 register_family("ctrl", "", "CTRLModel", drop_position_buffer, "MultiHeadAttention")
 
-# Encoders with a learned table.
+# Encoders with learned position embeddings.
 register_family("albert", "Albert", "Embeddings", drop_position_table_of_encoder)
 register_family("bert", "Bert", "Embeddings", drop_position_table_of_encoder, "SelfAttention")
 register_family("camembert", "Camembert", "Embeddings", drop_position_table_of_encoder, "SelfAttention")

@@ -149,7 +149,7 @@ def _refuse_other_attention(model: Any) -> None:
 
 
 def _show_weights(model: Any, wanted: bool | None) -> None:
-    """Attention hands out its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
+    """Attention returns its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
     wanted = bool(model.config.output_attentions if wanted is None else wanted)
     if wanted != model.alibi_shows_weights:
         model.alibi_shows_weights = wanted
@@ -199,7 +199,7 @@ def check_reach(model: Any, policy: str, sinks: int = 0, sink_distance: int | No
         isinstance(getattr(m, name, None), torch.nn.Module) for m in modules for name in POSITION_TABLES
     ):
         raise ValueError(
-            f"Policy 'add' keeps a rotation; this {type(model).__name__} has a table of positions, which ends."
+            f"Policy 'add' keeps a rotation; this {type(model).__name__} has absolute position embeddings, which end."
         )
     if sinks and rescale_own_bias in reached:
         raise ValueError(NO_SINKS)

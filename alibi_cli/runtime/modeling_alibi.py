@@ -41,8 +41,8 @@ class AlibiConfigMixin(StockConfig):
     alibi_sinks: how many first tokens of every document get no bias. Missing: 0.
     alibi_sink_distance: from how many tokens away sinks are seen at most, where a rotation is kept. Missing: from anywhere.
     alibi_rotary_scaling: the factor by which the family's rotation multiplied queries and keys, which they keep.
-    alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where the table's rows were.
-    alibi_max_sequence_length: the length that the checkpoint promises. Nothing is sized by it: longer inputs run too.
+    alibi_position_vector: true if a constant vector, a tensor of the checkpoint, is added where position embeddings were.
+    alibi_max_sequence_length: the declared maximum length. Nothing is sized by it: longer inputs run too.
     """
 
     @property

@@ -49,7 +49,7 @@ class CalibrateSettings(Verb):
     calibrate: Annotated[
         Method | None,
         Setting(
-            "How slopes are calibrated. reach (for policy add): the gentlest that hide what lies beyond the trained length, "
+            "How slopes are calibrated. reach (for policy add): the gentlest slopes that hide what lies beyond the trained length, "
             "in one forward pass. look-back (for replace): from how far each head looks back. distil: by imitating the original's "
             "predictions. distil+norms (for replace): normalisation weights too. Default: reach for add, distil for replace.",
             panel=CALIBRATION,
@@ -58,7 +58,7 @@ class CalibrateSettings(Verb):
     calibration_tokens: Annotated[
         int | None,
         Setting(
-            "Tokens that are fed to learn from, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
+            "Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
             "and look-back.",
             minimum=1,
             panel=CALIBRATION,
@@ -165,7 +165,7 @@ class PlanSettings(CalibrateSettings):
     max_sequence_length: Annotated[
         int | None,
         Setting(
-            "The length that the config declares; no table is sized by it. Default: 4 x the trained length.",
+            "The length that the config declares; no tensor is sized by it. Default: 4 x the trained length.",
             minimum=1,
             maximum=LONGEST,
         ),

@@ -19,7 +19,7 @@ class ExportSettings(Verb):
     to: Annotated[Literal["gguf"], Setting("The format: gguf, which llama.cpp and what is built on it run.")] = "gguf"
     dtype: Annotated[
         GgufType | None,
-        Setting("Type of the matrices; vectors stay in f32. Default: the checkpoint's own type."),
+        Setting("Dtype of the matrices; vectors stay in f32. Default: the checkpoint's own type."),
     ] = None
     approximate: Annotated[
         bool, Setting("Allow llama.cpp's tanh GELU in place of the exact GELU of some families.")

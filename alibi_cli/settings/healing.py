@@ -39,7 +39,7 @@ class TrainSettings(Verb):
     ]
     output: Annotated[Path, Setting("Where to write.", flags=("--output", "-o"), metavar="DIR", preset=False)]
     tokens: Annotated[int | None, Setting("Budget in tokens, rounded up to whole optimizer steps.", minimum=1)] = None
-    steps: Annotated[int | None, Setting("Budget in optimizer steps instead.", minimum=1)] = None
+    steps: Annotated[int | None, Setting("Budget in optimizer steps, instead of tokens.", minimum=1)] = None
     text: Annotated[
         tuple[Path, ...],
         Setting("Train on this file; repeatable, one document each.", metavar="FILE", panel=DATA, preset=False),
@@ -61,14 +61,16 @@ class TrainSettings(Verb):
     batch_tokens: Annotated[
         int | None,
         Setting(
-            "Tokens of an optimizer step, over all processes. Default: 4096, or so few that the budget makes 400 steps.",
+            "Tokens per optimizer step, over all processes. Default: 4096, or so few that the budget makes 400 steps.",
             minimum=1,
             panel=DATA,
         ),
     ] = None
     length: Annotated[
         int | None,
-        Setting("Tokens of a sequence. Default: the length for which the original was trained.", minimum=2, panel=DATA),
+        Setting(
+            "Sequence length in tokens. Default: the length for which the original was trained.", minimum=2, panel=DATA
+        ),
     ] = None
     length_schedule: Annotated[
         tuple[tuple[int, float], ...] | None,
@@ -88,12 +90,12 @@ class TrainSettings(Verb):
             panel=DATA,
         ),
     ] = 1.0
-    seed: Annotated[int, Setting("Which text is seen, in which order.", minimum=0, panel=DATA)] = 0
+    seed: Annotated[int, Setting("Seed of the order of documents and blocks.", minimum=0, panel=DATA)] = 0
     teacher: Annotated[
         str | None,
         Setting(
-            "Learn from this model's predictions too, such as the original's. Of sequences longer than it was trained for it is fed "
-            "windows of its own length.",
+            "Teacher of a distillation, such as the original of a converted model. Longer sequences are fed to it in windows of its "
+            "own trained length.",
             metavar="MODEL",
             panel=LOSS,
         ),
@@ -101,7 +103,7 @@ class TrainSettings(Verb):
     kd_weight: Annotated[
         float,
         Setting(
-            "Share of the teacher in the loss; the text has the rest.",
+            "Weight of the teacher's KL divergence in the loss; the cross-entropy of the text has the rest.",
             minimum=0,
             maximum=1,
             panel=LOSS,
@@ -109,12 +111,12 @@ class TrainSettings(Verb):
         ),
     ] = 0.9
     temperature: Annotated[
-        float, Setting("Temperature at which teacher and student are compared.", above=0, panel=LOSS, needs="teacher")
+        float, Setting("Softmax temperature of the distillation.", above=0, panel=LOSS, needs="teacher")
     ] = 1.0
     hidden_weight: Annotated[
         float,
         Setting(
-            "Weight of the difference between the normalised hidden states of all layers.",
+            "Weight in the loss of the difference between the normalised hidden states of all layers.",
             minimum=0,
             panel=LOSS,
             needs="teacher",
@@ -122,33 +124,43 @@ class TrainSettings(Verb):
     ] = 0.0
     train_slopes: Annotated[bool, Setting("Train the slopes of a converted checkpoint too.", panel=LOSS)] = False
     learning_rate: Annotated[float, Setting("Peak learning rate.", above=0, panel=OPTIMIZER)] = 1e-3
-    warmup: Annotated[float, Setting("Warmup, as a share of all steps.", minimum=0, maximum=1, panel=OPTIMIZER)] = 0.1
+    warmup: Annotated[
+        float, Setting("Warmup, as a fraction of total steps.", minimum=0, maximum=1, panel=OPTIMIZER)
+    ] = 0.1
     decay: Annotated[
         Literal["cosine", "linear", "constant"],
         Setting("Schedule of the learning rate after the warmup, down to zero; constant keeps it.", panel=OPTIMIZER),
     ] = "cosine"
     weight_decay: Annotated[float, Setting("Weight decay of AdamW.", minimum=0, panel=OPTIMIZER)] = 0.0
-    max_gradient_norm: Annotated[float, Setting("Norm at which gradients are clipped.", above=0, panel=OPTIMIZER)] = 1.0
+    max_gradient_norm: Annotated[float, Setting("Gradient-clipping norm.", above=0, panel=OPTIMIZER)] = 1.0
     dtype: Annotated[
         Literal["float32", "bfloat16"],
-        Setting("Type of the computation; weights are trained in float32.", panel=MACHINE),
+        Setting("Compute dtype; master weights stay float32.", panel=MACHINE),
     ] = "float32"
     device: Annotated[
-        Literal["auto", "cpu"], Setting("auto takes a GPU if there is one.", panel=MACHINE, preset=False)
+        Literal["auto", "cpu"],
+        Setting("Device to train on; auto takes a GPU if there is one.", panel=MACHINE, preset=False),
     ] = "auto"
     batch_size: Annotated[
         int | None,
         Setting(
-            "Sequences that a device takes at a time; the result does not depend on it. Default: 16,384 tokens' worth.",
+            "Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens' worth.",
             minimum=1,
             panel=MACHINE,
             preset=False,
         ),
     ] = None
-    gradient_checkpointing: Annotated[bool, Setting("Less memory, more computation.", panel=MACHINE)] = False
+    gradient_checkpointing: Annotated[
+        bool, Setting("Recompute activations in the backward pass: less memory, more compute.", panel=MACHINE)
+    ] = False
     fsdp: Annotated[
         str | None,
-        Setting("The fsdp of transformers' TrainingArguments.", metavar="OPTIONS", panel=MACHINE, preset=False),
+        Setting(
+            "Options of FSDP, as `fsdp` of transformers' TrainingArguments takes them.",
+            metavar="OPTIONS",
+            panel=MACHINE,
+            preset=False,
+        ),
     ] = None
     deepspeed: Annotated[
         Path | None, Setting("DeepSpeed's configuration file.", metavar="FILE", panel=MACHINE, preset=False)

@@ -75,10 +75,10 @@ class BenchAttentionSettings(Verb):
     repeats: Annotated[int, Setting("Timed calls, of which the median is shown.", minimum=1)] = 3
     backends: Annotated[
         tuple[str, ...],
-        Setting("Only these. Default: every registered backend.", metavar="NAME,…", parse=parse_names),
+        Setting("Backends to measure. Default: every registered backend.", metavar="NAME,…", parse=parse_names),
     ] = ()
     device: Annotated[str, Setting("cpu, cuda, …; auto takes a GPU if there is one.")] = "auto"
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Setting("Type of the input.")] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Setting("Dtype of the inputs.")] = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", checked_lengths(self.lengths))

@@ -118,12 +118,14 @@ class EvaluateSettings(OnModels):
     targets: Annotated[
         int | None,
         Setting(
-            "K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.",
+            "K: tokens scored per segment by fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.",
             minimum=1,
             part_of="protocol",
         ),
     ] = None
-    stride: Annotated[int | None, Setting("S of sliding, in tokens.", minimum=1, part_of="protocol")] = None
+    stride: Annotated[
+        int | None, Setting("S: stride of the sliding protocol, in tokens.", minimum=1, part_of="protocol")
+    ] = None
     text: Annotated[
         tuple[Path, ...], Setting("Score this file; repeatable, one document each.", metavar="FILE", preset=False)
     ] = ()
@@ -158,7 +160,7 @@ class TaskSettings(OnModels):
         Setting("The generated long-range task.", argument=True, metavar="passkey|listops|NAME", preset=False),
     ]
     samples: Annotated[int | None, Setting("Items per length and depth. Default: the task's own.", minimum=1)] = None
-    seed: Annotated[int, Setting("Which items are generated.")] = 0
+    seed: Annotated[int, Setting("Seed of the generated items.")] = 0
     attention: Annotated[
         str | None,
         Setting(

@@ -62,7 +62,7 @@ def preset_names() -> list[str]:
 
 
 def preset_file(name: str) -> Path:
-    """The file of a preset: one of ours by its name, or a file of one's own, which ends in .yaml.
+    """The file of a preset: one of ours by its name, or your own, which ends in .yaml.
 
     Raises:
         UsageError: there is none.

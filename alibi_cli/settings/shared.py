@@ -7,7 +7,7 @@ from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting
 
 UNITS = {"k": 1 << 10, "K": 1 << 10, "M": 1 << 20}
-LONGEST = 1 << 31  # no table is sized by it, but figures must stay readable
+LONGEST = 1 << 31  # no tensor is sized by it, but figures must stay readable
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 SplitOn = Literal["file", "blank-line"]
 

@@ -38,7 +38,7 @@ def apply_alibi(
     that others can load.
 
     Args:
-        max_sequence_length: what the config promises; no table is sized by it.
+        max_sequence_length: the length that the config declares; no tensor is sized by it.
         optimizers: an optimizer made before the surgery; parameters that the surgery removed are taken out of it.
         slopes: one per query head, or one such list per layer; Press et al.'s if not given, or given by name as "press".
         policy: "replace" removes the positional encoding; "add" keeps a rotation, or T5's relative bias, and adds the bias to its scores.
@@ -48,7 +48,7 @@ def apply_alibi(
             beyond it a model no longer recognises them. Without sinks it is ignored.
         offsets: of the shape of `slopes`: tokens at a distance up to which a head has no bias, -m max(0, |i - j| - offset). Not for the
             policy "replace", which is textbook ALiBi.
-        position_vector: where a table of positions was added, add one vector that is the same everywhere: a parameter, zero at first.
+        position_vector: add one vector in place of absolute position embeddings, the same at every position: a parameter, zero at first.
 
     Raises:
         ValueError: max_sequence_length is not positive, slopes, sinks, sink_distance or offsets do not fit, there is no such policy,

@@ -1,11 +1,12 @@
 """Text as blocks of tokens in an order that depends on the seed and the block length alone.
 
-A pass over the text puts its documents in a new order, each followed by an end-of-text token, cuts the stream into blocks and puts these
+An epoch puts its documents in a new order, each followed by an end-of-text token, cuts the stream into blocks and puts these
 in a new order too; block i is a pure function of (text, seed, block length, i), so a run can begin anywhere and models, batch sizes and
-numbers of processes cannot change what is seen. What is left over at the end of a pass, less than a block, is another text in every pass.
+numbers of processes cannot change what is seen. What is left over at the end of an epoch, less than a block, is another
+text in every epoch.
 
-A row never attends across documents: positions begin anew with each, from which transformers makes the mask. Families whose masks do not
-follow positions get one document per row instead, padded (`unpack`): the same targets, more computation.
+A row never attends across documents: positions restart at zero with each, from which transformers makes the mask. Families whose masks
+do not follow positions get one document per row instead, padded (`unpack`): the same targets, more computation.
 """
 
 import hashlib
@@ -107,7 +108,7 @@ class Blocks(torch.utils.data.Dataset):
         return len(self) / self.per_pass
 
     def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(documents in order, where each begins in the stream, blocks in order) of one pass."""
+        """(documents in order, where each begins in the stream, blocks in order) of one epoch."""
         if self._order is None or self._order[0] != number:
             random = np.random.default_rng([self.seed, number])
             documents = random.permutation(len(self.tokens.starts) - 1)
@@ -197,7 +198,7 @@ def unpack(batch: dict[str, Tensor], documents: Tensor, masking: Masking | None)
 
 @torch.no_grad()
 def keeps_documents_apart(model: Any) -> bool:
-    """True if positions that begin anew make this model compute the second document of a row exactly as it would alone."""
+    """True if positions that restart at zero make this model compute the second document of a row exactly as it would alone."""
     size = min(4, model.config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(size, (1, 12), generator=generator).to(model.device)

@@ -106,7 +106,7 @@ def _claim(job: Job, identity: dict[str, Any]) -> None:
             name = different[0]
             raise UsageError(
                 f"{work} belongs to a run with other settings: {name} was {before.get(name)!r} and is {identity[name]!r}.",
-                hint="Resume with the same settings, or start anew with `force`.",
+                hint="Resume with the same settings, or start over with `force`.",
             )
         return
     if state is not None and not settings.force:

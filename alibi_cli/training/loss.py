@@ -56,8 +56,8 @@ def _sums(logits: Tensor, labels: Tensor, teacher: Tensor | None, temperature: f
 def hidden_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor], scored: Tensor) -> Tensor:
     """Mean over layers and width, sum over the tokens where `scored` (B, L), of the squared difference between normalised hidden states.
 
-    Normalised, because the models may differ in scale. The first entry, the embeddings below all layers, is left out: a table of positions
-    that was removed is in the teacher's.
+    Normalised, because the models may differ in scale. The first entry, the embeddings below all layers, is left out: position
+    embeddings that the surgery removed are still in the teacher's.
     """
     total = ours[0].new_zeros((), dtype=torch.float32)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):

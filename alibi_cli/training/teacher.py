@@ -1,8 +1,9 @@
 """What a teacher says about sequences that are longer than it was trained for.
 
-Beyond its trained length L it would only make mistakes, and one with a table of positions cannot be run at all. So it is fed windows of L
-tokens that begin L / 2 apart, each as a text of its own, and speaks about the second half of each (of the first, about all): every token
-is predicted from its last L / 2 tokens at least. One that fills in masked tokens speaks about the middle half, since it reads ahead too.
+Beyond its trained length L it would only make mistakes, and one with absolute position embeddings cannot be run at all. So it is fed
+windows of L tokens that begin L / 2 apart, each as a text of its own, and speaks about the second half of each (of the first, about all):
+every token is predicted from its last L / 2 tokens at least. One that fills in masked tokens speaks about the middle half, since it reads
+ahead too.
 
 Shapes: B rows, T tokens of a row, P windows of a row, V vocabulary.
 """

@@ -29,7 +29,7 @@ class Loss(BaseModel):
 
 
 class TrainReport(BaseModel):
-    """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated passes included. teacher_length: how
+    """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated epochs included. teacher_length: how
     many tokens the teacher was fed of longer sequences, see `Teacher`; null if all."""
 
     output: str

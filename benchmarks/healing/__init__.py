@@ -1,1 +1,1 @@
-"""What conversion costs, and what calibration and healing win back: one command, `make heal-report`."""
+"""What conversion costs, and what calibration and healing recover: one command, `make heal-report`."""

@@ -1,4 +1,4 @@
-"""Why a rotary model cannot be won back by slopes alone, and what was tried.
+"""Why a rotary model cannot be recovered by slopes alone, and what was tried.
 
     python -m benchmarks.healing.remedies [--model demo-llama] [--tokens 131072] [--output benchmarks/healing/remedies.json]
 

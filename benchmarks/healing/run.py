@@ -99,7 +99,7 @@ def _finish(arm: Arm, done: dict[str, threading.Event], make_only: bool) -> None
 
 
 def _stretch(arm: Arm, output: Path) -> None:
-    """The stock Llama with another rotation in its config: rivals that need no training."""
+    """The stock Llama with another rotation in its config: baselines that need no training."""
     assert arm.rope is not None
     kind, factor = arm.rope
     shutil.copytree(presets_folder() / MODELS[arm.model], output, dirs_exist_ok=True)

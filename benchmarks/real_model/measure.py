@@ -19,7 +19,7 @@ from benchmarks.real_model.arms import Arm, ArmFailed, info_of, loaded
 from benchmarks.real_model.records import BIN, Record, digest
 from benchmarks.real_model.texts import Document
 
-PROBES = (1024, 2048)  # tokens of the passes from which costs are foretold
+PROBES = (1024, 2048)  # tokens of the passes from which costs are estimated
 
 
 def tokens_of(documents: Sequence[Document]) -> dict[str, np.ndarray]:

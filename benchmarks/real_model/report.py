@@ -19,7 +19,7 @@ BEGIN, END = "<!-- real model: begin (make study) -->", "<!-- real model: end --
 NEAR = (0, TRAINED_LENGTH)
 FAR = tuple(band for band in BANDS if band[0] >= TRAINED_LENGTH)
 HORIZON_BANDS = tuple(band for band in BANDS if band[1] <= HORIZON_LENGTH)
-ORIGINAL, RIVAL, WINDOW, HORIZON_RIVAL = "original", "streaming", "window+sinks", "horizon-window+sinks"
+ORIGINAL, BASELINE, WINDOW, HORIZON_BASELINE = "original", "streaming", "window+sinks", "horizon-window+sinks"
 NONE = "–"
 
 
@@ -56,11 +56,11 @@ class Target:
 
 TARGETS = (
     Target("within the trained length, mean over 0 to 8,192", ORIGINAL, 0, 8192, 0.02),
-    Target("10,240 to 12,288", RIVAL, 10240, 12288, 0.02),
-    Target("12,288 to 16,384", RIVAL, 12288, 16384, 0.02),
+    Target("10,240 to 12,288", BASELINE, 10240, 12288, 0.02),
+    Target("12,288 to 16,384", BASELINE, 12288, 16384, 0.02),
     Target("10,240 to 12,288", WINDOW, 10240, 12288, 0.02),
     Target("12,288 to 16,384", WINDOW, 12288, 16384, 0.02),
-    Target("horizon of 1,024, 2,048 to 3,072", HORIZON_RIVAL, 2048, 3072, 0.0, sure=True, horizon=True),
+    Target("horizon of 1,024, 2,048 to 3,072", HORIZON_BASELINE, 2048, 3072, 0.0, sure=True, horizon=True),
 )
 
 
@@ -73,9 +73,9 @@ class Study:
         self.kinds = {document.name: document.kind for document in evaluation_documents()}
 
     @property
-    def rival(self) -> str:
+    def baseline(self) -> str:
         """The best of what needs no conversion, among the arms that were measured; the two agree up to 12,288 tokens."""
-        return WINDOW if WINDOW in self.sums and RIVAL not in self.sums else RIVAL
+        return WINDOW if WINDOW in self.sums and BASELINE not in self.sums else BASELINE
 
     def mean(self, arm: str, start: int, end: int) -> float | None:
         """None unless all of the arm's documents reach so far: bands of different documents are not to be compared."""
@@ -114,7 +114,7 @@ def tables(study: Study) -> str:
         "With a horizon of 1,024:",
         by_band(study, [arm for arm in study.arms if arm.length < LENGTH or arm.name == ORIGINAL], HORIZON_BANDS),
         "**Differences, with 95 % intervals over documents.** Up to 8,192 tokens against the original; beyond them, where the "
-        f"original breaks down, against the best that it can do without any conversion, {study.rival}. Below zero is better.",
+        f"original breaks down, against the best that it can do without any conversion, {study.baseline}. Below zero is better.",
         differences(study),
         "**The same for prose and code**, means only",
         by_kind(study),
@@ -149,7 +149,9 @@ def differences(study: Study) -> str:
         if arm.name == ORIGINAL or arm.length < LENGTH:
             continue
         near = study.difference(arm.name, ORIGINAL, *NEAR)
-        far = [study.difference(arm.name, study.rival, *band) if arm.name != study.rival else None for band in FAR]
+        far = [
+            study.difference(arm.name, study.baseline, *band) if arm.name != study.baseline else None for band in FAR
+        ]
         rows.append([arm.name, *(NONE if found is None else str(found) for found in (near, *far))])
     return _table(["arm", "0–8,192", *(f"{start:,}–{end:,}" for start, end in FAR)], rows)
 
@@ -157,11 +159,11 @@ def differences(study: Study) -> str:
 def by_kind(study: Study) -> str:
     rows = []
     for arm in study.arms:
-        if arm.name in (ORIGINAL, study.rival) or arm.length < LENGTH:
+        if arm.name in (ORIGINAL, study.baseline) or arm.length < LENGTH:
             continue
         found = [
             study.difference(arm.name, other, *band, kind=kind)
-            for other, band in ((ORIGINAL, NEAR), (study.rival, (TRAINED_LENGTH, LENGTH)))
+            for other, band in ((ORIGINAL, NEAR), (study.baseline, (TRAINED_LENGTH, LENGTH)))
             for kind in ("prose", "code")
         ]
         rows.append([arm.name, *(NONE if each is None else f"{each.mean:+.3f}" for each in found)])
@@ -177,10 +179,10 @@ def targets(study: Study) -> str:
         best = min(arms, key=lambda arm: _rank(study, arm, wanted), default=None)
         for target in wanted:
             found = None if best is None else study.difference(best, target.against, target.start, target.end)
-            bar = "interval below zero" if target.sure else f"at most {target.most:.2f}"
+            bound = "interval below zero" if target.sure else f"at most {target.most:.2f}"
             result = "not measured" if found is None else "met" if _met(target, found) else "missed"
             shown = NONE if found is None else f"{found} ({found.verdict})"
-            rows.append([target.what, target.against, bar, best or NONE, shown, result])
+            rows.append([target.what, target.against, bound, best or NONE, shown, result])
     return _table(["where", "against", "target", "best arm", "measured", ""], rows)
 
 
@@ -225,10 +227,10 @@ STEP, TOP = 1024, 1.0  # tokens of one point; nats, above which lines leave the 
 
 
 def draw(study: Study, path: Path) -> bool:
-    """The difference to the rival by position; False if there is nothing to draw."""
+    """The difference to the baseline by position; False if there is nothing to draw."""
     from matplotlib.figure import Figure
 
-    arms = [arm for arm in study.arms if arm.drawn and study.rival in study.sums]
+    arms = [arm for arm in study.arms if arm.drawn and study.baseline in study.sums]
     lines = {arm.name: _line(study, arm.name) for arm in arms}
     if not any(lines.values()):
         return False
@@ -251,7 +253,7 @@ def draw(study: Study, path: Path) -> bool:
     ):
         axes.annotate(label, (LENGTH, height), xytext=(4, 0), textcoords="offset points", color=color, va="center")
     axes.set(xlim=(0, LENGTH), ylim=(bottom, TOP), xlabel="tokens before the one that is predicted")
-    axes.set(ylabel=f"NLL above {study.rival} (nats per token),\nwhich is the original up to 8,192")
+    axes.set(ylabel=f"NLL above {study.baseline} (nats per token),\nwhich is the original up to 8,192")
     axes.set_xticks(range(0, LENGTH + 1, 2048), [f"{place:,}" for place in range(0, LENGTH + 1, 2048)])
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +263,7 @@ def draw(study: Study, path: Path) -> bool:
 
 
 def _line(study: Study, arm: str) -> list[tuple[float, float]]:
-    found = ((start, study.difference(arm, study.rival, start, start + STEP)) for start in range(0, LENGTH, STEP))
+    found = ((start, study.difference(arm, study.baseline, start, start + STEP)) for start in range(0, LENGTH, STEP))
     return [(start + STEP / 2, each.mean) for start, each in found if each is not None]
 
 

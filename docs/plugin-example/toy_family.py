@@ -2,7 +2,7 @@
 
     alibi convert MY-TOY-CHECKPOINT -o OUT --plugin docs/plugin-example/toy_family.py
 
-The family is a decoder with a learned table of positions. All that alibi needs is at the bottom: three lines that say which module takes
+The family is a decoder with learned position embeddings. All that alibi needs is at the bottom: three lines that say which module takes
 the bias and which one gives up its positions. The file travels in the converted checkpoint, so it imports nothing but torch, transformers
 and alibi_cli.runtime.
 """

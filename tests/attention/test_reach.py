@@ -52,7 +52,7 @@ def shifted(generator):
 
 
 def no_own_value(generator):
-    """Queries whose own value is nought: all of what they see comes from others."""
+    """Queries whose own value is zero: all of what they see comes from others."""
     q, k, v = ordinary(generator)
     v[:, :, 700:] = 0.0
     return q, k, v
@@ -146,7 +146,7 @@ def tuned(generator, kind: str):
 
 
 def weight_left_out(q, k, v, slopes, offsets=None, sinks=0, rotated=False):
-    """ln of what is left out of a query's sum, in units of the rounding of its own share: at most nought. Every query is a block."""
+    """ln of what is left out of a query's sum, in units of the rounding of its own share: at most zero. Every query is a block."""
     q, k = rotate(q, k) if rotated else (q, k)
     queries, keys = q.shape[2], k.shape[2]
     line = alibi_bias(Compact.of(queries, keys, False, "cpu").line, slopes, q.dtype, offsets)

@@ -135,16 +135,16 @@ def test_copies_do_not_stay_in_memory(tmp_path: Path) -> None:
     source.write_bytes(os.urandom(64 << 20))
     with source.open("rb") as file:
         os.fsync(file.fileno())
-    for name, let_go in (("kept", False), ("let go", True)):
+    for name, drop_cache in (("kept", False), ("evicted", True)):
         with Writing() as writing:
-            writing.start(tmp_path / name, partial(copy_file, source, tmp_path / name), let_go=let_go)
+            writing.start(tmp_path / name, partial(copy_file, source, tmp_path / name), drop_cache=drop_cache)
             writing.digests()
     if in_memory(source) < 0.5:
         pytest.skip("memory is short here")
     assert in_memory(tmp_path / "kept") == 1 and in_memory(source) > 0.9
-    if in_memory(tmp_path / "let go") == 1:
+    if in_memory(tmp_path / "evicted") == 1:
         pytest.skip("this file system is in memory")
-    assert in_memory(tmp_path / "let go") < 0.5
+    assert in_memory(tmp_path / "evicted") < 0.5
 
 
 def test_linked_shards_are_the_same_file_and_others_are_not(tmp_path: Path) -> None:

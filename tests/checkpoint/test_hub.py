@@ -188,7 +188,7 @@ def test_a_broken_download_is_resumed_where_it_broke(hub: dict[str, str], tmp_pa
 
 
 def test_a_file_that_changes_between_requests_is_found(hub: dict[str, str], tmp_path: Path) -> None:
-    """Its headers promise one content, its body is another: of the same size, which the client does not notice, and of another."""
+    """Its headers announce one content, its body is another: of the same size, which the client does not notice, and of another."""
     content = bytearray((Hub.folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     Hub.changed = {"model.safetensors": bytes(content)}

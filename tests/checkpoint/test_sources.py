@@ -139,7 +139,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "duplicate keys": (
         lambda f: change_header(f / "model.safetensors", lambda h: (t := json.dumps(h))[:-1].encode() + b"," + t[1:].encode()), "twice"),
     "overlapping": (lambda f: change_header(f / "model.safetensors", lambda h: h[LATER].update(data_offsets=[0, 576])), "fit"),
-    "gapped": (lambda f: change_header(f / "model.safetensors", lambda h: h.pop(HEAD) and None), "fit|promises"),
+    "gapped": (lambda f: change_header(f / "model.safetensors", lambda h: h.pop(HEAD) and None), "fit|its header says"),
     "negative shape": (lambda f: change_header(f / "model.safetensors", lambda h: h[HEAD].update(shape=[-1, -144])), "not a table"),
     "offsets of fractions": (
         lambda f: change_header(f / "model.safetensors", lambda h: h[HEAD].update(data_offsets=[0.0, 5.0])), "not a table"),

@@ -234,7 +234,7 @@ def test_command_line(checkpoints: dict[str, str], tmp_path: Path) -> None:
     result = alibi("eval", *arguments, "--output", out, "--plot", picture)
     assert (
         "gpt2:truncated" in result.stdout
-        and "beyond its position table" in result.stdout
+        and "beyond its position embeddings" in result.stdout
         and "no detectable change" in result.stdout
     )
     assert "fixed-target, K=6" in result.stdout and result.stderr.count("\n") <= 2

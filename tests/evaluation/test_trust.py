@@ -54,7 +54,7 @@ def test_killed_at_any_row_and_resumed(llama: str, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     ran["kills of alibi eval"] += found["kills"]
     assert found["failures"] == []
-    assert found["kills"] >= 40 and set(found["rows"]) == set(range(4))  # with every number of rows, nought to all
+    assert found["kills"] >= 40 and set(found["rows"]) == set(range(4))  # with every number of rows, zero to all
 
 
 def edit_figure(path: Path) -> None:
@@ -112,7 +112,7 @@ def test_an_edited_results_file_is_not_believed(edit, says: str, llama: str, tex
 
 def test_nan_names_the_first_position_and_token(text: Text, tmp_path: Path) -> None:
     """The embedding of one letter is NaN, so the first loss that is none is the first of the window that the letter is in: attention
-    multiplies it by nought before it, and nought times NaN is NaN."""
+    multiplies it by zero before it, and zero times NaN is NaN."""
     folder = save_tiny("llama", tmp_path / "m", tie_word_embeddings=False)
     tensors = load_tensors(folder / "model.safetensors")
     encode = AutoTokenizer.from_pretrained(folder).encode

@@ -119,7 +119,7 @@ def test_c8_the_table_is_zeros_frozen_and_of_the_length(rows: int, dtype: torch.
         model(input_ids=sample_tokens(1, rows + 1))
 
 
-def test_c8_the_config_promises_the_new_length() -> None:
+def test_c8_the_config_declares_the_new_length() -> None:
     model = tiny_model("gpt2")
     apply_alibi(model, 96)
     assert model.config.n_positions == model.config.max_position_embeddings == 96
@@ -174,11 +174,11 @@ def test_c12_c13_the_buffer_is_float32_and_not_saved() -> None:
     assert register_alibi(nn.Linear(2, 2, device="meta"), 4, 16, True).alibi.device.type == "meta"
 
 
-def test_c15_inputs_longer_than_the_promise_run_and_a_promise_of_one_is_no_special_case() -> None:
+def test_c15_inputs_longer_than_declared_run_and_a_length_of_one_is_no_special_case() -> None:
     tokens, expected = sample_tokens(1, 30), None
-    for promise in (1, 16, 4096):
+    for length in (1, 16, 4096):
         model = tiny_model("gpt2")
-        apply_alibi(model, promise)
+        apply_alibi(model, length)
         logits = model(input_ids=tokens).logits
         expected = logits if expected is None else expected
         assert torch.equal(logits, expected)

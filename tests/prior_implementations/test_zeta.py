@@ -109,7 +109,7 @@ def test_z8_learned_slopes_start_at_the_textbook_stay_positive_and_are_trained()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
     for _ in range(20):
         optimizer.zero_grad()
-        (-module(8, 8).mean()).backward()  # pulls slopes towards nought
+        (-module(8, 8).mean()).backward()  # pulls slopes towards zero
         optimizer.step()
     assert torch.all(module.slopes > 0) and torch.all(module.slopes < torch.tensor(get_slopes(4)))
     assert module(8, 8).requires_grad

@@ -31,7 +31,7 @@ def ours(heads: int, length: int) -> torch.Tensor:
 
 
 def row_shifted(bias: torch.Tensor, length: int) -> torch.Tensor:
-    """(H, 1, K) as BLOOM and MPT keep it -> (H, Q, K) with every row's visible maximum at nought, which softmax cannot tell apart."""
+    """(H, 1, K) as BLOOM and MPT keep it -> (H, Q, K) with every row's visible maximum at zero, which softmax cannot tell apart."""
     full = bias.reshape(bias.shape[0], 1, length).expand(-1, length, -1).clone()
     full = full.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
     return full - full.max(-1, keepdim=True).values

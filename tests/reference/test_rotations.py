@@ -75,7 +75,7 @@ def test_the_rotation_stays(kind: str, tmp_path: Path) -> None:
     reloaded = type(converted).from_pretrained(tmp_path)
     assert isinstance(reloaded.config, AlibiConfigMixin) and reloaded.config.alibi_policy == "add"
     assert torch.equal(outputs(reloaded), outputs(copy.deepcopy(converted)))
-    # What must be noticed: the maximum length that conversion promises, where the rotation reads it; and no rotation at all.
+    # What must be noticed: the maximum length that conversion declares, where the rotation reads it; and no rotation at all.
     if kind in MATTERS:
         longer = tiny_model(family, torch.float32, **settings_of(kind), max_position_embeddings=NEW_MAX)
         longer.load_state_dict(stock.state_dict())

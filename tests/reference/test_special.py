@@ -12,11 +12,15 @@ from tests.models import OLD_MAX, sample_tokens, tiny_config, tiny_model
 from tests.reference.textbook import textbook_logits
 
 
-def test_roberta_uses_the_whole_promised_length() -> None:
+def test_roberta_uses_the_whole_declared_length() -> None:
     model = tiny_model("roberta")
     apply_alibi(model, 40)
     assert model.config.max_position_embeddings == 40
-    for length in (39, 40, 41):  # nothing is sized by the promise, so nothing breaks one token before or after it
+    for length in (
+        39,
+        40,
+        41,
+    ):  # nothing is sized by the declared length, so nothing breaks one token before or after it
         assert torch.isfinite(model(input_ids=sample_tokens(1, length)).logits).all()
 
 
@@ -91,7 +95,7 @@ def test_slopes_per_layer() -> None:
     assert (ours - textbook_logits(stock, tokens, slopes[::-1])).abs().max() > 1e-3
 
 
-def test_converting_twice_changes_the_promise_and_nothing_else() -> None:
+def test_converting_twice_changes_the_declared_length_and_nothing_else() -> None:
     model = tiny_model("gpt2")
     apply_alibi(model, 64)
     before, tokens = copy.deepcopy(model.state_dict()), sample_tokens(1, 50)
@@ -129,7 +133,12 @@ def test_what_is_not_asked_for_again_is_taken_back_and_another_policy_is_refused
         ("llama", {}, {"sinks": 1.0}, "sinks must be a whole number"),
         ("bloom", {}, {"sinks": 2}, "knows no attention sinks"),
         ("mpt", {}, {"sinks": 2}, "knows no attention sinks"),
-        ("esm", {"position_embedding_type": "absolute"}, {"policy": "add"}, "has a table of positions, which ends"),
+        (
+            "esm",
+            {"position_embedding_type": "absolute"},
+            {"policy": "add"},
+            "has absolute position embeddings, which end",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_changed(name, changes, settings, says) -> None:

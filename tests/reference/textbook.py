@@ -1,6 +1,6 @@
 """Textbook ALiBi, written a second time and by other means than the product's.
 
-The product rewrites modules. Here nothing is rewritten: a stock model gets zeros in its position table and position id 0 for every
+The product rewrites modules. Here nothing is rewritten: a stock model gets zeros in its position embeddings and position id 0 for every
 token (the identity rotation), and its attention is computed by loops over queries in float64 from the definition,
 
     out_i = sum_j softmax_j( scaling * q_i.k_j - m_h |i - j| ) v_j,   j visible to i,

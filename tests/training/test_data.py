@@ -102,7 +102,7 @@ def test_targets_are_the_next_tokens_of_the_same_document() -> None:
 
 
 def test_every_pass_sees_the_text_once_in_an_order_of_its_own() -> None:
-    tokens = some_tokens([40, 25, 63, 1, 30])  # 159 tokens: 19 blocks of 8 a pass
+    tokens = some_tokens([40, 25, 63, 1, 30])  # 159 tokens: 19 blocks of 8 an epoch
     blocks = Blocks(tokens, budget(8, 2, (8, 30)), seed=0)
     seen = [np.concatenate([blocks[i]["input_ids"] for i in range(p * 19, p * 19 + 19)]) for p in range(3)]
     for one in seen:

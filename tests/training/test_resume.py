@@ -103,9 +103,9 @@ def test_a_continuation_has_the_same_data_and_may_have_another_learning_rate(tex
     interrupted(source, tmp_path / "still", text, at=5)
     heal(source, tmp_path / "still", text, steps=12, resume=True, learning_rate=1e-12, save_every=1)
     assert same_weights(tmp_path / "out", tmp_path / "still")
-    interrupted(source, tmp_path / "anew", text, at=5)
-    heal(source, tmp_path / "anew", text, steps=12, force=True)
-    assert same_weights(tmp_path / "whole", tmp_path / "anew")
+    interrupted(source, tmp_path / "again", text, at=5)
+    heal(source, tmp_path / "again", text, steps=12, force=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "again")
 
 
 def test_a_state_and_its_marker_are_on_the_disk_before_the_older_one_goes(

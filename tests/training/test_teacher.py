@@ -41,7 +41,7 @@ def one_by_one(model: Any, row: torch.Tensor, documents: list[int]) -> torch.Ten
 @pytest.mark.parametrize(("family", "documents"), [("llama", [0]), ("llama", [0, 5, 6, 17]), ("gpt2", [0])])
 def test_every_token_is_predicted_from_the_window_that_the_definition_names(family, documents, total):
     model = tiny_model(family, max_position_embeddings=LENGTH)
-    model.config.use_cache = False  # or transformers takes positions that begin anew for a cache's
+    model.config.use_cache = False  # or transformers takes positions that restart at zero for a cache's
     tokens, documents = sample_tokens(2, total), [begin for begin in documents if begin < total]
     sizes = torch.diff(torch.tensor([*documents, total])).tolist()
     places = torch.cat([torch.arange(size) for size in sizes]).expand(2, -1)

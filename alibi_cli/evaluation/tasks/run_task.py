@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 
 
 class TaskRow(BaseModel):
-    """One model at one length and depth (null: all depths together). status: "ok", "out_of_range" (beyond a table of positions),
+    """One model at one length and depth (null: all depths together). status: "ok", "out_of_range" (beyond its position embeddings),
     "out_of_memory" or "non_finite". ci95: Wilson's. chance: of guessing. tokens: mean fed, special tokens included. outcomes: 1 or 0 for
     each item."""
 

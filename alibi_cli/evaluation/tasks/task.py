@@ -94,7 +94,7 @@ def make_items(task: Task, name: str, encode: Encode, room: int, depth: float | 
     """n items, the same for every model whose tokenizer cuts text alike.
 
     Raises:
-        AlibiError: as `Task.item`; also a task that broke its promise on length.
+        AlibiError: as `Task.item`; also a task that made an item that is too long.
     """
     items = []
     for index in range(n):
