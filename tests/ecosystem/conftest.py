@@ -11,13 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # models so small gain nothing by threads, and lose much by waiting for them
-
 import pytest
+import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.conftest import REPOSITORY
 from tests.ecosystem.checkpoints import SETTINGS, Checkpoint, Way, make
+
+# Models so small gain nothing by threads, and lose much by waiting for them.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 RECORD = REPOSITORY / "benchmarks" / "ecosystem.json"
 WAYS = {"carried": Way(True, "transformers_modules"), "installed": Way(False, "alibi_cli")}
