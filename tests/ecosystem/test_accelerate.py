@@ -24,7 +24,6 @@ def test_two_processes(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
         "-m",
         "accelerate.commands.launch",
         "--cpu",
-        "--multi_cpu",
         "--num_processes",
         "2",
         "--num_machines",

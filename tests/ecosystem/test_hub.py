@@ -40,6 +40,7 @@ def test_push_to_hub_and_back(
 ) -> None:
     from huggingface_hub import constants, snapshot_download
 
+    Hub.asked = 0
     Writable.folder, Writable.requested, Writable.sent, Writable.ranges = tmp_path / "hub", [], {}, []
     Writable.broken, Writable.changed, Writable.moves, Writable.asked, Writable.said = {}, {}, False, 0, []
     Writable.folder.mkdir()
