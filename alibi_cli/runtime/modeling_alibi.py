@@ -15,16 +15,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .alibi_attention import ATTENTION_NAME
-
-# transformers 5.0 copies out of a local folder only the files that this one names.
-from .alibi_distances import __name__ as _distances  # noqa: F401
 from .alibi_plugin import __name__ as PLUGIN
-from .alibi_policies import __name__ as _policies  # noqa: F401
-from .alibi_reach import __name__ as _reach  # noqa: F401
 from .alibi_rewrite import attention_of, rewrite
-from .alibi_sinks import __name__ as _sinks  # noqa: F401
-from .alibi_slopes import __name__ as _slopes  # noqa: F401
-from .alibi_surgery import __name__ as _surgery  # noqa: F401
 
 try:
     from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY as RECORDERS

@@ -108,13 +108,3 @@ def test_continuous_batching_is_refused_with_a_way_out(family: str) -> None:
             way(tokens.tolist())
         assert "paged" not in str(error.value) and "sdpa" not in str(error.value)
     assert model.generate(tokens, max_new_tokens=2, do_sample=False).shape == (2, 11)
-
-
-def test_the_file_that_is_loaded_first_names_all_the_others() -> None:
-    """transformers 5.0 copies those out of a local folder that it names itself, and not what these import."""
-    from transformers.dynamic_module_utils import get_relative_imports
-
-    runtime = REPOSITORY / "alibi_cli" / "runtime"
-    files = {path.stem for path in runtime.glob("*.py")} - {"__init__", "modeling_alibi"}
-    assert set(get_relative_imports(runtime / "modeling_alibi.py")) == files
-    assert set(get_relative_imports(runtime / "alibi_attention.py")) < files

@@ -13,7 +13,7 @@ from tests.checkpoint.helpers import convert
 from tests.reference.textbook import textbook_logits, textbook_slopes
 
 HEADS = 8
-# One that replaces a learned table, one that keeps a rotation and has sinks.
+# One that replaces learned position embeddings, one that keeps a rotation and has sinks.
 SETTINGS: dict[str, dict[str, Any]] = {"demo-gpt2": {}, "demo-llama": {"policy": "add", "sinks": 4}}
 TEXT = "def attention(query, key, value):\n    return softmax(query @ key.T) @ value\n"
 

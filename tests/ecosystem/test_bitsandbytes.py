@@ -42,15 +42,14 @@ def test_nf4(checkpoint: Checkpoint, way: Way, record: Any) -> None:
     )
 
 
-def test_int8_rounds_no_more_than_in_the_original(checkpoint: Checkpoint, way: Way, record: Any) -> None:
+def test_int8(checkpoint: Checkpoint, way: Way) -> None:
+    """Activations are rounded too, so this is near and not the same; the original, which has no bias, is far."""
     tokens, config = text_tokens(), BitsAndBytesConfig(load_in_8bit=True)
     model = way.model(checkpoint.folder, quantization_config=config, device_map="cpu")
     theirs = AutoModelForCausalLM.from_pretrained(checkpoint.source, quantization_config=config, device_map="cpu")
-    exact = AutoModelForCausalLM.from_pretrained(checkpoint.source)
+    expected = checkpoint.textbook(tokens)
 
-    def mean(one: torch.Tensor, other: torch.Tensor) -> float:
-        return (one.exp() * (one - other)).sum(-1).mean().item()
+    def kl(found: torch.Tensor) -> float:
+        return (expected.exp() * (expected - found)).sum(-1).mean().item()
 
-    difference = mean(checkpoint.textbook(tokens), log_probabilities(model, tokens))
-    original = mean(log_probabilities(exact, tokens), log_probabilities(theirs, tokens))
-    assert 0 < difference < 3 * original
+    assert 0 < kl(log_probabilities(model, tokens)) < kl(log_probabilities(theirs, tokens)) / 10
