@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from alibi_cli.models.auto_classes import register
+from alibi_cli.version import __version__ as __version__
 
 register()
 
@@ -24,6 +25,7 @@ _HOME = {
     "inspect_heads": "alibi_cli.calibration.head_report",
     "inspect_slopes": "alibi_cli.models.slopes_of",
     "inspect_policies": "alibi_cli.models.policies",
+    "inspect_environment": "alibi_cli.environment",
     "bench_attention": "alibi_cli.attention.benchmark",
     "Progress": "alibi_cli.progress",
     "AlibiError": "alibi_cli.errors",
@@ -53,10 +55,6 @@ __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - names are keys of a table
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # takes as long to import as typer
-
-        return version("alibi-cli")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

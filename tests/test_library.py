@@ -311,6 +311,7 @@ def test_outputs_fit_their_schemas(checkpoints: dict[str, str], tmp_path: Path) 
         "heads": ["inspect", "heads", llama, "--length", "16", "--tokens", "64"],
         "slopes": ["inspect", "slopes", converted],
         "policies": ["inspect", "policies"],
+        "env": ["env"],
         "bench-attention": ["bench", "attention", "--lengths", "16", "--backends", "eager", "--repeats", "1"],
     }
     assert {path.stem for path in (REPOSITORY / "docs" / "schema").glob("*.json")} == set(commands)

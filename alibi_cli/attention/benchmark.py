@@ -24,8 +24,8 @@ from alibi_cli.attention.registry import attention_names, build_attention
 from alibi_cli.errors import UsageError
 from alibi_cli.models.loading import pick_device
 from alibi_cli.progress import Update, Watch, steps
+from alibi_cli.settings.benchmarking import BenchAttentionSettings
 from alibi_cli.settings.keywords import takes_settings
-from alibi_cli.settings.looking import BenchAttentionSettings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.slopes import get_slopes
 

@@ -1,6 +1,5 @@
 """A calibration from a text to what a conversion writes down."""
 
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from alibi_cli.settings.declaration import declared
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text
+from alibi_cli.version import __version__
 
 
 @takes_settings(CalibrateSettings)
@@ -234,5 +234,5 @@ def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained
 
 def state_key(settings: CalibrateSettings, source_digest: str, text: Text) -> str:
     """What two runs must share for one to continue the other."""
-    parts = [*map(str, facts_of(settings).items()), source_digest, text.sha256, torch.__version__, version("alibi-cli")]
+    parts = [*map(str, facts_of(settings).items()), source_digest, text.sha256, torch.__version__, __version__]
     return "|".join(parts)

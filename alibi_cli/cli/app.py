@@ -1,65 +1,115 @@
-"""Wires the commands. Nothing here or in the command modules imports torch before a command needs it."""
+"""Wires the commands. A command's module is imported when the command is run, and torch when it needs it."""
 
 import contextlib
 import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from alibi_cli.cli import (
-    bench_command,
-    convert_command,
-    eval_command,
-    export_command,
-    inspect_command,
-    output,
-    task_command,
-    train_command,
-    verify_command,
-)
-from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
+from alibi_cli.cli import output
+from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, first_line
+from alibi_cli.version import __version__
+
+# What is typed: (module of alibi_cli.cli, which has `command` and EXAMPLES; one line for the list). None: a group.
+COMMANDS: dict[str, tuple[str | None, str]] = {
+    "convert": ("convert_command", "Write a checkpoint with ALiBi in place of its positions, or beside them."),
+    "eval": ("eval_command", "Measure perplexity at every length."),
+    "task": ("task_command", "Measure accuracy on a generated long-range task at every length."),
+    "verify": ("verify_command", "Check that a converted checkpoint is still what was written."),
+    "train": ("train_command", "Train a converted checkpoint further, so that it heals."),
+    "export": ("export_command", "Write a converted checkpoint as a GGUF file for llama.cpp."),
+    "env": ("env_command", "Print versions, devices, paths and settings, for a bug report."),
+    "inspect": (None, "Look at slopes, biases, heads, conversion plans, policies and presets."),
+    "inspect slopes": ("slopes_command", "Slope of every head, and how far it sees."),
+    "inspect bias": ("bias_command", "A picture of the bias of every head."),
+    "inspect heads": ("heads_command", "What each head of a model does, as heat maps."),
+    "inspect plan": ("plan_command", "What `alibi convert` would do."),
+    "inspect policies": ("policies_command", "Which families have which policies."),
+    "inspect presets": ("presets_command", "The named settings for --preset."),
+    "bench": (None, "Measure time and memory."),
+    "bench attention": ("bench_command", "Time and memory of every attention backend."),
+}
 
 
-class _PlainHelp(TyperGroup):
+class _Commands(Mapping[str, Any]):
+    """The commands of a group, each made when it is asked for."""
+
+    def __init__(self, group: str) -> None:
+        below = [words for words in COMMANDS if words.startswith(group) and " " not in words[len(group) :]]
+        self.words = {words[len(group) :]: words for words in below}
+        self.made: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.words
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.made:
+            self.made[name] = _made(name, self.words[name])
+        return self.made[name]
+
+
+class _Group(TyperGroup):
     """The list of commands is plain text, which is there at once; the commands' own help is Rich's, with panels."""
+
+    def __init__(self, group: str = "", **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands(group)
+
+    def list_commands(self, context: Any) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        if not args and not context.resilient_parsing:  # typer's own way prints Rich's help, or nothing
+            output.print_text(context.get_help())
+            context.exit(EXIT_USAGE)
+        return super().parse_args(context, args)
 
     def format_help(self, context: Any, formatter: Any) -> None:
         self.rich_markup_mode = None
         super().format_help(context, formatter)
 
+    def format_commands(self, context: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[words][1]) for name, words in self.commands.words.items()])
+
+
+def _made(name: str, words: str) -> Any:
+    """The command, or the group, that is called by `words`, of which `name` is the last."""
+    file, short = COMMANDS[words]
+    if file is None:
+        return _Group(f"{words} ", name=name, help=short)
+    module = import_module(f"alibi_cli.cli.{file}")
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="alibi",
-    cls=_PlainHelp,
-    no_args_is_help=True,
+    cls=_Group,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
     help="Replace a checkpoint's positional encoding with ALiBi, write it back, and measure perplexity at every length.",
     epilog="Start with: alibi eval --lengths 512,1024,2048",
 )
-for name, short, module in (
-    ("convert", "Write a checkpoint with ALiBi in place of its positions, or beside them.", convert_command),
-    ("eval", "Measure perplexity at every length.", eval_command),
-    ("task", "Measure accuracy on a generated long-range task at every length.", task_command),
-    ("verify", "Check that a converted checkpoint is still what was written.", verify_command),
-    ("train", "Continue training a converted checkpoint, so that it heals.", train_command),
-    ("export", "Write a converted checkpoint as a GGUF file for llama.cpp.", export_command),
-):
-    app.command(name=name, short_help=short, epilog=module.EXAMPLES)(module.command)
-app.add_typer(inspect_command.app, name="inspect")
-app.add_typer(bench_command.app, name="bench")
 
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        output.print_text(f"alibi-cli {version('alibi-cli')}")
+        output.print_text(f"alibi-cli {__version__}")
         raise typer.Exit()
 
 

@@ -1,4 +1,4 @@
-"""alibi bench: time and memory."""
+"""alibi bench attention"""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from alibi_cli.cli import options, output
 from alibi_cli.errors import EXIT_FAILED
-from alibi_cli.settings.looking import BenchAttentionSettings
+from alibi_cli.settings.benchmarking import BenchAttentionSettings
 
 if TYPE_CHECKING:
     from alibi_cli.attention.benchmark import AttentionBenchmark, BenchmarkRow
@@ -17,16 +17,10 @@ EXAMPLES = (
     "Examples:\n\n  alibi bench attention --lengths 512:4096\n\n"
     "  alibi bench attention --backends sdpa,folded --lengths 1024,8192 --plot attention.png"
 )
-app = typer.Typer(no_args_is_help=True, help="Measure time and memory.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `attention` a subcommand although it is the only one."""
 
 
 @options.takes(BenchAttentionSettings)
-def attention(
+def command(
     settings: BenchAttentionSettings,
     plot: Annotated[
         Path | None,
@@ -53,9 +47,6 @@ def attention(
         draw(plot, results)
     if any(row.status != "ok" for row in results.rows):
         raise typer.Exit(EXIT_FAILED)
-
-
-app.command(name="attention", epilog=EXAMPLES)(attention)
 
 
 def _print(results: "AttentionBenchmark") -> None:

@@ -1,11 +1,14 @@
 """Typer's options, made of the settings of a verb."""
 
 import inspect
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from alibi_cli import settings as settings_package
 from alibi_cli.errors import SETTING
 from alibi_cli.settings.declaration import Declared, Verb, declared
 from alibi_cli.settings.presets import settings_of
@@ -132,6 +135,10 @@ def in_options(text: str) -> str:
 
 
 def _names() -> set[str]:
+    for module in pkgutil.iter_modules(
+        settings_package.__path__
+    ):  # a message may name a setting of a verb that has not been loaded
+        import_module(f"{settings_package.__name__}.{module.name}")
     classes, names = [Verb], set()
     while classes:
         cls = classes.pop()

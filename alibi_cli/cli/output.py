@@ -13,7 +13,6 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alibi_cli.cli.heat_map import Canvas, HeatMap, lines
 from alibi_cli.cli.options import in_options
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.plots.figures import check_figure
@@ -21,6 +20,7 @@ from alibi_cli.plots.figures import check_figure
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alibi_cli.cli.heat_map import HeatMap
     from alibi_cli.evaluation.tables import Table
     from alibi_cli.progress import Progress as Step
     from alibi_cli.progress import Watch
@@ -133,8 +133,10 @@ def check_plot(path: Path | None, other: Path | None = None) -> None:
             raise UsageError("`plot` names the same file as `output`.")
 
 
-def print_heat_maps(maps: Sequence[HeatMap]) -> None:
+def print_heat_maps(maps: "Sequence[HeatMap]") -> None:
     """Maps and a summary of each on stdout, in whatever the terminal can show; see `heat_map`."""
+    from alibi_cli.cli.heat_map import Canvas, lines
+
     console = _console()
     colours = console.color_system in ("256", "truecolor") and not console.no_color
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")

@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from alibi_cli.conversion.convert_report import ConvertReport, Verification
@@ -20,6 +19,7 @@ from alibi_cli.files.tensor_files import rewrite_file
 from alibi_cli.files.versions import versions
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.runtime import runtime_sources
+from alibi_cli.version import __version__
 
 
 def write(
@@ -155,7 +155,7 @@ def _write_files(plan: Plan, folder: Path, command: str, on_bytes: Callable[[int
     written = {
         **plan.edited,
         **runtime_sources(),
-        "README.md": model_card(plan, command, version("alibi-cli")).encode(),
+        "README.md": model_card(plan, command, __version__).encode(),
     }
     if plan.plugin is not None:
         written["alibi_plugin.py"] = plan.plugin

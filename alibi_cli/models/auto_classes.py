@@ -6,9 +6,7 @@ to import, so nothing is made before it is asked for; and transformers itself is
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -79,7 +77,7 @@ def _install(tables: ModuleType) -> None:
         mapping._extra_content = ConvertedTypes(mapping._extra_content)
 
 
-class _Waiting(MetaPathFinder):
+class _Waiting:  # a MetaPathFinder; importlib.abc takes long to import
     """Sees that the tables are imported, lets Python do it, and installs ours."""
 
     def find_spec(
@@ -87,21 +85,25 @@ class _Waiting(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != TABLES:
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader)
+            then: Any = _Then(spec.loader)
+            spec.loader = then
         return spec
 
 
-class _Then(Loader):
+class _Then:
     """A loader, and what follows."""
 
-    def __init__(self, loader: Loader):
+    def __init__(self, loader: Any):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
+        made: ModuleType | None = self.loader.create_module(spec)
+        return made
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)

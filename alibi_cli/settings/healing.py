@@ -132,7 +132,7 @@ class TrainSettings(Verb):
         Setting("Schedule of the learning rate after the warmup, down to zero; constant keeps it.", panel=OPTIMIZER),
     ] = "cosine"
     weight_decay: Annotated[float, Setting("Weight decay of AdamW.", minimum=0, panel=OPTIMIZER)] = 0.0
-    max_gradient_norm: Annotated[float, Setting("Gradient-clipping norm.", above=0, panel=OPTIMIZER)] = 1.0
+    max_gradient_norm: Annotated[float, Setting("Gradient clipping norm.", above=0, panel=OPTIMIZER)] = 1.0
     dtype: Annotated[
         Literal["float32", "bfloat16"],
         Setting("Compute dtype; master weights stay float32.", panel=MACHINE),

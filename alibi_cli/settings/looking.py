@@ -1,13 +1,12 @@
-"""Settings of verify, of looking at heads, and of the benchmark of attention."""
+"""Settings of verify and of inspect."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.measuring import Lengths
-from alibi_cli.settings.shared import MaxBias, Plugin, Revision, checked_lengths, parse_names
+from alibi_cli.settings.shared import MaxBias, Plugin, Revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +61,3 @@ class PoliciesSettings(Verb):
     """Whose policies are shown."""
 
     plugin: Plugin = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchAttentionSettings(Verb):
-    """Which attention backends are measured, on which inputs."""
-
-    lengths: Lengths = (512, 1024, 2048, 4096)
-    heads: Annotated[int, Setting("Number of attention heads.", minimum=1, maximum=4096)] = 12
-    head_dim: Annotated[int, Setting("Width of a head.", minimum=1)] = 64
-    batch: Annotated[int, Setting("Sequences per call.", minimum=1)] = 1
-    repeats: Annotated[int, Setting("Timed calls, of which the median is shown.", minimum=1)] = 3
-    backends: Annotated[
-        tuple[str, ...],
-        Setting("Backends to measure. Default: every registered backend.", metavar="NAME,…", parse=parse_names),
-    ] = ()
-    device: Annotated[str, Setting("cpu, cuda, …; auto takes a GPU if there is one.")] = "auto"
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Setting("Dtype of the inputs.")] = "float32"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", checked_lengths(self.lengths))

@@ -9,12 +9,12 @@ from alibi_cli.settings.declaration import Setting, Verb
 from alibi_cli.settings.shared import (
     Command,
     Dtype,
+    Lengths,
     Plugin,
     Revision,
     SplitOn,
     TrustRemoteCode,
     checked_lengths,
-    parse_lengths,
     parse_names,
 )
 
@@ -25,12 +25,6 @@ Models = Annotated[
     tuple[Any, ...],
     Setting(
         "Folders or Hub names. Default: the embedded demo-gpt2.", argument=True, metavar="[MODEL]...", preset=False
-    ),
-]
-Lengths = Annotated[
-    tuple[int, ...],
-    Setting(
-        "Sequence lengths in tokens: a list, or every doubling from A to B.", metavar="L,L,…|A:B", parse=parse_lengths
     ),
 ]
 BatchSize = Annotated[int | None, Setting("Windows per batch. Default: by a budget of tokens.", minimum=1)]

@@ -1,20 +1,35 @@
 """Settings from what is given and from presets: named, commented YAML files. The demonstration checkpoints lie beside them."""
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.settings.declaration import Verb, declared, normal
-from alibi_cli.settings.healing import TrainSettings
-from alibi_cli.settings.measuring import EvaluateSettings
 
 Settings = TypeVar("Settings", bound=Verb)
 
 DEMONSTRATIONS = ("demo-gpt2", "demo-llama")
-COMMANDS: dict[str, type[Verb]] = {"convert": ConvertSettings, "eval": EvaluateSettings, "train": TrainSettings}
+COMMANDS = {  # that a preset can be for: (module of alibi_cli.settings, class)
+    "convert": ("conversion", "ConvertSettings"),
+    "eval": ("measuring", "EvaluateSettings"),
+    "train": ("healing", "TrainSettings"),
+}
+
+
+def close_match(name: str, names: Iterable[str]) -> str | None:
+    """What was probably meant."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
+def settings_class(command: str) -> type[Verb]:
+    """The settings of a command that takes presets; their module is imported when they are asked for."""
+    module, name = COMMANDS[command]
+    found: type[Verb] = getattr(import_module(f"alibi_cli.settings.{module}"), name)
+    return found
 
 
 def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | None = None) -> Settings:
@@ -26,8 +41,8 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | Non
     known = {each.name: each for each in declared(cls)}
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"There is no setting {name!r}.", f"Did you mean `{close[0]}`?" if close else None)
+            close = close_match(name, known)
+            raise UsageError(f"There is no setting {name!r}.", f"Did you mean `{close}`?" if close else None)
     values = {**_from_preset(cls, preset, given), **given}
     missing = [name for name, each in known.items() if each.required and name not in values]
     if missing:
@@ -45,7 +60,7 @@ def _from_preset(cls: type[Verb], preset: str | None, given: Mapping[str, Any]) 
     if preset is None:
         return {}
     command, _, chosen = load_preset(preset)
-    if not issubclass(COMMANDS[command], cls):
+    if not issubclass(settings_class(command), cls):
         raise UsageError(f"Preset {preset} is for `alibi {command}`.")
     part_of = {each.name: each.setting.part_of for each in declared(cls)}
     return {name: value for name, value in chosen.items() if name in part_of and part_of[name] not in given}
@@ -73,10 +88,10 @@ def preset_file(name: str) -> Path:
             raise UsageError(f"There is no preset file {name}.")
         return own
     if name not in preset_names():
-        close = difflib.get_close_matches(name, preset_names(), n=1)
+        close = close_match(name, preset_names())
         raise UsageError(
             f"There is no preset {name!r}; there are {', '.join(preset_names())}.",
-            f"Did you mean {close[0]}?" if close else None,
+            f"Did you mean {close}?" if close else None,
         )
     return presets_folder() / f"{name}.yaml"
 
@@ -115,10 +130,10 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        close = difflib.get_close_matches(key, schema.model_fields, n=1)
+        close = close_match(key, schema.model_fields)
         raise UsageError(
             f"{where}: {key}: {first['msg']}.",
-            f"Did you mean {close[0]}?" if close and close[0] != key else None,
+            f"Did you mean {close}?" if close and close != key else None,
         ) from None
     return command, str(content["description"]), settings
 
@@ -128,7 +143,7 @@ def preset_schema(command: str) -> Any:
     from pydantic import ConfigDict, Field, create_model
 
     found: dict[str, Any] = {}
-    for each in declared(COMMANDS[command]):
+    for each in declared(settings_class(command)):
         if each.setting.preset:
             kind = str if each.setting.parse is not None else each.kind
             bounds: dict[str, Any] = {"ge": each.setting.minimum, "le": each.setting.maximum, "gt": each.setting.above}

@@ -95,3 +95,11 @@ def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
         return tuple((int(length), float(share)) for length, share in pairs)
     except ValueError:
         raise UsageError(f"`length_schedule`: {text!r} is not a list like 512:0.7,1024:0.3.") from None
+
+
+Lengths = Annotated[
+    tuple[int, ...],
+    Setting(
+        "Sequence lengths in tokens: a list, or every doubling from A to B.", metavar="L,L,…|A:B", parse=parse_lengths
+    ),
+]

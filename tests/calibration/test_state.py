@@ -81,7 +81,7 @@ def test_another_setting_text_or_model_does_not_continue_it(tiny_llama, tmp_path
 
 def test_states_belong_to_versions(monkeypatch):
     key = state_key(SETTINGS, "digest", TEXT)
-    monkeypatch.setattr("alibi_cli.calibration.calibrate.version", lambda name: "9")
+    monkeypatch.setattr("alibi_cli.calibration.calibrate.__version__", "9")
     assert state_key(SETTINGS, "digest", TEXT) != key
 
 

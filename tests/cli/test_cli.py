@@ -212,7 +212,7 @@ main()
     [
         "typer",
         "rich.console",
-        "alibi_cli.cli.convert_command",
+        "alibi_cli.settings.conversion",
         "huggingface_hub",
         "numpy",
         "torch",

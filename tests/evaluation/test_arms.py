@@ -253,8 +253,8 @@ def test_arms_on_and_off(checkpoints: dict[str, str], text: Text) -> None:  # no
     ("family", "arm", "says"),
     [
         ("gpt2", "linear", "no rotary positions"),
-        ("gpt2", "window", "a table of 24 positions"),
-        ("gpt2", "window:24", "a table of 24 positions"),
+        ("gpt2", "window", "embeddings for 24 positions"),
+        ("gpt2", "window:24", "embeddings for 24 positions"),
         ("gpt2", "window:12", None),
         ("gptj", "window+sinks:12", "attention interface"),
         ("falcon", "window", "attention interface"),

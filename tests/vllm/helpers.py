@@ -4,14 +4,14 @@ import gc
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in th
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+Result = TypeVar("Result")
 LENGTH, GENERATED = 200, 24
 # Heads as wide as vLLM's kernel for CPUs knows them, and texts longer than what the models were made for.
 WIDE: dict[str, Any] = {
@@ -92,12 +93,16 @@ def ask(llm: Any, prompts: list[list[int]], generated: int = GENERATED) -> list[
 
 def differences(folder: Path | str, answers: list[Answer]) -> tuple[float, int]:
     """(largest difference of a log-probability from transformers, how many generated tokens are not the likeliest there)"""
-    return _transformers().submit(_differences, folder, answers).result()
+    return elsewhere(_differences, folder, answers)
+
+
+def elsewhere(function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """function(…) in a process without vLLM, whose Transformers backend changes transformers' classes."""
+    return _process().submit(function, *arguments, **options).result()
 
 
 @cache
-def _transformers() -> ProcessPoolExecutor:
-    """A process of its own: vLLM's Transformers backend changes transformers' classes."""
+def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 

@@ -11,7 +11,7 @@ from alibi_cli.serving.families import BACKEND, NATIVE
 from tests.exporting.helpers import checkpoint
 from tests.models import SPECIFIC
 from tests.vllm.conftest import Record
-from tests.vllm.helpers import WIDE, ask, attention_names, changed_config, differences, engine, some_ids
+from tests.vllm.helpers import WIDE, ask, attention_names, changed_config, differences, elsewhere, engine, some_ids
 
 # Of a family's tiny model, what has to fit the wide one.
 SUITABLE: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ GROUPED = {"head_dim": 32, "num_key_value_heads": 2}
 
 
 def made(folder: Path, family: str, **options: Any) -> Path:
-    return checkpoint(folder, family, {**WIDE, **of_family(family)}, max_sequence_length=256, **options)
+    return elsewhere(checkpoint, folder, family, {**WIDE, **of_family(family)}, max_sequence_length=256, **options)
 
 
 def of_family(family: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests.vllm.helpers import (
     attention_names,
     changed_config,
     differences,
+    elsewhere,
     engine,
     some_ids,
 )
@@ -75,7 +76,7 @@ def test_a_vector_in_place_of_positions(family: str, tmp_path: Path):
 
 @pytest.mark.parametrize("options", [{}, {"policy": "add", "offset": 8, "sinks": 2}], ids=["replace", "add"])
 def test_heads_that_are_too_narrow_for_the_kernel(options: dict[str, Any], tmp_path: Path):
-    folder = checkpoint(tmp_path, "llama", {"vocab_size": 320}, max_sequence_length=256, **options)  # 8 wide
+    folder = elsewhere(checkpoint, tmp_path, "llama", {"vocab_size": 320}, max_sequence_length=256, **options)  # 8 wide
     with engine(folder) as llm:
         assert attention_names(llm) == {"ALIBI"}
         answers = ask(llm, [some_ids(), some_ids(17)])
@@ -122,4 +123,4 @@ def made_with(folder: Path, heads: int) -> Path:
         "head_dim": 32,
         "num_key_value_heads": 2,
     }
-    return checkpoint(folder, "llama", changes, max_sequence_length=256)
+    return elsewhere(checkpoint, folder, "llama", changes, max_sequence_length=256)

@@ -56,7 +56,12 @@ def test_two_ranks_of_tensor_parallelism(options: dict[str, object], tmp_path: P
     script.write_text(ASK)
     done = subprocess.run(
         [sys.executable, str(script), str(folder), json.dumps({"tensor_parallel_size": 2})],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path.cwd()),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        },
         capture_output=True,
         text=True,
         timeout=600,
