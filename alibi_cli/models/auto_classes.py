@@ -55,9 +55,7 @@ def _registered(base: str) -> Any:
         if auto != "AutoConfig":
             made = model_class_for(stock_class(target.rpartition(".Alibi")[2]))
             getattr(transformers, auto).register(config, made, exist_ok=True)
-            setattr(
-                transformers, made.__name__, made
-            )  # `transformers serve` looks for a checkpoint's architecture there
+            setattr(transformers, made.__name__, made)  # where `transformers serve` looks for an architecture
     if (tokenizer := TOKENIZER_MAPPING.get(stock, None)) is not None:
         TOKENIZER_MAPPING.register(config, tokenizer, exist_ok=True)
     return config

@@ -20,18 +20,7 @@ def test_two_processes(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     tokens, output = text_tokens(40, batch=4), tmp_path / "out"
     Path(f"{output}.tokens").write_text(json.dumps(tokens.tolist()))
     script, how = Path(__file__).parent / "data_parallel.py", "carried" if way.trusts else "installed"
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command = [sys.executable, *launch, str(script), str(checkpoint.folder), str(output), how]
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parent.parent.parent

@@ -31,7 +31,8 @@ def answer(folder: Path) -> str:
         port = free.getsockname()[1]
     command = [sys.executable, "-c", RUN, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--device", "cpu"]
-    server = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = folder / "server.log"
+    server = subprocess.Popen(command, env=os.environ, stdout=said.open("w"), stderr=subprocess.STDOUT)
     settings = {"temperature": 0.0, "max_tokens": COUNT, "stream": False}
     body = json.dumps({"model": str(folder), "messages": TALK, **settings}).encode()
     request = urllib.request.Request(
@@ -47,7 +48,7 @@ def answer(folder: Path) -> str:
             except urllib.error.URLError as error:
                 if not isinstance(error.reason, ConnectionError):
                     raise
-            assert server.poll() is None, "the server ended"
+            assert server.poll() is None, said.read_text()
             time.sleep(0.5)
         raise TimeoutError("no answer")
     finally:
