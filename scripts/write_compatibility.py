@@ -12,7 +12,7 @@ from generated import bring_up_to_date
 REPOSITORY = Path(__file__).parent.parent
 PAGE, RECORD = REPOSITORY / "docs" / "compatibility.md", REPOSITORY / "benchmarks" / "ecosystem.json"
 BEGIN, END = "<!-- table -->\n", "<!-- end -->"
-COLUMNS = ("package", "version", "what was compared", "difference", "control", "note")
+COLUMNS = ("package", "version", "what was compared", "difference", "control")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -26,7 +26,7 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     figures = (_figure(row["difference"]), _figure(row["control"]))
-    return (row["package"].replace("_", "-"), row["version"], row["compared"], *figures, row["note"])
+    return (row["package"].replace("_", "-"), row["version"].partition("+")[0], row["compared"], *figures)
 
 
 def _figure(value: float) -> str:

@@ -48,11 +48,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Keeps a row of the table: of several runs of a test, the largest difference and the smallest control."""
 
-    def keep(package: str, compared: str, difference: float, control: float, *, at: str = "", note: str = "") -> None:
+    def keep(package: str, compared: str, difference: float, control: float, *, at: str = "") -> None:
         test = f"{Path(request.node.path).name}::{request.node.originalname}"
         row = rows.setdefault(
             f"{test} {at} {compared}",
-            {"package": package, "version": at or version(package), "compared": compared, "note": note, "test": test}
+            {"package": package, "version": at or version(package), "compared": compared, "test": test}
             | {"difference": difference, "control": control},
         )
         row["difference"] = max(row["difference"], difference)
