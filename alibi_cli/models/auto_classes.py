@@ -53,9 +53,8 @@ def _registered(base: str) -> Any:
     config = config_class_for(stock)
     for auto, target in auto_map_for(base).items():
         if auto != "AutoConfig":
-            made = model_class_for(stock_class(target.rpartition(".Alibi")[2]))
-            getattr(transformers, auto).register(config, made, exist_ok=True)
-            setattr(transformers, made.__name__, made)  # where `transformers serve` looks for an architecture
+            model = stock_class(target.rpartition(".Alibi")[2])
+            getattr(transformers, auto).register(config, model_class_for(model), exist_ok=True)
     if (tokenizer := TOKENIZER_MAPPING.get(stock, None)) is not None:
         TOKENIZER_MAPPING.register(config, tokenizer, exist_ok=True)
     return config
