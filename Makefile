@@ -22,11 +22,15 @@ test: $(READY) lint
 check: $(READY) lint
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
 
-# Converted checkpoints in the real engines, in environments of their own: llama.cpp, the packages of .venv and 35 MB more, a minute; vLLM,
-# 3.8 GB, a quarter of an hour.
+# Converted checkpoints in the real engines, in environments of their own: llama.cpp, the packages of .venv and 35 MB more, a minute; what
+# else people use with a checkpoint (docs/compatibility.md), 900 MB, ten minutes; vLLM, 3.8 GB, a quarter of an hour.
 engines: $(READY)
-	$(BIN)/python scripts/engines_environment.py build/engines
+	$(BIN)/python scripts/engines_environment.py build/engines -c constraints.txt gguf xllamacpp
 	build/engines/bin/python -m pytest tests/engines
+	$(BIN)/python scripts/engines_environment.py build/ecosystem --no-deps -r tests/ecosystem/requirements.txt
+	$(BIN)/python scripts/engines_environment.py build/transformers-oldest --no-deps -r tests/ecosystem/oldest.txt
+	$(BIN)/python scripts/engines_environment.py build/transformers-newest --no-deps -r tests/ecosystem/newest.txt
+	build/ecosystem/bin/python -m pytest tests/ecosystem
 	$(BIN)/python scripts/vllm_environment.py build/vllm
 	build/vllm/bin/python -m pytest tests/vllm
 
@@ -42,12 +46,14 @@ lint: $(READY)
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_words.py
 
-# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names.
+# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names,
+# the table of what was run with converted checkpoints.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
 	$(BIN)/python scripts/write_architecture.py
 	$(BIN)/python scripts/write_schemas.py
 	$(BIN)/python scripts/write_stub.py
+	$(BIN)/python scripts/write_compatibility.py
 
 # What conversion costs, and what calibration and healing recover: hours on two cores, continued where it was interrupted.
 heal-report: $(READY)

@@ -1,8 +1,9 @@
-"""An environment with the engines that run exported checkpoints: the packages of the environment that runs this, and the extra `gguf`.
+"""An environment of its own for tests that want more than `make test`: the packages of the environment that runs this, and others.
 
-    python scripts/engines_environment.py build/engines
+    python scripts/engines_environment.py build/engines -c constraints.txt gguf xllamacpp
+    python scripts/engines_environment.py build/ecosystem --no-deps -r tests/ecosystem/requirements.txt
 
-They stay out of the environment of `make test`, which needs none of them. What is already there is kept.
+What follows the folder is for pip. An environment that was made with the same words and files is kept.
 """
 
 import subprocess
@@ -11,13 +12,13 @@ import sysconfig
 import venv
 from pathlib import Path
 
-ENGINES = ("gguf", "xllamacpp")
-
 
 def main() -> None:
-    folder, repository = Path(sys.argv[1]), Path(__file__).parent.parent
-    ready, constraints = folder / "ready", (repository / "constraints.txt").read_text()
-    if ready.is_file() and ready.read_text() == constraints:
+    folder, wanted = Path(sys.argv[1]), sys.argv[2:]
+    repository = Path(__file__).parent.parent
+    files = [repository / "constraints.txt", *(Path(word) for word in wanted if Path(word).is_file())]
+    ready, state = folder / "ready", "\n".join([*wanted, *(file.read_text() for file in files)])
+    if ready.is_file() and ready.read_text() == state:
         return
     venv.create(folder, clear=True, with_pip=True)
     python = folder / "bin" / "python"
@@ -29,8 +30,8 @@ def main() -> None:
     )
     borrowed = f"{sysconfig.get_path('purelib')}\n{repository.resolve()}\n"
     (Path(own.stdout.strip()) / "borrowed.pth").write_text(borrowed)
-    subprocess.run([python, "-m", "pip", "install", "-q", "-c", repository / "constraints.txt", *ENGINES], check=True)
-    ready.write_text(constraints)
+    subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
+    ready.write_text(state)
 
 
 if __name__ == "__main__":

@@ -219,8 +219,13 @@ def first_tokens(
         token = pad(token, (0, offset + keys - token.shape[-1]), value=True)  # what a static cache has room for
     before = token.cumsum(-1) - token.long()  # tokens of the row before each place
     if mask_function is not None:
-        begins = ~sees_previous(batch, offset + keys, mask_function, device, use_vmap)
-        before = before - torch.where(begins, before, 0).cummax(-1).values  # of the document
+        begins, before = torch.broadcast_tensors(
+            ~sees_previous(batch, offset + keys, mask_function, device, use_vmap), before
+        )
+        document = begins.long().cumsum(-1)  # the first has number 0
+        # Not the running maximum of what begins, for which ONNX has no operator.
+        start = torch.zeros_like(before).scatter(-1, torch.where(begins, document, 0), torch.where(begins, before, 0))
+        before = before - start.gather(-1, document)  # of the document
     return (token & (before < n))[:, offset:]
 
 

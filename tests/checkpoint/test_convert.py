@@ -233,6 +233,16 @@ def test_other_heads_convert_and_load_through_their_auto_class(cls: str, tmp_pat
     assert type(reloaded).__name__ == f"Alibi{cls}" and not loading["missing_keys"]
 
 
+@pytest.mark.parametrize("cls", ["BertModel", "LlamaModel"])
+def test_a_body_without_a_head_loads_with_the_auto_class_that_everybody_expects(cls: str, tmp_path: Path) -> None:
+    getattr(transformers, cls)(tiny_config("bert" if cls == "BertModel" else "llama")).save_pretrained(
+        tmp_path / "source"
+    )
+    report = convert(tmp_path / "source", tmp_path / "out")
+    assert report.verified.passed and report.loads_with.startswith("AutoModel.from_pretrained(")
+    assert "AutoModelForTextEncoding" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_rotation_whose_scale_depends_on_the_maximum_length(tmp_path: Path) -> None:
     rope = {
         "rope_type": "longrope",
