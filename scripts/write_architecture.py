@@ -16,6 +16,7 @@ ROOMS = (
     "",
     "cli",
     "settings",
+    "reporting",
     "training",
     "conversion",
     "calibration",

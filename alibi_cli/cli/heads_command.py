@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:\n
   alibi inspect heads gpt2\n
   alibi inspect heads ./gpt2-alibi --text book.txt --plot heads.png"""
-# Field of the report: title of the map, what the heads with the smallest and the largest figures are, whether its colours are logarithmic.
-MAPS: dict[str, tuple[str, str, str, bool]] = {
-    "mean_distance": ("distance, tokens", "most local", "farthest", True),
-    "mean_distance_without_sinks": ("distance, no sinks", "most local", "farthest", True),
-    "sink_weight": ("weight on the sinks", "least", "most", False),
-    "first_token_weight": ("weight on first token", "least", "most", False),
-    "entropy_nats": ("entropy, nats", "sharpest", "most diffuse", False),
-    "slopes": ("slope m", "gentlest", "steepest", True),
-}
 
 
 @options.takes(HeadsSettings)
@@ -46,7 +37,7 @@ def command(
 
     with output.progress() as watch:
         report = run_inspect_heads(settings, watch)
-    maps = _maps(report)
+    maps = [HeatMap(*each) for each in report.maps()]
     if json:
         output.print_json(report)
     else:
@@ -58,16 +49,6 @@ def command(
 
         title = f"{report.model}: {_what_was_read(report)}"
         draw(picture, title, [(each.title, each.values, each.logarithmic) for each in maps])
-
-
-def _maps(report: "HeadReport") -> list[HeatMap]:
-    """Those that say something: without sinks there is nothing to tell apart, and the first token is one of the sinks."""
-    left_out = {"first_token_weight"} if report.sinks else {"mean_distance_without_sinks", "sink_weight"}
-    return [
-        HeatMap(title, getattr(report, key), lowest, highest, logarithmic)
-        for key, (title, lowest, highest, logarithmic) in MAPS.items()
-        if key not in left_out and getattr(report, key) is not None
-    ]
 
 
 def _what_was_read(report: "HeadReport") -> str:

@@ -47,7 +47,7 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     colours = {model: COLOURS[index % len(COLOURS)] for index, model in enumerate(models)}
     for (model, arm), rows in lines.items():
         own = lines.get((model, FULL), [])
-        _draw_lengths(left, rows if arm == FULL else _joined(rows, own), arm, color=colours[model])
+        _draw_lengths(left, rows if arm == FULL else joined(rows, own), arm, color=colours[model])
         if arm == FULL:
             _draw_positions(right, rows, lambda row: by_context(results.record[row.key]), colours[model])
     rows = [row for found in lines.values() for row in found]
@@ -68,7 +68,7 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     return figure
 
 
-def _joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
+def joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
     """An arm's rows, from the model's own at the longest length at which the arm is the model itself."""
     within = [row for row in own if row.length < rows[0].length and row.length <= _reach(rows[0])]
     return [*within[-1:], *rows]
