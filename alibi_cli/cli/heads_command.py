@@ -7,6 +7,7 @@ import typer
 
 from alibi_cli.cli import options, output
 from alibi_cli.cli.heat_map import HeatMap
+from alibi_cli.names import short_names
 from alibi_cli.settings.looking import HeadsSettings
 
 if TYPE_CHECKING:
@@ -37,17 +38,18 @@ def command(
 
     with output.progress() as watch:
         report = run_inspect_heads(settings, watch)
+    name = short_names([report.model])[report.model]
     maps = [HeatMap(*each) for each in report.maps()]
     if json:
         output.print_json(report)
     else:
-        output.print_text(output.printable(f"{report.model}: {_what_was_read(report)}"))
+        output.print_text(output.printable(f"{name}: {_what_was_read(report)}"))
         output.print_heat_maps(maps)
         output.note("Heads are named layer.head. All figures: --json.")
     if picture is not None:
         from alibi_cli.plots.heads_plot import draw
 
-        title = f"{report.model}: {_what_was_read(report)}"
+        title = f"{name}: {_what_was_read(report)}"
         draw(picture, title, [(each.title, each.values, each.logarithmic) for each in maps])
 
 

@@ -30,7 +30,7 @@ def command(settings: ReportSettings, form: options.Format = None, json: options
     for section in report.sections if form is None and not json else []:
         if section.why:
             output.note(section.why)
-        output.note(section.verdict[0])
+        output.note(section.verdict.headline)
     for written in (report.output, report.card):
         if written is not None:
             output.note(f"Written: {written}")

@@ -52,14 +52,15 @@ def markdown(table: Table) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rules = ["---:" if column in table.numeric else "---" for column in table.columns]
-    lines = [line(map(_markdown, table.columns)), line(rules)]
+    lines = [line(map(in_markdown, table.columns)), line(rules)]
     for index, row in enumerate(table.rows):
-        cells = map(_markdown, row)
+        cells = map(in_markdown, row)
         lines.append(line(f"<sub>{cell}</sub>" if index in table.small and cell else cell for cell in cells))
-    return "\n".join([_markdown(table.title), "", *lines, ""])
+    return "\n".join([in_markdown(table.title), "", *lines, ""])
 
 
-def _markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
+    """Text as it is, in one line."""
     escaped = re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
     return " ".join(escaped.split())
 

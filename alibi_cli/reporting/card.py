@@ -7,7 +7,7 @@ from alibi_cli.conversion.card_results import METRIC, with_results
 from alibi_cli.errors import UsageError, explained
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.results import ModelFacts, Results
-from alibi_cli.evaluation.table_formats import markdown
+from alibi_cli.evaluation.table_formats import in_markdown, markdown
 from alibi_cli.evaluation.tables import perplexity_by_length
 from alibi_cli.files.atomic import new_file
 from alibi_cli.models.language_model import TOKENIZER, WEIGHTS, digest_of
@@ -50,10 +50,9 @@ def _section(results: Results, model: ModelFacts) -> str:
         }
     )
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    says = "\n".join(f"- {in_markdown(sentence)}" for sentence in of_model(results, model.name))
     command = f"\n\n    {results.command}" if results.command else ""
-    return (
-        f"{markdown(perplexity_by_length(part))}\n{of_model(results, model.name)}\n\nMeasured with {versions}:{command}"
-    )
+    return f"{markdown(perplexity_by_length(part))}\n{says}\n\nMeasured with {versions}:{command}"
 
 
 def _index(section: Section, model: ModelFacts) -> list[dict[str, Any]]:

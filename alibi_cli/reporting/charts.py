@@ -10,7 +10,7 @@ from alibi_cli.evaluation.statistics import by_context
 from alibi_cli.evaluation.tables import named, what_an_arm_does
 from alibi_cli.evaluation.tasks.run_task import TaskResults
 from alibi_cli.names import short_names
-from alibi_cli.plots.results_plot import joined
+from alibi_cli.plots.results_plot import joined, labelled
 from alibi_cli.reporting.chart import Chart
 from alibi_cli.reporting.checkpoints import Curve
 from alibi_cli.reporting.heat_maps import depths
@@ -25,6 +25,7 @@ ARMS = {  # of Plotly: line, marker
     "dynamic": ("longdashdot", "cross-open"),
     "yarn": ("5px,2px,1px,2px", "x-open"),
 }
+HOVER = "<extra></extra><b>%{fullData.name}</b><br>"  # in place of a box beside it, which the page's edge would cut
 FAR_APART = 4  # a ratio from which on an axis is logarithmic
 
 
@@ -45,7 +46,7 @@ def perplexity(results: Results) -> Chart | None:
                 "y": values,
                 "text": notes,
                 "error_y": _intervals(values, [row.perplexity_ci95 for row in shown]),
-                "hovertemplate": "%{y:.4~g} at %{x:,} tokens<br>%{text}",
+                "hovertemplate": HOVER + "%{y:.4~g} at %{x:,} tokens<br>%{text}",
                 **_style(labels, model, arm),
             }
         )
@@ -71,22 +72,23 @@ def positions(results: Results) -> Chart | None:
                     "mode": "lines",
                     "name": labels[model],
                     "legendgroup": model,
-                    "showlegend": index == 0,
+                    "showlegend": index == len(rows) - 1,
                     "opacity": 0.4 + 0.6 * (index + 1) / len(rows),
-                    "x": [round(float(value), 1) for value in context],
+                    "x": [
+                        max(1.0, round(float(value), 1)) for value in context
+                    ],  # 0 has no place on a logarithmic axis
                     "y": [round(float(value), 5) for value in nll],
-                    "hovertemplate": f"%{{y:.4f}} nats after %{{x:,.0f}} tokens<br>length {row.length:,}",
+                    "hovertemplate": HOVER + f"%{{y:.4f}} nats after %{{x:,.0f}} tokens<br>length {row.length:,}",
                 }
             )
     if not data:
         return None
+    lengths = sorted({row.length for row in results.rows if row.status == "ok"})
     span = f"from {min(seen):,.0f} to {max(seen):,.0f}"
     says = f"NLL in nats by the number of tokens before the scored one, {span}; fainter lines are shorter lengths."
-    layout = {
-        "xaxis": _axis("tokens before the scored one", [max(value, 1) for value in seen]),
-        "yaxis": {"title": {"text": "NLL (nats)"}},
-        **_trained(results, max(seen)),
-    }
+    wide = lengths[-1] > FAR_APART * lengths[0]  # then most of a linear axis would be empty
+    axis = {**(_lengths(lengths)["xaxis"] if wide else {}), "title": {"text": "tokens before the scored one"}}
+    layout = {"xaxis": axis, "yaxis": {"title": {"text": "NLL (nats)"}}, **_trained(results, max(seen), wide)}
     return Chart("NLL by position", says, data, layout)
 
 
@@ -108,7 +110,7 @@ def differences(results: Results) -> Chart | None:
                 "y": [each.delta_nll for each in found],
                 "text": [each.verdict for each in found],
                 "error_y": _intervals([each.delta_nll for each in found], [each.ci95 for each in found]),
-                "hovertemplate": "%{y:+.4f} nats at %{x:,} tokens<br>%{text}",
+                "hovertemplate": HOVER + "%{y:+.4f} nats at %{x:,} tokens<br>%{text}",
                 **_style(labels, model, arm),
             }
         )
@@ -137,7 +139,7 @@ def accuracy(results: TaskResults) -> list[Chart]:
                 "x": [row.length for row in found],
                 "y": [row.accuracy for row in found],
                 "error_y": _intervals([row.accuracy or 0.0 for row in found], [row.ci95 for row in found]),
-                "hovertemplate": "%{y:.1%} at %{x:,} tokens",
+                "hovertemplate": HOVER + "%{y:.1%} at %{x:,} tokens",
                 **_style(labels, model, FULL),
             }
         )
@@ -167,7 +169,7 @@ def curves(title: str, found: list[tuple[str, list[Curve]]], ylabel: str) -> Cha
                     "y": [value for _, value in curve.points],
                     "mode": "lines+markers" if len(curve.points) < 12 else "lines",
                     "line": {"color": _colour(index), "width": 1.6, "dash": ("solid", "dash", "dot")[number % 3]},
-                    "hovertemplate": "%{y:.4f} nats after %{x:,} tokens",
+                    "hovertemplate": HOVER + "%{y:.4f} nats after %{x:,} tokens",
                 }
             )
     if not data:
@@ -225,19 +227,33 @@ def _axis(title: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _lengths(lengths: list[int]) -> dict[str, Any]:
-    ticks = {"tickvals": lengths, "ticktext": [f"{length:,}" for length in lengths]}
+    """An axis of lengths, each of them marked, those labelled that have room."""
+    shown = labelled(lengths)
+    ticks = {"tickvals": lengths, "ticktext": [f"{length:,}" if length in shown else "" for length in lengths]}
     return {"xaxis": {"title": {"text": "length (tokens)"}, "type": "log", **ticks}}
 
 
-def _trained(results: Results, longest: float) -> dict[str, Any]:
+def _trained(results: Results, longest: float, logarithmic: bool = True) -> dict[str, Any]:
     """Lines at the trained lengths that lie within what was measured."""
     trained = sorted({model.trained_length for model in results.models if model.trained_length})
+    within = [length for length in trained if length <= longest]
     marks = [
         {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": length, "x1": length, "line": _faint()}
-        for length in trained
-        if length <= longest
+        for length in within
     ]
-    return {"shapes": marks} if marks else {}
+    labels = [
+        {
+            "text": "trained length",
+            "x": math.log10(length) if logarithmic else length,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 11, "color": "var(--quiet)"},
+        }
+        for length in within
+    ]
+    return {"shapes": marks, "annotations": labels} if marks else {}
 
 
 def _interval(row: Row) -> str:

@@ -73,7 +73,7 @@ def render(inputs: Inputs, sections: list[Section], checkpoints: list[Checkpoint
         policy=" ".join(f"'sha256-{digest}'" for digest in digests),
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        sections=[(section, _measured(section.results)) for section in sections],
+        sections=[(section, _measured(section.results), _labels(section.results)) for section in sections],
         others=[part for part in _others(inputs, checkpoints) if part.charts or part.tables or part.note],
         repeat=[part for section in sections for part in _repeat(section.results)],
         sources=_sources(inputs),
@@ -92,6 +92,10 @@ def _title(inputs: Inputs) -> str:
     labels = list(short_names(facts).values())
     named = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
     return named or "Checkpoints"
+
+
+def _labels(results: Results) -> dict[str, str]:
+    return short_names(model.name for model in results.models)
 
 
 def _measured(results: Results) -> list[Part]:
@@ -132,7 +136,7 @@ def _repeat(results: Results) -> Iterator[Part]:
         "text": f"{text.name}, {text.documents:,} documents, {text.bytes:,} bytes, sha256 {text.sha256}",
         "protocol": ", ".join(f"{key} {value}" for key, value in protocol.model_dump().items() if value is not None),
     }
-    yield Part("How it was measured", tables=[Table("", ["", "value"], [[key, value] for key, value in facts.items()])])
+    yield Part("How it was measured", tables=[Table("", ["", ""], [[key, value] for key, value in facts.items()])])
     columns = [
         "model",
         "type",

@@ -14,7 +14,6 @@ from alibi_cli.reporting.checkpoints import look_into
 from alibi_cli.reporting.inputs import read_inputs
 from alibi_cli.reporting.page import write_page
 from alibi_cli.reporting.sections import Section, make_sections
-from alibi_cli.reporting.verdict import in_words
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.settings.reporting import ReportSettings
@@ -66,8 +65,6 @@ def run_report(settings: ReportSettings, progress: Watch | None = None) -> Repor
     update("Reading", 0, 0)
     inputs = read_inputs(settings.results)
     sections = make_sections(inputs.runs, settings.baseline)
-    for section in sections:
-        section.verdict = in_words(section.results)
     if settings.card is not None:
         update(f"Comparing {settings.card} with what was measured", 0, 0)
     card = None if settings.card is None else str(write_card(settings.card, sections))

@@ -10,6 +10,7 @@ from alibi_cli.errors import UsageError
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.results import Contrast, ModelFacts, Results, Row, RowKey
+from alibi_cli.reporting.verdict import Verdict, in_words
 
 MEASURED = ("digest", "dtype", "attention", "engine", "tokenizer_sha256")  # one model, measured in one way
 
@@ -25,12 +26,12 @@ class Tokens(NamedTuple):
 
 class Section(BaseModel):
     """Figures that are comparable. why: why they do not stand with those of another section; empty if there is none. runs: the files that
-    they come from. results: of all of them together. verdict: what they say, in words, the most important first."""
+    they come from. results: of all of them together. verdict: what they say, in words."""
 
     why: str
     runs: list[str]
     results: Results
-    verdict: list[str] = []
+    verdict: Verdict
 
 
 def make_sections(runs: Sequence[tuple[str, Results]], baseline: str | None = None) -> list[Section]:
@@ -50,7 +51,11 @@ def make_sections(runs: Sequence[tuple[str, Results]], baseline: str | None = No
     for tokens, parts in groups.items():
         results = _together(parts, baseline)
         why = "" if tokens == first or first is None else _why(tokens, first, results, groups[first][0][1])
-        sections.append(Section(why=why, runs=list(dict.fromkeys(file for file, _ in parts)), results=results))
+        sections.append(
+            Section(
+                why=why, runs=list(dict.fromkeys(file for file, _ in parts)), results=results, verdict=in_words(results)
+            )
+        )
     return sections
 
 

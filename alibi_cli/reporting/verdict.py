@@ -2,6 +2,8 @@
 
 import math
 
+from pydantic import BaseModel
+
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, NO_CHANGE, verdict
@@ -9,18 +11,32 @@ from alibi_cli.evaluation.tables import named
 from alibi_cli.names import short_names
 
 
-def in_words(results: Results) -> list[str]:
-    """The answer first, then two or three sentences for each model that was compared or measured at several lengths."""
+class Finding(BaseModel):
+    """What the figures say of one model: what it costs where the baseline was trained, what it is worth beyond, what length does to it."""
+
+    model: str
+    says: list[str]
+
+
+class Verdict(BaseModel):
+    """headline: the answer in one sentence. findings: of every model that is no baseline."""
+
+    headline: str
+    findings: list[Finding]
+
+
+def in_words(results: Results) -> Verdict:
+    """What comparable results say."""
     baselines = {each.baseline for each in results.contrasts if each.model != each.baseline}
     others = [model.name for model in results.models if model.name not in baselines]
-    found = [_Sentences(results).headline(), *(of_model(results, name) for name in others)]
-    return [sentence for sentence in found if sentence]
+    found = [Finding(model=name, says=of_model(results, name)) for name in others]
+    return Verdict(headline=_Sentences(results).headline(), findings=[each for each in found if each.says])
 
 
-def of_model(results: Results, model: str) -> str:
-    """What it costs where the baseline was trained, what it is worth beyond, and what length does to it."""
+def of_model(results: Results, model: str) -> list[str]:
+    """The sentences of a `Finding`."""
     sentences = _Sentences(results)
-    return " ".join(filter(None, [sentences.within(model), sentences.beyond(model), sentences.by_length(model)]))
+    return [found for found in (sentences.within(model), sentences.beyond(model), sentences.by_length(model)) if found]
 
 
 class _Sentences:
@@ -51,10 +67,10 @@ class _Sentences:
         rival = self._name(hardest.baseline, hardest.baseline_arm)
         what = f"{rival} and its other arms" if len(others) > 1 else rival
         if winners:
-            return f"At {longest:,} tokens {self._list(winners)} {self._verb(winners, 'beats', 'beat')} {what}."
+            return f"At {longest:,} tokens {_list(self.labels, winners)} {'beats' if len(winners) == 1 else 'beat'} {what}."
         free = ", which needs no conversion" if hardest.baseline_arm != FULL else ""
         if level:
-            return f"At {longest:,} tokens {self._list(level)} {self._verb(level, 'is', 'are')} no worse than {rival}{free}, and no better."
+            return f"At {longest:,} tokens {_list(self.labels, level)} cannot be told from {rival}{free}."
         return f"At {longest:,} tokens nothing here is as good as {rival}{free}."
 
     def within(self, model: str) -> str:
@@ -64,15 +80,12 @@ class _Sentences:
         if not inside:
             return ""
         each = max(inside, key=lambda each: each.length)
-        name, baseline = self.labels[model], self.labels[each.baseline]
-        where = "within the trained length" if self.trained[each.baseline] else "without a limit of its own"
-        word = self._word(each)
+        where = f"At {each.length:,} tokens" + (", within the trained length," if self.trained[each.baseline] else "")
+        word, baseline = self._word(each), self.labels[each.baseline]
         if word == NO_CHANGE:
-            return f"{name} is as good as {baseline} at {each.length:,} tokens, {where}: no detectable change."
-        if word in (IMPROVES, DEGRADES):
-            better = "better" if word == IMPROVES else "worse"
-            return f"{name} is {better} than {baseline} at {each.length:,} tokens, {where}: {self._against(each)}."
-        return f"{name} at {each.length:,} tokens, {where}: {self._against(each)}; {word}."
+            return f"{where} as good as {baseline}: no detectable change of perplexity, {self._figures(each)}."
+        better = {IMPROVES: "better than", DEGRADES: "worse than"}.get(word, "compared with")
+        return f"{where} {better} {baseline}: {self._against(each)}."
 
     def beyond(self, model: str) -> str:
         """Against the best that can be had without a conversion, at the longest length."""
@@ -82,25 +95,21 @@ class _Sentences:
             return ""
         hardest = max(rivals, key=lambda each: each.delta_nll)
         rival = self._name(hardest.baseline, hardest.baseline_arm)
-        best = "the best of its arms, " if len(rivals) > 1 and hardest.baseline_arm != FULL else ""
-        how = {IMPROVES: "better than", DEGRADES: "worse than", NO_CHANGE: "no better than"}.get(self._word(hardest))
-        if how is None:
-            return ""
-        return f"At {longest:,} tokens it is {how} {best}{rival}: {self._against(hardest)}."
+        best = "the best arm, " if len(rivals) > 1 and hardest.baseline_arm != FULL else ""
+        how = {IMPROVES: "better than", DEGRADES: "worse than", NO_CHANGE: "no better than"}
+        return f"At {longest:,} tokens {how.get(self._word(hardest), 'compared with')} {best}{rival}: {self._against(hardest)}."
 
     def by_length(self, model: str) -> str:
+        """Against itself at the shortest length."""
         found = [each for each in self.contrasts if each.model == model == each.baseline]
         if not found:
             return ""
-        each, name = max(found, key=lambda each: each.length), self.labels[model]
-        span = f"From {each.baseline_length:,} to {each.length:,} tokens"
-        word = verdict(each.ci95, IMPROVES)
-        if word == NO_CHANGE:
-            return f"{span} the perplexity of {name} does not change detectably."
-        if word not in (IMPROVES, DEGRADES):
-            return ""
-        verb = "falls" if word == IMPROVES else "rises"
-        return f"{span} the perplexity of {name} {verb} {self._by(each)} ({each.verdict})."
+        each = max(found, key=lambda each: each.length)
+        word, span = verdict(each.ci95, IMPROVES), f"From {each.baseline_length:,} to {each.length:,} tokens perplexity"
+        now, before = (f"{self.rows[key].perplexity or math.nan:,.3f}" for key in each.key)
+        how = {IMPROVES: "falls", DEGRADES: "rises", NO_CHANGE: "does not change detectably,"}.get(word, "goes")
+        told = "" if word == NO_CHANGE else f": {each.verdict}"
+        return f"{span} {how} from {before} to {now}{told}."
 
     def _rivals(self, model: str, length: int) -> list[Contrast]:
         """The paired differences from a baseline and its arms at a length."""
@@ -110,41 +119,37 @@ class _Sentences:
         return verdict(each.ci95, IMPROVES)
 
     def _against(self, each: Contrast) -> str:
-        """2.899 against 2.885, 0.5 % higher (95 % interval 0.1 % to 0.8 %)"""
-        key = each.key
-        own, other = self.rows[key[0]].perplexity or math.nan, self.rows[key[1]].perplexity or math.nan
-        interval = "" if each.ci95 is None else f" (95 % interval {_change(each.ci95[0])} to {_change(each.ci95[1])})"
-        return f"perplexity {_shown(own)} against {_shown(other)}, {_change(each.delta_nll)}{interval}"
+        """perplexity 2.899 against 2.885, +0.5 % (95 % interval +0.1 to +0.8 %)"""
+        return f"perplexity {self._figures(each)}, {_change(each)}"
 
-    def _by(self, each: Contrast) -> str:
-        key = each.key
-        before, now = self.rows[key[1]].perplexity or math.nan, self.rows[key[0]].perplexity or math.nan
-        return f"from {_shown(before)} to {_shown(now)}"
+    def _figures(self, each: Contrast) -> str:
+        own, other = (f"{self.rows[key].perplexity or math.nan:,.3f}" for key in each.key)
+        return f"{own} against {other}"
 
     def _figure(self, row: Row) -> str:
-        interval = (
-            "" if row.perplexity_ci95 is None else " (95 % interval {} to {})".format(*map(_shown, row.perplexity_ci95))
-        )
-        return f"{_shown(row.perplexity or math.nan)}{interval}"
+        ends = row.perplexity_ci95
+        return f"{row.perplexity:,.3f}" + ("" if ends is None else f" (95 % interval {ends[0]:,.3f} to {ends[1]:,.3f})")
 
     def _name(self, model: str, arm: str) -> str:
         return named(self.labels, model, arm)
 
-    def _list(self, models: list[str]) -> str:
-        names = [self.labels[model] for model in models]
-        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-    def _verb(self, models: list[str], one: str, several: str) -> str:
-        return one if len(models) == 1 else several
+def _list(labels: dict[str, str], models: list[str]) -> str:
+    names = [labels[model] for model in models]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _shown(perplexity: float) -> str:
-    return f"{perplexity:,.3f}" if perplexity < 1000 else f"{perplexity:,.0f}"
-
-
-def _change(delta: float) -> str:
-    """A difference in nats as a change of perplexity."""
-    ratio = math.exp(min(abs(delta), 700))
-    if ratio >= 2:
-        return f"{ratio:,.1f} times {'higher' if delta > 0 else 'lower'}" if ratio < 1e6 else "out of all proportion"
-    return f"{100 * math.expm1(delta):+.1f} %"
+def _change(each: Contrast) -> str:
+    """A difference in nats as a change of perplexity, with its interval."""
+    deltas = [each.delta_nll, *(each.ci95 or ())]
+    if abs(each.delta_nll) < math.log(2):
+        figures, unit = [f"{100 * math.expm1(delta):+.1f}" for delta in deltas], " %"
+    else:
+        sign = 1 if each.delta_nll > 0 else -1
+        figures = [
+            f"{math.exp(min(sign * delta, 700)):,.1f}"
+            for delta in deltas[:1] + sorted(deltas[1:], key=lambda d: sign * d)
+        ]
+        unit = " times as high" if sign > 0 else " times lower"
+    interval = f" (95 % interval {figures[1]} to {figures[2]})" if each.ci95 is not None else ""
+    return f"{figures[0]}{unit}{interval}"

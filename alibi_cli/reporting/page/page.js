@@ -2,6 +2,12 @@
 "use strict";
 (() => {
   const NARROW = 640, PAPER = 660;
+  // These buttons and no others: one of Plotly's would send the figures away.
+  const CONFIG = {
+    displaylogo: false,
+    modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
+    toImageButtonOptions: { format: "svg" },
+  };
   const charts = [...document.querySelectorAll(".chart")].map((box) => ({
     box,
     figure: JSON.parse(box.nextElementSibling.textContent),
@@ -34,6 +40,7 @@
       margin: { l: 60, r: 12, t: 28, b: 50 },
       xaxis: { ...axis, ...own.xaxis },
       yaxis: { ...axis, ...own.yaxis },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--faint"), activecolor: colour("--accent") },
       hoverlabel: { bgcolor: colour("--paper"), bordercolor: colour("--faint"), font: { color: colour("--ink") }, align: "left", namelength: -1 },
       legend: below ? { orientation: "v", x: 0, y: -0.2, yanchor: "top" } : { orientation: "v", x: 1.02, y: 1 },
       showlegend: named > 0,
@@ -43,8 +50,7 @@
   const draw = (chart) => {
     const { data, layout: own } = coloured(chart.figure);
     const width = root.classList.contains("printing") ? PAPER : Math.floor(chart.box.clientWidth);
-    const config = { displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg" } };
-    return Plotly.react(chart.box, data, layout(own, data, width), config);
+    return Plotly.react(chart.box, data, layout(own, data, width), CONFIG);
   };
   const drawAll = () => Promise.all(charts.map(draw));
 
