@@ -36,7 +36,8 @@ def slopes(label: str, values: list[list[float]]) -> Chart:
     says = (
         f"Slopes of {label}, {len(values)} layers of {len(values[0])} heads, from {min(flat):.3g} to {max(flat):.3g}."
     )
-    return heat_map(f"Slopes: {label}", values, says=says, logarithmic=True)
+    layers = None if len(values) > 1 else ["all"]
+    return heat_map(f"Slopes: {label}", values, says=says, y=layers, logarithmic=True)
 
 
 def heads(report: HeadReport) -> list[Chart]:
@@ -61,7 +62,7 @@ def heat_map(
     axes: tuple[str, str] = ("head", "layer"),
     logarithmic: bool = False,
     scale: tuple[float, float] | None = None,
-    form: str = ".3~g",
+    form: str = ".2g",
 ) -> Chart:
     """values: rows from the top. logarithmic: colours are spaced by ratio; what has no logarithm is left out."""
 
@@ -74,18 +75,18 @@ def heat_map(
     trace: dict[str, Any] = {
         "type": "heatmap",
         "z": [[colour(value) for value in row] for row in values],
-        "customdata": [list(row) for row in values],
+        "text": [["–" if value is None else f"{value:{form}}" for value in row] for row in values],
         "x": columns,
         "y": rows,
         "colorscale": "Cividis",
         "hoverongaps": False,
-        "hovertemplate": f"{axes[1]} %{{y}}, {axes[0]} %{{x}}: %{{customdata:{form}}}<extra></extra>",
+        "hovertemplate": f"{axes[1]} %{{y}}, {axes[0]} %{{x}}: %{{text}}<extra></extra>",
         "xgap": 1,
         "ygap": 1,
         "colorbar": {"thickness": 10, "outlinewidth": 0},
     }
     if figures:
-        trace |= {"texttemplate": f"%{{customdata:{form}}}", "textfont": {"size": 10}}
+        trace |= {"texttemplate": "%{text}", "textfont": {"size": 10}}
     if scale is not None:
         trace |= {"zmin": scale[0], "zmax": scale[1]}
         trace["colorbar"]["tickformat"] = form

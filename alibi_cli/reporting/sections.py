@@ -10,6 +10,7 @@ from alibi_cli.errors import UsageError
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.results import Contrast, ModelFacts, Results, Row, RowKey
+from alibi_cli.names import short_names
 from alibi_cli.reporting.verdict import Verdict, in_words
 
 MEASURED = ("digest", "dtype", "attention", "engine", "tokenizer_sha256")  # one model, measured in one way
@@ -110,13 +111,13 @@ def _together(parts: list[tuple[str, Results]], baseline: str | None) -> Results
         ]
     order = {model.name: index for index, model in enumerate(whole.models)}
     whole.rows.sort(key=lambda row: (order[row.model], row.length, row.arm != FULL))
-    baselines: list[str | None] = [*dict.fromkeys(each.baseline for each in own if each.baseline != each.model)]
+    whole.contrasts = own
+    baselines = list(dict.fromkeys(each.baseline for each in own if each.baseline != each.model))
     if baseline is not None:
-        baselines = [baseline] if baseline in order else []
-    whole.contrasts = own if baseline is None else []
-    found: dict[tuple[RowKey, RowKey], Contrast] = {}
-    for name in baselines or [None]:
-        found |= {each.key: each for each in contrasts(whole, name)}
+        whole.contrasts, baselines = [], [baseline] if baseline in order else []
+    found = {each.key: each for each in whole.contrasts}
+    if len(baselines) < 2:  # of several, each model keeps the one that it was measured with
+        found |= {each.key: each for each in contrasts(whole, baselines[0] if baselines else None)}
     whole.contrasts = sorted(found.values(), key=lambda each: (order[each.model], each.length))
     return whole
 
@@ -148,7 +149,7 @@ def _agrees(row: Row, figures: dict[RowKey, Row]) -> bool:
 
 def _why(tokens: Tokens, first: Tokens, results: Results, other: Results) -> str:
     """Why a section is not part of the first one."""
-    who = ", ".join(model.name for model in results.models)
+    who = ", ".join(short_names(model.name for model in results.models).values())
     if tokens.text != first.text:
         return (
             f"The figures of {who} are of another text, {results.text.name} (sha256 {tokens.text[:12]}) instead of {other.text.name} "

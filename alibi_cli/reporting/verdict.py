@@ -47,31 +47,44 @@ class _Sentences:
         self.rows = {row.key: row for row in results.rows if row.status == "ok"}
 
     def headline(self) -> str:
-        compared = list(dict.fromkeys(each.model for each in self.contrasts if each.model != each.baseline))
+        """What can be had at the longest length, against each baseline and its arms; without any, which model is best there."""
+        baselines = dict.fromkeys(each.baseline for each in self.contrasts if each.model != each.baseline)
+        return " ".join(map(self._against_all_of, baselines)) or self._best()
+
+    def _best(self) -> str:
         rows = [row for row in self.rows.values() if row.arm == FULL]
         if not rows:
             return "No model has a figure."
-        if not compared:
-            longest = max(row.length for row in rows)
-            best = min((row for row in rows if row.length == longest), key=lambda row: row.nll or math.inf)
-            lowest = "has the lowest perplexity" if len({row.model for row in rows}) > 1 else "has a perplexity of"
-            figure = f"{lowest}, {self._figure(best)}" if "lowest" in lowest else f"{lowest} {self._figure(best)}"
-            return f"At {longest:,} tokens {self.labels[best.model]} {figure}."
-        longest = max(each.length for each in self.contrasts if each.model in compared and each.model != each.baseline)
-        rivals = {model: self._rivals(model, longest) for model in compared}
-        rivals = {model: found for model, found in rivals.items() if found}
-        winners = [model for model, found in rivals.items() if all(self._word(each) == IMPROVES for each in found)]
-        level = [m for m, found in rivals.items() if m not in winners and all(self._word(e) != DEGRADES for e in found)]
-        hardest = max((each for found in rivals.values() for each in found), key=lambda each: each.delta_nll)
-        others = {(each.baseline, each.baseline_arm) for found in rivals.values() for each in found}
-        rival = self._name(hardest.baseline, hardest.baseline_arm)
-        what = f"{rival} and its other arms" if len(others) > 1 else rival
+        longest = max(row.length for row in rows)
+        best = min((row for row in rows if row.length == longest), key=lambda row: row.nll or math.inf)
+        has = "has the lowest perplexity," if len({row.model for row in rows}) > 1 else "has a perplexity of"
+        return f"At {longest:,} tokens {self.labels[best.model]} {has} {self._figure(best)}."
+
+    def _against_all_of(self, baseline: str) -> str:
+        found = [each for each in self.contrasts if each.baseline == baseline != each.model]
+        longest = max(each.length for each in found)
+        found = [each for each in found if each.length == longest]
+        words: dict[str, set[str]] = {}
+        for each in found:
+            words.setdefault(each.model, set()).add(self._word(each))
+        winners = [model for model, said in words.items() if said == {IMPROVES}]
+        level = [model for model, said in words.items() if said != {IMPROVES} and DEGRADES not in said]
+        hardest = max(found, key=lambda each: each.delta_nll)
+        rival = self._name(baseline, hardest.baseline_arm)
         if winners:
-            return f"At {longest:,} tokens {_list(self.labels, winners)} {'beats' if len(winners) == 1 else 'beat'} {what}."
+            arms = len({each.baseline_arm for each in found}) > 1
+            what = f"{self.labels[baseline]} and all its arms" if arms else rival
+            verb = "beats" if len(winners) == 1 else "beat"
+            return f"At {longest:,} tokens {_list(self.labels, winners)} {verb} {what}."
         free = ", which needs no conversion" if hardest.baseline_arm != FULL else ""
         if level:
             return f"At {longest:,} tokens {_list(self.labels, level)} cannot be told from {rival}{free}."
-        return f"At {longest:,} tokens nothing here is as good as {rival}{free}."
+        nothing = (
+            f"nothing here is as good as {rival}"
+            if len(words) > 1
+            else f"{_list(self.labels, list(words))} is not as good as {rival}"
+        )
+        return f"At {longest:,} tokens {nothing}{free}."
 
     def within(self, model: str) -> str:
         """Against the baseline itself, where that was trained."""

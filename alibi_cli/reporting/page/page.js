@@ -60,7 +60,7 @@
   const point = ({ figure: { data }, at }) => {
     const map = data[0].type === "heatmap";
     const trace = map ? data[0] : data[at[0]];
-    if (map) return { hover: { curveNumber: 0, pointNumber: at }, says: `${trace.y[at[0]]}, ${trace.x[at[1]]}: ${said(trace.customdata[at[0]][at[1]])}`, x: null };
+    if (map) return { hover: { curveNumber: 0, pointNumber: at }, says: `${trace.y[at[0]]}, ${trace.x[at[1]]}: ${trace.text[at[0]][at[1]]}`, x: null };
     const text = trace.text && trace.text[at[1]] ? `, ${trace.text[at[1]]}` : "";
     return { hover: { curveNumber: at[0], pointNumber: at[1] }, says: `${trace.name}, at ${said(trace.x[at[1]])}: ${said(trace.y[at[1]])}${text}`, x: trace.x[at[1]] };
   };
