@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
-from yaml import YAMLError
 
 from alibi_cli.errors import AlibiError, first_line
 
@@ -37,16 +37,19 @@ def _split(card: str) -> tuple[str, str, str]:
 
 
 def _indexed(text: str, ours: list[dict[str, Any]]) -> str:
-    try:
-        card = ModelCard(text, ignore_metadata_errors=False)
-    except (ValueError, YAMLError) as error:
+    block = REGEX_YAML_BLOCK.search(text)
+    try:  # huggingface_hub's own ModelCard would merge the entries of an index
+        data = (yaml.safe_load(block[2]) if block else None) or {}
+    except yaml.YAMLError as error:
         raise AlibiError(f"The metadata of the model card cannot be read: {first_line(error)}.") from None
-    data = card.data.to_dict()
+    if not isinstance(data, dict):
+        raise AlibiError("The metadata of the model card is no table of names and values.")
     index = [*filter(None, map(_of_others, data.pop("model-index", None) or [])), *ours]
     if index:
         data["model-index"] = index
     metadata = f"---\n{yaml_dump(data).strip()}\n---\n\n" if data else ""
-    return f"{metadata}{card.text.lstrip()}"
+    body = text[block.end() :] if block else text
+    return f"{metadata}{body.lstrip()}"
 
 
 def _of_others(entry: dict[str, Any]) -> dict[str, Any] | None:

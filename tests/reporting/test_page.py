@@ -57,7 +57,7 @@ def test_a_page_is_one_file_that_names_no_other(page: Path) -> None:
     assert len(html.encode()) < 5_000_000
     own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert not re.search(r"""<\w[^>]*\s(src|href)=(?!["']?data:)""", own) and "<img" not in own
-    assert set(re.findall(r"https?:[^ &]*", own)) == {"https://example.org/x.png"}  # the hostile name, as text
+    assert set(re.findall(r"""https?:[^ &"\\]*""", own)) == {"https://example.org/x.png"}  # the hostile name, as text
     for part in ("Perplexity by length", "NLL by position", "Paired differences", "Task passkey", "Slopes"):
         assert f">{part}<" in html
     for part in ("What the heads do", "Calibration and training", "To repeat it", "of another text, books"):
@@ -172,8 +172,8 @@ def test_it_prints_in_light_colours_with_its_tables_open(opened: Page, tmp_path:
 
 @needs_chromium
 def test_the_browser_would_tell(browser: Page, page: Path, tmp_path: Path) -> None:
-    """The control: of a page that asks the network and whose script fails; and the policy stops what was smuggled in. It leaves the page, so
-    it is the last."""
+    """The control: of a page that asks the network and whose script fails; and the policy stops what was smuggled in. It leaves the
+    page, so it is the last."""
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('told'); undefined.x</script>")
     browser.events.clear()
