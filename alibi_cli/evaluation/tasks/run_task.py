@@ -23,6 +23,7 @@ from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tables import NOTES, Table
 from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
+from alibi_cli.evaluation.trackers import check_trackers, track
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
@@ -172,8 +173,21 @@ def evaluate_task(task: str, models: Any, *, progress: Watch | None = None, **se
 def run_task(settings: TaskSettings, progress: Watch | None = None) -> TaskResults:
     """`evaluate_task`, by settings."""
     load_plugins(settings.plugin, notes(progress))
+    check_trackers(settings.report_to)
     with launched(settings.output) as processes:
-        return _run_task(settings, steps(progress), notes(progress), processes)
+        results = _run_task(settings, steps(progress), notes(progress), processes)
+        with processes.agreeing():
+            if settings.report_to and processes.first:
+                _track(settings, results)
+    return results
+
+
+def _track(settings: TaskSettings, results: TaskResults) -> None:
+    labels = short_names(model.name for model in results.models)
+    whole = [row for row in results.rows if row.depth is None and row.accuracy is not None]
+    figures = [(row.length, f"{labels[row.model]}/accuracy", row.accuracy or 0.0) for row in whole]
+    facts = {"command": results.command, "task": results.task.name, "seed": results.task.seed}
+    track(settings.report_to, settings.output, facts, figures)
 
 
 def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Processes) -> TaskResults:
