@@ -42,7 +42,7 @@ class Table:
 def results_table(results: Results) -> Table:
     """One row for each model, arm and length."""
     labels = _labels(results)
-    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
+    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "note"]
     return Table(what_was_scored(results), columns, [_row(row, labels) for row in results.rows], columns[1:-1])
 
 
@@ -60,10 +60,13 @@ def what_was_scored(results: Results) -> str:
 
 
 def contrasts_table(results: Results) -> Table:
-    """One row for each paired difference."""
+    """One row for each paired difference; a baseline of all of them stands in the title, which leaves room for the verdicts."""
     labels = _labels(results)
+    baselines = {each.baseline for each in results.contrasts if each.model != each.baseline}
+    only = baselines.pop() if len(baselines) == 1 else None
+    title = DIFFERENCES if only is None else f"{DIFFERENCES}; baseline: {labels[only]}"
     columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
-    return Table(DIFFERENCES, columns, [_contrast(each, labels) for each in results.contrasts], columns[3:5])
+    return Table(title, columns, [_contrast(each, labels, only) for each in results.contrasts], columns[3:5])
 
 
 def perplexity_by_length(results: Results) -> Table:
@@ -73,7 +76,7 @@ def perplexity_by_length(results: Results) -> Table:
     def cells(row: Row) -> tuple[str, str]:
         if row.perplexity is None:
             return "–", ""
-        return f"{row.perplexity:.3f}", _range(row.perplexity_ci95, ".3f")
+        return perplexity(row.perplexity), _perplexities(row)
 
     rows = _by_length(results.rows, lambda row: (named(labels, row.model, row.arm),), cells)
     title = f"{what_was_scored(results)}. Below each figure: its 95 % interval, bootstrap over documents.".replace(
@@ -119,6 +122,15 @@ def _wide(
     return Table(title, [*first, *columns], lines, columns, frozenset(small))
 
 
+def perplexity(value: float) -> str:
+    """With as many decimals as anybody reads."""
+    return f"{value:.3f}" if value < 100 else f"{value:,.1f}" if value < 10_000 else f"{value:,.0f}"
+
+
+def _perplexities(row: Row) -> str:
+    return "" if row.perplexity_ci95 is None else " – ".join(map(perplexity, row.perplexity_ci95))
+
+
 def _range(interval: tuple[float, float] | None, form: str) -> str:
     return "" if interval is None else f"{interval[0]:{form}} – {interval[1]:{form}}"
 
@@ -133,15 +145,16 @@ def _row(row: Row, labels: dict[str, str]) -> list[str]:
         note += f", first at token {first.position} ({first.text!r}) of {first.document}"
     name = named(labels, row.model, row.arm)
     if row.perplexity is None:
-        return [name, str(row.length), *["–"] * 4, note]
-    interval = _range(row.perplexity_ci95, ".3f") or "–"
+        return [name, str(row.length), *["–"] * 3, note]
     bits = "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}"
-    return [name, str(row.length), f"{row.perplexity:.3f}", interval, bits, str(row.tokens_scored), note]
+    return [name, str(row.length), perplexity(row.perplexity), _perplexities(row) or "–", bits, note]
 
 
-def _contrast(contrast: Contrast, labels: dict[str, str]) -> list[str]:
+def _contrast(contrast: Contrast, labels: dict[str, str], only: str | None) -> list[str]:
     if contrast.baseline == contrast.model:
         against = f"itself at {contrast.baseline_length}"
+    elif contrast.baseline == only:
+        against = "baseline" if contrast.baseline_arm == FULL else contrast.baseline_arm
     else:
         against = named(labels, contrast.baseline, contrast.baseline_arm)
     figures = [f"{contrast.delta_nll:+.4f}", _range(contrast.ci95, "+.4f") or "–", contrast.verdict]
@@ -151,12 +164,12 @@ def _contrast(contrast: Contrast, labels: dict[str, str]) -> list[str]:
 def what_an_arm_does(row: Row) -> str:
     """At its length; nothing of a model itself."""
     if row.arm == TRUNCATED:
-        return f"the last {row.fed_length} tokens"
+        return f"last {row.fed_length} tokens"
     found = row.arm_settings or {}
     if "factor" in found:
         return f"factor {found['factor']:g}"
-    sinks = f" and the first {found['sinks']:g}" if found.get("sinks") else ""
-    return f"the latest {found['window']:g} tokens{sinks}" if found else ""
+    sinks = f" and first {found['sinks']:g}" if found.get("sinks") else ""
+    return f"latest {found['window']:g} tokens{sinks}" if found else ""
 
 
 def named(labels: dict[str, str], model: str, arm: str) -> str:

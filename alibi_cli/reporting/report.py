@@ -11,8 +11,8 @@ from alibi_cli.evaluation.tasks.run_task import TaskResults
 from alibi_cli.progress import Watch, steps
 from alibi_cli.reporting.card import write_card
 from alibi_cli.reporting.checkpoints import look_into
+from alibi_cli.reporting.html_page import write_page
 from alibi_cli.reporting.inputs import read_inputs
-from alibi_cli.reporting.page import write_page
 from alibi_cli.reporting.sections import Section, make_sections
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of

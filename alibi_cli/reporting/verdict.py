@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, NO_CHANGE, verdict
-from alibi_cli.evaluation.tables import named
+from alibi_cli.evaluation.tables import named, perplexity
 from alibi_cli.names import short_names
 
 
@@ -119,7 +119,7 @@ class _Sentences:
             return ""
         each = max(found, key=lambda each: each.length)
         word, span = verdict(each.ci95, IMPROVES), f"From {each.baseline_length:,} to {each.length:,} tokens perplexity"
-        now, before = (f"{self.rows[key].perplexity or math.nan:,.3f}" for key in each.key)
+        now, before = (perplexity(self.rows[key].perplexity or math.nan) for key in each.key)
         how = {IMPROVES: "falls", DEGRADES: "rises", NO_CHANGE: "does not change detectably,"}.get(word, "goes")
         told = "" if word == NO_CHANGE else f": {each.verdict}"
         return f"{span} {how} from {before} to {now}{told}."
@@ -136,12 +136,13 @@ class _Sentences:
         return f"perplexity {self._figures(each)}, {_change(each)}"
 
     def _figures(self, each: Contrast) -> str:
-        own, other = (f"{self.rows[key].perplexity or math.nan:,.3f}" for key in each.key)
+        own, other = (perplexity(self.rows[key].perplexity or math.nan) for key in each.key)
         return f"{own} against {other}"
 
     def _figure(self, row: Row) -> str:
         ends = row.perplexity_ci95
-        return f"{row.perplexity:,.3f}" + ("" if ends is None else f" (95 % interval {ends[0]:,.3f} to {ends[1]:,.3f})")
+        interval = "" if ends is None else " (95 % interval {} to {})".format(*map(perplexity, ends))
+        return f"{perplexity(row.perplexity or math.nan)}{interval}"
 
     def _name(self, model: str, arm: str) -> str:
         return named(self.labels, model, arm)
