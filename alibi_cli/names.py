@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-ROOM = 22  # characters: a table's figures then fit beside it on 80 columns
+ROOM = 19  # characters: a table's figures then fit beside it on 80 columns
 CUT = "…"
 
 

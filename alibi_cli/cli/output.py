@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
 GAP = 2  # between columns
-TEXT_WIDTH = 8  # of a column of words at least; they fold
+LONG_WORD = 12  # characters: a longer one may be cut where a column of words is narrow
 LOG_EVERY = 60.0  # seconds between lines where there is no terminal
 SILENT = os.environ.get("RANK", "0") != "0"
 
@@ -118,7 +118,12 @@ def _widths(
 ) -> list[int]:
     """Of the columns: figures whole, then words from the left on as far as there is room; with too little, the console is made wider."""
     whole = [max(map(len, [column, *(printable(row[index]) for row in rows)])) for index, column in enumerate(columns)]
-    widths = [n if column in numeric else min(TEXT_WIDTH, n) for column, n in zip(columns, whole, strict=True)]
+    words = [
+        max(len(word) for row in [columns, *rows] for word in [*printable(row[i]).split(), ""])
+        for i in range(len(columns))
+    ]
+    least_of = zip(columns, whole, words, strict=True)
+    widths = [n if column in numeric else min(n, longest, LONG_WORD) for column, n, longest in least_of]
     least = sum(widths) + GAP * (len(columns) - 1)
     console.width = max(console.width, least if console.is_terminal else PIPED_WIDTH)
     room = console.width - least

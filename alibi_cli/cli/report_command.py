@@ -23,10 +23,13 @@ def command(settings: ReportSettings, form: options.Format = None, json: options
     elif form not in (None, "table"):
         output.print_text(report.to_text(form).rstrip("\n"))
     elif form == "table" or (settings.output is None and settings.card is None):
-        for index, table in enumerate(report.tables()):
+        tables = report.tables()
+        for index, table in enumerate(tables):
             if index:
                 output.print_text("")
             output.print_cells(table)
+        if not tables:
+            output.note("There is no table: heads, trainings and checkpoints are drawn on a page (`output`).")
     for section in report.sections if form is None and not json else []:
         if section.why:
             output.note(section.why)
