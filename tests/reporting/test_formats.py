@@ -13,7 +13,7 @@ from alibi_cli.names import ROOM, short_names
 from tests.cli.run import alibi_inside
 from tests.reporting.helpers import BASE, flat, results_of
 
-HOSTILE = r"5%_$x^2{#1}&~\|<b>[0]"
+HOSTILE = r"%_$x^{#}&~\|<b>[0]"
 
 
 def test_names_are_as_short_as_they_can_be_and_unique() -> None:
@@ -41,13 +41,13 @@ def test_csv_has_full_names_and_figures(tmp_path: Path) -> None:
 def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
     text = results_of({"base": BASE, HOSTILE: flat(9)}, "base").to_text("markdown")
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in table} == {7, 8} and r"\|\<b\>\[0\]" in text
+    assert {line.replace(r"\|", "").count("|") for line in table} == {7} and r"\|\<b\>\[0\]" in text
 
 
 def test_latex_is_a_document_that_compiles(tmp_path: Path) -> None:
     results = results_of({"base": BASE, HOSTILE: flat(9), "plain": flat(9)}, "base")
     tables = results.to_text("latex")
-    assert tables.count(r"\toprule") == 2 and r"5\%\_\$x\textasciicircum{}2\{\#1\}\&\textasciitilde{}" in tables
+    assert tables.count(r"\toprule") == 2 and r"\%\_\$x\textasciicircum{}\{\#\}\&\textasciitilde{}" in tables
     assert "$-0." in tables and " -0." not in tables.replace("$-0.", "")  # a minus, no hyphen
     line = next(line for line in tables.splitlines() if line.startswith("plain &"))
     assert len(line.split("&")) == 5  # a column for each length
