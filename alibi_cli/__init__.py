@@ -21,6 +21,7 @@ _HOME = {
     "train": "alibi_cli.training.train",
     "evaluate": "alibi_cli.evaluation.evaluate",
     "evaluate_task": "alibi_cli.evaluation.tasks.run_task",
+    "report": "alibi_cli.reporting.report",
     "load_results": "alibi_cli.evaluation.results_file",
     "inspect_heads": "alibi_cli.calibration.head_report",
     "inspect_slopes": "alibi_cli.models.slopes_of",

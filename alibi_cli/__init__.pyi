@@ -34,6 +34,7 @@ from alibi_cli.nn.bias import get_biases as get_biases
 from alibi_cli.nn.multi_head import AlibiMultiHeadAttention as AlibiMultiHeadAttention
 from alibi_cli.nn.multi_head import KeyValueCache as KeyValueCache
 from alibi_cli.progress import Progress as Progress
+from alibi_cli.reporting.report import Report as Report
 from alibi_cli.runtime.alibi_policies import policy_registry as policy_registry
 from alibi_cli.runtime.alibi_surgery import PolicyRegistry as PolicyRegistry
 from alibi_cli.slopes import get_slopes as get_slopes
@@ -201,6 +202,7 @@ def evaluate(
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
     revision: str | None = ...,
     tokenizer: str | None = ...,
+    report_to: Sequence[str] = ...,
     plugin: Sequence[str | Path] = ...,
     trust_remote_code: bool = ...,
     baseline: Any = ...,
@@ -237,6 +239,7 @@ def evaluate(
             'float64'.
         revision: Branch, tag or commit of a Hub repository.
         tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
+        report_to: Log a row for each length to tensorboard, wandb, …; repeatable.
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
@@ -270,6 +273,7 @@ def evaluate_task(
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
     revision: str | None = ...,
     tokenizer: str | None = ...,
+    report_to: Sequence[str] = ...,
     plugin: Sequence[str | Path] = ...,
     trust_remote_code: bool = ...,
     samples: int | None = ...,
@@ -292,6 +296,7 @@ def evaluate_task(
             'float64'.
         revision: Branch, tag or commit of a Hub repository.
         tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
+        report_to: Log a row for each length to tensorboard, wandb, …; repeatable.
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         samples: Items per length and depth. Default: the task's own.
@@ -433,6 +438,29 @@ def plan(
 
     Raises:
         AlibiError: as `convert`.
+    """
+
+def report(
+    results: Any,
+    *,
+    output: str | Path | None = ...,
+    card: str | Path | None = ...,
+    baseline: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
+) -> Report:
+    """A page, or a section of a model card, from results; models of different runs stand side by side where their tokens are the same.
+
+    Args:
+        results: one or several of: a results file of `alibi eval` or `alibi task`, the JSON of `alibi inspect heads` or `alibi train`, the
+            folder of a checkpoint, or what `evaluate`, `evaluate_task`, `inspect_heads` or `train` returned.
+        progress: is called with each `Progress`.
+        output: Write one self-contained page there, replacing an earlier one.
+        card: Put the results into the model card of this converted checkpoint.
+        baseline: Compare all models with this one of the results. Default: what they were compared with when they were
+            measured.
+
+    Raises:
+        AlibiError: a file that cannot be read or written, a baseline that was not measured, a card of something that was not measured.
     """
 
 def train(

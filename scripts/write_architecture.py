@@ -17,6 +17,7 @@ PACKAGES = (
     "",
     "cli",
     "settings",
+    "reporting",
     "training",
     "conversion",
     "calibration",

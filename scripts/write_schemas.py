@@ -20,6 +20,7 @@ from alibi_cli.evaluation.tasks.run_task import TaskResults
 from alibi_cli.exporting.export_report import ExportReport
 from alibi_cli.models.policies import PolicyRow
 from alibi_cli.models.slopes_of import SlopesReport
+from alibi_cli.reporting.report import Report
 from alibi_cli.training.train_report import TrainReport
 
 FOLDER = Path(__file__).parent.parent / "docs" / "schema"
@@ -30,6 +31,7 @@ OUTPUTS: dict[str, Any] = {
     "eval": Results,
     "task": TaskResults,
     "train": TrainReport,
+    "report": Report,
     "export": ExportReport,
     "heads": HeadReport,
     "slopes": SlopesReport,

@@ -42,6 +42,7 @@ QUICK = [
     "evaluation/test_windows",
     "evaluation/tasks/test_items",
     "reference/test_attention",
+    "reporting/test_sections",
     "reference/test_oracles",
     "reference/test_special",
     "prior_implementations/test_composer_engine",

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect plan": ("inspect", "plan", "{m}"),
     "heads": ("inspect", "heads", "{m}"),
     "verify": ("verify", "{m}"),
+    "report": ("report", "{m}", "-o", "{o}.html"),
 }
 
 

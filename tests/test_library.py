@@ -300,7 +300,12 @@ def test_outputs_fit_their_schemas(checkpoints: dict[str, str], tmp_path: Path) 
         "convert": ["convert", llama, "-o", tmp_path / "out"],
         "plan": ["inspect", "plan", llama],
         "verify": ["verify", converted],
-        "eval": ["eval", converted, "--baseline", llama, "--lengths", "8,48", "--max-segments", "4"],
+        "eval": [
+            *["eval", converted, "--baseline", llama, "--lengths", "8,48", "--max-segments", "4"],
+            "--output",
+            tmp_path / "r.json",
+        ],
+        "report": ["report", tmp_path / "r.json"],
         "task": ["task", "listops", converted, "--lengths", "200", "--samples", "2"],
         "train": [
             *["train", converted, "-o", tmp_path / "t", "--steps", "1", "--length", "8", "--batch-tokens", "16"],

@@ -1,6 +1,6 @@
 """The verb `inspect_heads`: what each head of one model does."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -21,6 +21,25 @@ from alibi_cli.text.documents import load_text
 DEFAULT_LONGEST = 1024  # in eager attention, time and memory of a window grow with its square
 WEIGHTS_PER_BATCH = 1 << 24  # of one layer at a time: 64 MB in float32
 Map = list[list[float]]  # one list a layer, one figure a head
+# Field of the report: title of the map, what the heads with the smallest and the largest figures are, whether its colours are logarithmic.
+MAPS: dict[str, tuple[str, str, str, bool]] = {
+    "mean_distance": ("distance, tokens", "most local", "farthest", True),
+    "mean_distance_without_sinks": ("distance, no sinks", "most local", "farthest", True),
+    "sink_weight": ("weight on the sinks", "least", "most", False),
+    "first_token_weight": ("weight on first token", "least", "most", False),
+    "entropy_nats": ("entropy, nats", "sharpest", "most diffuse", False),
+    "slopes": ("slope m", "gentlest", "steepest", True),
+}
+
+
+class HeadMap(NamedTuple):
+    """A figure of every head, and how to show it; see `MAPS`."""
+
+    title: str
+    values: list[list[float | None]]
+    lowest: str
+    highest: str
+    logarithmic: bool
 
 
 class HeadReport(BaseModel):
@@ -44,6 +63,15 @@ class HeadReport(BaseModel):
     entropy_nats: Map
     first_token_weight: Map
     sink_weight: Map
+
+    def maps(self) -> list[HeadMap]:
+        """Those that say something: without sinks there is nothing to tell apart, and the first token is one of the sinks."""
+        left_out = {"first_token_weight"} if self.sinks else {"mean_distance_without_sinks", "sink_weight"}
+        return [
+            HeadMap(title, getattr(self, key), lowest, highest, logarithmic)
+            for key, (title, lowest, highest, logarithmic) in MAPS.items()
+            if key not in left_out and getattr(self, key) is not None
+        ]
 
 
 @takes_settings(HeadsSettings)

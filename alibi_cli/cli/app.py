@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
     "convert": ("convert_command", "Write a checkpoint with ALiBi in place of its positions, or beside them."),
     "eval": ("eval_command", "Measure perplexity at every length."),
     "task": ("task_command", "Measure accuracy on a generated long-range task at every length."),
+    "report": ("report_command", "Show results side by side: a page, a model card, tables."),
     "verify": ("verify_command", "Check that a converted checkpoint is still what was written."),
     "train": ("train_command", "Train a converted checkpoint further, so that it heals."),
     "export": ("export_command", "Write a converted checkpoint as a GGUF file for llama.cpp."),

@@ -2,6 +2,7 @@
 
 import shlex
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -113,6 +114,8 @@ def _print_report(report: "ConvertReport") -> None:
     lengths = f"{report.trained_length}:{max(report.trained_length, report.max_sequence_length)}"
     following = ["alibi", "eval", report.output, "--baseline", report.source, "--lengths", lengths]
     output.note(f"Next: {shlex.join(following)}")
+    repository = f"YOUR-NAME/{Path(report.output).resolve().name}"
+    output.note(f"Publish: {shlex.join(['hf', 'upload', repository, report.output])}")
 
 
 def _flat(values: list[Any]) -> list[float]:

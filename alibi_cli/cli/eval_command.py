@@ -31,11 +31,13 @@ def command(
     plot: Plot = None,
     task: Task = None,
     preset: options.Preset = None,
+    form: options.Format = None,
     json: options.Json = False,
 ) -> None:
     """Measure perplexity at every length, with intervals."""
     if task is not None:
         raise UsageError("Tasks have a command of their own.", f"alibi task {task} MODEL …")
+    options.check_format(form, json)
     output.check_plot(plot, settings.output)
     from alibi_cli.evaluation.evaluate import run_evaluate
     from alibi_cli.evaluation.tables import contrasts_table, results_table
@@ -44,6 +46,8 @@ def command(
         results = run_evaluate(settings, watch)
     if json:
         output.print_json(results)
+    elif form in ("markdown", "csv", "latex"):
+        output.print_text(results.to_text(form).rstrip("\n"))
     else:
         output.print_cells(results_table(results))
         if results.contrasts:

@@ -7,6 +7,7 @@ import typer
 
 from alibi_cli.cli import options, output
 from alibi_cli.cli.heat_map import HeatMap
+from alibi_cli.names import short_names
 from alibi_cli.settings.looking import HeadsSettings
 
 if TYPE_CHECKING:
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:\n
   alibi inspect heads gpt2\n
   alibi inspect heads ./gpt2-alibi --text book.txt --plot heads.png"""
-# Field of the report: title of the map, what the heads with the smallest and the largest figures are, whether its colours are logarithmic.
-MAPS: dict[str, tuple[str, str, str, bool]] = {
-    "mean_distance": ("distance, tokens", "most local", "farthest", True),
-    "mean_distance_without_sinks": ("distance, no sinks", "most local", "farthest", True),
-    "sink_weight": ("weight on the sinks", "least", "most", False),
-    "first_token_weight": ("weight on first token", "least", "most", False),
-    "entropy_nats": ("entropy, nats", "sharpest", "most diffuse", False),
-    "slopes": ("slope m", "gentlest", "steepest", True),
-}
 
 
 @options.takes(HeadsSettings)
@@ -46,28 +38,19 @@ def command(
 
     with output.progress() as watch:
         report = run_inspect_heads(settings, watch)
-    maps = _maps(report)
+    name = short_names([report.model])[report.model]
+    maps = [HeatMap(*each) for each in report.maps()]
     if json:
         output.print_json(report)
     else:
-        output.print_text(output.printable(f"{report.model}: {_what_was_read(report)}"))
+        output.print_text(output.printable(f"{name}: {_what_was_read(report)}"))
         output.print_heat_maps(maps)
         output.note("Heads are named layer.head. All figures: --json.")
     if picture is not None:
         from alibi_cli.plots.heads_plot import draw
 
-        title = f"{report.model}: {_what_was_read(report)}"
+        title = f"{name}: {_what_was_read(report)}"
         draw(picture, title, [(each.title, each.values, each.logarithmic) for each in maps])
-
-
-def _maps(report: "HeadReport") -> list[HeatMap]:
-    """Those that say something: without sinks there is nothing to tell apart, and the first token is one of the sinks."""
-    left_out = {"first_token_weight"} if report.sinks else {"mean_distance_without_sinks", "sink_weight"}
-    return [
-        HeatMap(title, getattr(report, key), lowest, highest, logarithmic)
-        for key, (title, lowest, highest, logarithmic) in MAPS.items()
-        if key not in left_out and getattr(report, key) is not None
-    ]
 
 
 def _what_was_read(report: "HeadReport") -> str:

@@ -4,12 +4,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from alibi_cli import settings as settings_package
-from alibi_cli.errors import SETTING
+from alibi_cli.errors import SETTING, UsageError
 from alibi_cli.settings.declaration import Declared, Verb, declared
 from alibi_cli.settings.presets import settings_of
 
@@ -22,6 +22,25 @@ Preset = Annotated[
         show_default=False,
     ),
 ]
+
+Format = Annotated[
+    Literal["table", "markdown", "csv", "latex"] | None,
+    typer.Option(
+        "--format",
+        help="Print tables as Markdown or for LaTeX (booktabs, a column for each length), or rows as CSV with full names and figures. "
+        "Default: table.",
+        show_default=False,
+    ),
+]
+
+
+def check_format(form: str | None, json: bool) -> None:
+    """
+    Raises:
+        UsageError: two of them.
+    """
+    if form is not None and json:
+        raise UsageError("Give --format or --json, not both.")
 
 
 def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from alibi_cli.progress import Watch
 
 PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
+GAP = 2  # between columns
+LONG_WORD = 12  # characters: a longer one may be cut where a column of words is narrow
 LOG_EVERY = 60.0  # seconds between lines where there is no terminal
 SILENT = os.environ.get("RANK", "0") != "0"
 
@@ -88,7 +90,8 @@ def printable(text: str) -> str:
 def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
 ) -> None:
-    """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
+    """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal; lines are longer
+    than it where even they have no room."""
     from rich.table import Table
     from rich.text import Text
 
@@ -100,21 +103,34 @@ def print_table(
         pad_edge=False,
         header_style="dim",
     )
-    for index, column in enumerate(columns):
-        if column in numeric:
-            width = max([len(column), *(len(row[index]) for row in rows)])
-            table.add_column(column, justify="right", no_wrap=True, min_width=width)
-        else:
-            table.add_column(
-                column, overflow="fold", min_width=min(10, max([len(column), *(len(row[index]) for row in rows)]))
-            )
+    console = _console()
+    for column, width in zip(columns, _widths(columns, rows, numeric, console), strict=True):
+        figures = column in numeric
+        table.add_column(column, justify="right" if figures else "left", overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = _console()
-    if not console.is_terminal:
-        console.width = max(console.width, PIPED_WIDTH)
     with _stdout():
         console.print(table)
+
+
+def _widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str], console: "Console"
+) -> list[int]:
+    """Of the columns: figures whole, then words from the left on as far as there is room; with too little, the console is made wider."""
+    whole = [max(map(len, [column, *(printable(row[index]) for row in rows)])) for index, column in enumerate(columns)]
+    words = [
+        max(len(word) for row in [columns, *rows] for word in [*printable(row[i]).split(), ""])
+        for i in range(len(columns))
+    ]
+    least_of = zip(columns, whole, words, strict=True)
+    widths = [n if column in numeric else min(n, longest, LONG_WORD) for column, n, longest in least_of]
+    least = sum(widths) + GAP * (len(columns) - 1)
+    console.width = max(console.width, least if console.is_terminal else PIPED_WIDTH)
+    room = console.width - least
+    for index, needed in enumerate(whole):
+        more = min(needed - widths[index], room)
+        widths[index], room = widths[index] + more, room - more
+    return widths
 
 
 def print_cells(table: "Table") -> None:

@@ -9,6 +9,10 @@ from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.slopes import extent
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
+TASKS = {  # by which the Hub finds a model, and offers to run it
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+}
 # Taken out when the model is trained further: where positions were replaced, and where they stay.
 UNTRAINED = (
     """**The model was not trained after the change:** expect a higher perplexity than the original's at the
@@ -25,6 +29,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     except (ValueError, OSError, YAMLError):  # a card whose metadata cannot be read has none to inherit
         metadata = {}
     inherited = {key: metadata[key] for key in INHERITED if key in metadata}
+    inherited.setdefault("pipeline_tag", TASKS.get(plan.auto_class))
     name = plan.source.name if plan.source.commit else plan.source.folder.resolve().name
     base = name if plan.source.commit else None  # the Hub looks it up; a folder's name would be a broken link
     data = ModelCardData(

@@ -22,10 +22,13 @@ from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
+from alibi_cli.evaluation.tables import named
+from alibi_cli.evaluation.trackers import check_trackers, track
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model, with_tokenizer
 from alibi_cli.models.plugins import load_plugins
+from alibi_cli.names import short_names
 from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings
@@ -74,6 +77,7 @@ def as_models(models: Any) -> tuple[Any, ...]:
 def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text: Text | None = None) -> Results:
     """`evaluate`, by settings. text: instead of the one that they name."""
     load_plugins(settings.plugin, notes(progress))
+    check_trackers(settings.report_to)
     with launched(settings.output) as processes:
         scored = text or processes.from_first(
             lambda: load_text(
@@ -85,11 +89,27 @@ def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text
             )
         )
         results = _evaluate(settings, scored, steps(progress), processes)
+        with processes.agreeing():
+            if settings.report_to and processes.first:
+                _track(settings, results)
     if (few := results.few_documents) is not None:
         notes(progress)(
             f"Only {few} document{'s were' if few != 1 else ' was'} scored: the intervals are rough. More text would narrow them."
         )
     return results
+
+
+def _track(settings: EvaluateSettings, results: Results) -> None:
+    text, protocol = results.text, results.protocol
+    facts = {"command": results.command, "protocol": protocol.name, "text": text.name, "text sha256": text.sha256}
+    labels = short_names(model.name for model in results.models)
+    figures = [
+        (row.length, f"{named(labels, row.model, row.arm)}/{name}", value)
+        for row in results.rows
+        for name, value in (("perplexity", row.perplexity), ("nll", row.nll), ("bits_per_byte", row.bits_per_byte))
+        if value is not None
+    ]
+    track(settings.report_to, settings.output, facts, figures)
 
 
 def _described(settings: EvaluateSettings) -> tuple[list[ModelInfo], str | None, str | None]:
@@ -168,7 +188,10 @@ def _earlier(settings: EvaluateSettings, results: Results) -> Results | None:
     """What the output holds already."""
     if settings.output is None or not settings.output.exists():
         return None
-    old = results_file.load_results(settings.output)
+    try:
+        old = results_file.load_results(settings.output)
+    except UsageError as error:
+        raise UsageError(error.message, "Delete the file, or choose another `output`.") from None
     results_file.check_same_run(old, results, settings.output)
     old.contrasts = []  # their verdicts depend on what stands beside them
     return old

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -170,6 +170,13 @@ class Results(BaseModel):
         from pandas import DataFrame
 
         return DataFrame([contrast.model_dump() for contrast in self.contrasts])
+
+    def to_text(self, form: Literal["markdown", "latex", "csv"]) -> str:
+        """The tables for a document: Markdown with a row for each length, LaTeX (booktabs) with a column for each length, or the rows alone
+        as CSV with full names and figures."""
+        from alibi_cli.evaluation.table_formats import written
+
+        return written([self], form)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Perplexity by length and NLL by position, as a matplotlib figure; written to `path` if it is given.

@@ -89,15 +89,13 @@ def load_results(path: str | Path) -> Results:
         RecursionError,
     ) as error:
         raise UsageError(
-            f"{path} and the record beside it are not results that can be read: {first_line(error)}",
-            hint="Choose another `output`.",
+            f"{path} and the record beside it are not results that can be read: {first_line(error)}"
         ) from None
     results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
     for row in results.rows:
         if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
             raise UsageError(
-                f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed.",
-                hint="Delete the file, or choose another `output`.",
+                f"{path}: the row of {row.model} at {row.length} ({row.arm}), or its record, was changed after it was computed."
             )
         if row.arm in OLD_NAMES:
             before, row.arm = row.key, OLD_NAMES[row.arm]

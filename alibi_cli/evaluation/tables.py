@@ -1,22 +1,29 @@
-"""The tables of an evaluation, as cells: printed by the command line, shown by a notebook."""
+"""The tables of an evaluation, as cells: printed by the command line, shown by a notebook, written into papers and cards."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from html import escape
+from typing import TypeVar
 
 from alibi_cli.evaluation.arms import FULL, TRUNCATED
 from alibi_cli.evaluation.results import Contrast, Results, Row
+from alibi_cli.names import short_names
+
+Cell = TypeVar("Cell", Row, Contrast)
 
 NOTES = {"out_of_range": "beyond its position embeddings", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
+DIFFERENCES = "Paired differences in nats per token, on the same tokens"
 
 
 @dataclass(frozen=True)
 class Table:
-    """numeric: the columns that are numbers."""
+    """numeric: the columns that are numbers. small: rows that stand below another one and belong to it, such as its intervals."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
     numeric: list[str] = field(default_factory=list)
+    small: frozenset[int] = frozenset()
 
     def html(self) -> str:
         def cell(tag: str, text: str, column: str) -> str:
@@ -34,6 +41,13 @@ class Table:
 
 def results_table(results: Results) -> Table:
     """One row for each model, arm and length."""
+    labels = _labels(results)
+    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "note"]
+    return Table(what_was_scored(results), columns, [_row(row, labels) for row in results.rows], columns[1:-1])
+
+
+def what_was_scored(results: Results) -> str:
+    """The title of a table of perplexities."""
     protocol, text = results.protocol, results.text
     detail = {"fixed-target": f", K={protocol.targets}", "sliding": f", S={protocol.stride}"}.get(protocol.name, "")
     kind = "masked-token" if protocol.masked else "next-token"
@@ -42,56 +56,122 @@ def results_table(results: Results) -> Table:
     if scored is not None and scored.scored_set_sha256:
         found = f"{scored.tokens_scored} tokens of {scored.documents_scored} documents"
         tokens = f"\n{found}, set {scored.scored_set_sha256[:12]}"
-    title = f"{protocol.name}{detail}: {kind} perplexity on {text.name}, sha256 {text.sha256[:12]}{tokens}"
-    columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "tokens", "note"]
-    return Table(title, columns, [_row(row) for row in results.rows], columns[1:-1])
+    return f"{protocol.name}{detail}: {kind} perplexity on {text.name}, sha256 {text.sha256[:12]}{tokens}"
 
 
 def contrasts_table(results: Results) -> Table:
-    """One row for each paired difference."""
+    """One row for each paired difference; a baseline of all of them stands in the title, which leaves room for the verdicts."""
+    labels = _labels(results)
+    baselines = {each.baseline for each in results.contrasts if each.model != each.baseline}
+    only = baselines.pop() if len(baselines) == 1 else None
+    title = DIFFERENCES if only is None else f"{DIFFERENCES}; baseline: {labels[only]}"
     columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
-    title = "Paired differences in nats per token, on the same tokens"
-    return Table(title, columns, [_contrast(contrast) for contrast in results.contrasts], columns[3:5])
+    return Table(title, columns, [_contrast(each, labels, only) for each in results.contrasts], columns[3:5])
 
 
-def _row(row: Row) -> list[str]:
-    note = NOTES.get(row.status, _what_it_does(row))
+def perplexity_by_length(results: Results) -> Table:
+    """One row for each model and arm, one column for each length, the intervals below: a table for a paper or a card."""
+    labels = _labels(results)
+
+    def cells(row: Row) -> tuple[str, str]:
+        if row.perplexity is None:
+            return "–", ""
+        return perplexity(row.perplexity), _perplexities(row)
+
+    rows = _by_length(results.rows, lambda row: (named(labels, row.model, row.arm),), cells)
+    title = f"{what_was_scored(results)}. Below each figure: its 95 % interval, bootstrap over documents.".replace(
+        "\n", "; "
+    )
+    return _wide(title, ["model"], results, rows)
+
+
+def differences_by_length(results: Results) -> Table:
+    """The same of the paired differences from baselines."""
+    labels = _labels(results)
+
+    def key(contrast: Contrast) -> tuple[str, str]:
+        return labels[contrast.model], named(labels, contrast.baseline, contrast.baseline_arm)
+
+    others = [each for each in results.contrasts if each.model != each.baseline]
+    rows = _by_length(others, key, lambda each: (f"{each.delta_nll:+.4f}", _range(each.ci95, "+.4f")))
+    title = f"{DIFFERENCES}; below zero is better. Below each figure: its 95 % interval, bootstrap over documents."
+    return _wide(title, ["model", "against"], results, rows)
+
+
+def _by_length(
+    found: Iterable[Cell], key: Callable[[Cell], tuple[str, ...]], cells: Callable[[Cell], tuple[str, str]]
+) -> dict[tuple[str, ...], dict[int, tuple[str, str]]]:
+    rows: dict[tuple[str, ...], dict[int, tuple[str, str]]] = {}
+    for each in found:
+        rows.setdefault(key(each), {})[each.length] = cells(each)
+    return rows
+
+
+def _wide(
+    title: str, first: list[str], results: Results, rows: dict[tuple[str, ...], dict[int, tuple[str, str]]]
+) -> Table:
+    lengths = sorted({row.length for row in results.rows})
+    lines, small = [], set()
+    for key, by_length in rows.items():
+        figures, ranges = zip(*(by_length.get(length, ("", "")) for length in lengths), strict=True)
+        lines.append([*key, *figures])
+        if any(ranges):
+            small.add(len(lines))
+            lines.append([*[""] * len(key), *ranges])
+    columns = [f"{length:,}" for length in lengths]
+    return Table(title, [*first, *columns], lines, columns, frozenset(small))
+
+
+def perplexity(value: float) -> str:
+    """With as many decimals as anybody reads."""
+    return f"{value:.3f}" if value < 100 else f"{value:,.1f}" if value < 10_000 else f"{value:,.0f}"
+
+
+def _perplexities(row: Row) -> str:
+    return "" if row.perplexity_ci95 is None else " – ".join(map(perplexity, row.perplexity_ci95))
+
+
+def _range(interval: tuple[float, float] | None, form: str) -> str:
+    return "" if interval is None else f"{interval[0]:{form}} – {interval[1]:{form}}"
+
+
+def _labels(results: Results) -> dict[str, str]:
+    return short_names(model.name for model in results.models)
+
+
+def _row(row: Row, labels: dict[str, str]) -> list[str]:
+    note = NOTES.get(row.status, what_an_arm_does(row))
     if (first := row.first_non_finite) is not None:
         note += f", first at token {first.position} ({first.text!r}) of {first.document}"
-    name = _named(row.model, row.arm)
+    name = named(labels, row.model, row.arm)
     if row.perplexity is None:
-        return [name, str(row.length), *["–"] * 4, note]
-    interval = "–" if row.perplexity_ci95 is None else f"{row.perplexity_ci95[0]:.3f} – {row.perplexity_ci95[1]:.3f}"
+        return [name, str(row.length), *["–"] * 3, note]
     bits = "–" if row.bits_per_byte is None else f"{row.bits_per_byte:.4f}"
-    return [name, str(row.length), f"{row.perplexity:.3f}", interval, bits, str(row.tokens_scored), note]
+    return [name, str(row.length), perplexity(row.perplexity), _perplexities(row) or "–", bits, note]
 
 
-def _contrast(contrast: Contrast) -> list[str]:
+def _contrast(contrast: Contrast, labels: dict[str, str], only: str | None) -> list[str]:
     if contrast.baseline == contrast.model:
         against = f"itself at {contrast.baseline_length}"
+    elif contrast.baseline == only:
+        against = "baseline" if contrast.baseline_arm == FULL else contrast.baseline_arm
     else:
-        against = _named(contrast.baseline, contrast.baseline_arm)
-    interval = "–" if contrast.ci95 is None else f"{contrast.ci95[0]:+.4f} – {contrast.ci95[1]:+.4f}"
-    figures = [f"{contrast.delta_nll:+.4f}", interval, contrast.verdict]
-    return [short(contrast.model), str(contrast.length), against, *figures]
+        against = named(labels, contrast.baseline, contrast.baseline_arm)
+    figures = [f"{contrast.delta_nll:+.4f}", _range(contrast.ci95, "+.4f") or "–", contrast.verdict]
+    return [labels[contrast.model], str(contrast.length), against, *figures]
 
 
-def _what_it_does(row: Row) -> str:
-    """What an arm does at this length."""
+def what_an_arm_does(row: Row) -> str:
+    """At its length; nothing of a model itself."""
     if row.arm == TRUNCATED:
-        return f"the last {row.fed_length} tokens"
+        return f"last {row.fed_length} tokens"
     found = row.arm_settings or {}
     if "factor" in found:
         return f"factor {found['factor']:g}"
-    sinks = f" and the first {found['sinks']:g}" if found.get("sinks") else ""
-    return f"the latest {found['window']:g} tokens{sinks}" if found else ""
+    sinks = f" and first {found['sinks']:g}" if found.get("sinks") else ""
+    return f"latest {found['window']:g} tokens{sinks}" if found else ""
 
 
-def _named(model: str, arm: str) -> str:
+def named(labels: dict[str, str], model: str, arm: str) -> str:
     """As a baseline is named."""
-    return short(model) + ("" if arm == FULL else f":{arm}")
-
-
-def short(name: str) -> str:
-    """The end of a name that is too long for a table."""
-    return name if len(name) <= 40 else f"…{name[-39:]}"
+    return labels[model] + ("" if arm == FULL else f":{arm}")

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alibi_cli.plots.figures import write_figure
+from alibi_cli.plots.figures import as_it_is, for_print, write_figure
 
 if TYPE_CHECKING:
     from alibi_cli.attention.benchmark import AttentionBenchmark
 
 
+@for_print
 def draw(path: Path, results: "AttentionBenchmark") -> None:
     """Seconds and peak memory by length, one line per backend; PNG, SVG or PDF by the ending of `path`.
 
@@ -25,8 +26,8 @@ def draw(path: Path, results: "AttentionBenchmark") -> None:
     for axis, quantity, unit in ((axes[0], "seconds", 1.0), (axes[1], "peak_bytes", 1e6)):
         for name in dict.fromkeys(row.backend for row in rows):
             points = [(row.length, getattr(row, quantity) / unit) for row in rows if row.backend == name]
-            label = " " + name if name.startswith("_") else name  # matplotlib hides labels that start with _
-            axis.plot(*zip(*points, strict=True), marker="o", linestyle="--" if name == plain else "-", label=label)
+            line = "--" if name == plain else "-"
+            axis.plot(*zip(*points, strict=True), marker="o", linestyle=line, label=as_it_is(name))
         axis.set(xscale="log", yscale="log", xlabel="length (tokens)")
         ticks = FixedLocator(sorted({row.length for row in rows}))
         axis.xaxis.set(major_locator=ticks, major_formatter=ScalarFormatter(), minor_locator=NullLocator())

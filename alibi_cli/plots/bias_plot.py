@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alibi_cli.plots.figures import write_figure
+from alibi_cli.plots.figures import for_print, write_figure
 from alibi_cli.slopes import get_slopes
 
 SHADES = " .:-=+*#%@"
@@ -32,6 +32,7 @@ def lines(heads: int, length: int, causal: bool) -> Iterator[str]:
         yield ""
 
 
+@for_print
 def draw(path: Path, heads: int, length: int, causal: bool) -> None:
     """Writes a picture of all heads.
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alibi_cli.plots.figures import write_figure
+from alibi_cli.plots.figures import as_it_is, for_print, write_figure
 
 
+@for_print
 def draw(path: Path, title: str, maps: Sequence[tuple[str, Sequence[Sequence[float | None]], bool]]) -> None:
     """Writes one picture with a (layers, heads) map for each (title, values, whether colours are logarithmic); None is left white.
 
@@ -21,7 +22,7 @@ def draw(path: Path, title: str, maps: Sequence[tuple[str, Sequence[Sequence[flo
     size = (max(2.8, 0.22 * heads + 1.4) * len(maps), max(2.6, 0.22 * layers + 1.4))
     figure = Figure(figsize=size, layout="constrained")
     room = int(size[0] * 9)  # characters
-    figure.suptitle(title if len(title) <= room else f"…{title[1 - room :]}", fontsize=11)
+    figure.suptitle(as_it_is(title if len(title) <= room else f"…{title[1 - room :]}"), fontsize=11)
     for axes, (name, values, logarithmic) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         shown = np.array(values, dtype=float)  # None becomes NaN
         known = shown[np.isfinite(shown)]

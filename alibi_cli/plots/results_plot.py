@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.plots.figures import write_figure
+from alibi_cli.names import short_names
+from alibi_cli.plots.figures import as_it_is, for_print, write_figure
 
 if TYPE_CHECKING:
     from alibi_cli.evaluation.results import Results, Row
@@ -27,6 +28,7 @@ STYLES: dict[str, tuple[Any, str]] = {
 APART = 0.11  # of the width of an axis: labels of five digits that are nearer than this would touch
 
 
+@for_print
 def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path: Path | None = None) -> Any:
     """A matplotlib figure; with a path it is written as PNG, SVG or PDF, by its ending. by_context: (context, NLL) of a row's record.
 
@@ -41,34 +43,41 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
             lines.setdefault((row.model, row.arm), []).append(row)
     if not lines:
         raise AlibiError("There is nothing to draw: no row has a figure.")
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     models = dict.fromkeys(model for model, _ in lines)
     colours = {model: COLOURS[index % len(COLOURS)] for index, model in enumerate(models)}
+    labels = {model: as_it_is(label) for model, label in short_names(models).items()}
     for (model, arm), rows in lines.items():
-        own = lines.get((model, FULL), [])
-        _draw_lengths(left, rows if arm == FULL else _joined(rows, own), arm, color=colours[model])
+        shown = rows if arm == FULL else joined(rows, lines.get((model, FULL), []))
+        label = labels[model] + ("" if arm == FULL else f":{arm}")
+        _draw_lengths(left, shown, arm, label=label, color=colours[model])
         if arm == FULL:
-            _draw_positions(right, rows, lambda row: by_context(results.record[row.key]), colours[model])
+            _draw_positions(right, [by_context(results.record[row.key]) for row in rows], colours[model])
     rows = [row for found in lines.values() for row in found]
+    lengths = sorted({row.length for row in rows})
     left.set(xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol.name}, {results.text.name}")
-    _scale(left, sorted({row.length for row in rows}), [row.perplexity or 1.0 for row in rows])
-    right.set(xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position")
-    longest = max(row.length for row in rows)
+    _scale(left, lengths, [row.perplexity or 1.0 for row in rows])
+    right.set(
+        xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position, shorter lengths fainter"
+    )
+    _scale_positions(right, lengths)
     trained = {model.trained_length for model in results.models if model.trained_length}
-    within = [length for length in trained if length <= longest]  # one far beyond would leave most of a panel empty
-    for axis in (left, right):
-        for length in within:
-            axis.axvline(length, color="grey", linewidth=0.8, linestyle=":")
-        axis.grid(alpha=0.25)
-        # Below the axes, where no line can be hidden.
-        axis.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, handlelength=4)
+    # One far beyond would leave most of a panel empty.
+    for index, length in enumerate(sorted(length for length in trained if length <= lengths[-1])):
+        for axis in (left, right):
+            mark = axis.axvline(length, color="grey", linewidth=0.8, linestyle=":", zorder=0)
+        mark.set_label("" if index else "trained length")
+    handles = [handle for axis in (left, right) for handle in axis.get_legend_handles_labels()[0]]
+    # Below the axes, where no line can be hidden.
+    columns = min(len(handles), 3 if max(map(len, labels.values())) > 16 else 4)
+    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=columns, handlelength=4)
     if path is not None:
         write_figure(figure, path)
     return figure
 
 
-def _joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
+def joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
     """An arm's rows, from the model's own at the longest length at which the arm is the model itself."""
     within = [row for row in own if row.length < rows[0].length and row.length <= _reach(rows[0])]
     return [*within[-1:], *rows]
@@ -82,39 +91,29 @@ def _reach(row: "Row") -> float:
     return settings["window"] + settings["sinks"] if settings else row.fed_length
 
 
-def _draw_lengths(axis: Any, rows: list["Row"], arm: str, **style: Any) -> None:
+def _draw_lengths(axis: Any, rows: list["Row"], arm: str, label: str, color: str) -> None:
     line, marker = STYLES.get(arm.split(":", maxsplit=1)[0], STYLES[FULL])
-    label = _label(rows[-1].model) + ("" if arm == FULL else f":{arm}")
     lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
-    marks = dict(marker=marker, markersize=6, markerfacecolor=style["color"] if arm == FULL else "none")
-    axis.plot(lengths, values, linestyle=line, linewidth=1.4, label=label, **marks, **style)
+    marks = dict(marker=marker, markersize=6, markerfacecolor=color if arm == FULL else "none")
+    axis.plot(lengths, values, linestyle=line, linewidth=1.4, label=label, color=color, **marks)
     bands = [row.perplexity_ci95 or (value, value) for row, value in zip(rows, values, strict=True)]
     low, high = zip(*bands, strict=True)
-    axis.fill_between(lengths, low, high, alpha=0.12, linewidth=0, **style)
+    axis.fill_between(lengths, low, high, alpha=0.12, linewidth=0, color=color)
 
 
-def _draw_positions(axis: Any, rows: list["Row"], by_context: Callable[["Row"], tuple[Any, Any]], colour: str) -> None:
-    for index, row in enumerate(rows):
-        context, nll = by_context(row)
-        depth = 0.35 + 0.65 * (index + 1) / len(rows)
-        axis.plot(context, nll, color=colour, alpha=depth, linewidth=1, label=f"{_label(row.model)} at {row.length}")
+def _draw_positions(axis: Any, curves: list[tuple[Any, Any]], color: str) -> None:
+    for index, (context, nll) in enumerate(curves):
+        axis.plot(context, nll, color=color, alpha=0.35 + 0.65 * (index + 1) / len(curves), linewidth=1)
 
 
 def _scale(axis: Any, lengths: list[int], values: list[float]) -> None:
     """Lengths on a logarithmic axis, perplexities on one if they differ much; no two labels touch."""
-    from matplotlib.ticker import (
-        FixedLocator,
-        FormatStrFormatter,
-        LogLocator,
-        NullFormatter,
-        NullLocator,
-        ScalarFormatter,
-    )
+    from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     axis.set_xscale("log")
     axis.xaxis.set(
         major_locator=FixedLocator(labelled(lengths)),
-        major_formatter=ScalarFormatter(),
+        major_formatter=StrMethodFormatter("{x:,.0f}"),
         minor_locator=FixedLocator(lengths),
         minor_formatter=NullFormatter(),
     )
@@ -122,8 +121,22 @@ def _scale(axis: Any, lengths: list[int], values: list[float]) -> None:
         axis.set_yscale("log")
         steps = (1, 2, 5) if max(values) < 300 * min(values) else (1,)
         axis.yaxis.set(
-            major_locator=LogLocator(subs=steps), major_formatter=FormatStrFormatter("%g"), minor_locator=NullLocator()
+            major_locator=LogLocator(subs=steps),
+            major_formatter=StrMethodFormatter("{x:,g}"),
+            minor_locator=NullLocator(),
         )
+    axis.grid(alpha=0.25)
+
+
+def _scale_positions(axis: Any, lengths: list[int]) -> None:
+    """On a logarithmic axis if lengths differ much: each is measured near its end, and most of a linear axis would be empty."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    if lengths[-1] > 4 * lengths[0]:
+        axis.set_xscale("log")
+        axis.xaxis.set(major_locator=FixedLocator(labelled(lengths)), minor_locator=NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.grid(alpha=0.25)
 
 
 def labelled(lengths: list[int]) -> list[int]:
@@ -134,9 +147,3 @@ def labelled(lengths: list[int]) -> list[int]:
         if math.log(kept[-1] / length) >= APART * width:
             kept.append(length)
     return kept[::-1]
-
-
-def _label(model: str) -> str:
-    """A model's name as matplotlib shows it unchanged: a $ would start a formula, a leading _ would hide it."""
-    name = Path(model).name.replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name

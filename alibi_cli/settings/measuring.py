@@ -60,6 +60,10 @@ class OnModels(Verb):
             preset=False,
         ),
     ] = None
+    report_to: Annotated[
+        tuple[str, ...],
+        Setting("Log a row for each length to tensorboard, wandb, …; repeatable.", metavar="NAME", preset=False),
+    ] = ()
     plugin: Plugin = ()
     trust_remote_code: TrustRemoteCode = False
     command: Command = ""

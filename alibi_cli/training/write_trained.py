@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
+from alibi_cli.conversion.card_results import without_results
 from alibi_cli.conversion.convert_report import Verification
 from alibi_cli.conversion.model_card import UNTRAINED
 from alibi_cli.conversion.reload_check import TOLERANCE, outputs, reload
@@ -123,6 +124,7 @@ def _card(report: TrainReport, source: Source) -> str:
         text = ""
     if not text.strip():
         text = f"# {Path(report.source).name}, trained further\n"
+    text = without_results(text)  # which were not measured of this model
     for sentence in UNTRAINED:
         text = text.replace(sentence, "Then it was trained further, as said below. ")
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"

@@ -21,13 +21,15 @@ from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
-from alibi_cli.evaluation.tables import NOTES, Table, short
+from alibi_cli.evaluation.tables import NOTES, Table
 from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
+from alibi_cli.evaluation.trackers import check_trackers, track
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model, load_tokenizer, with_tokenizer
 from alibi_cli.models.plugins import load_plugins
+from alibi_cli.names import short_names
 from alibi_cli.progress import Say, Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import TaskSettings
@@ -106,17 +108,18 @@ class TaskResults(BaseModel):
         title = f"{self.task.name}, seed {self.task.seed}: share of right answers; guessing gets {self.task.chance:.4g}"
         depth = ["depth"] if self.task.depths else []
         columns = ["model", "length", *depth, "accuracy", "95 % interval", "items", "tokens", "note"]
-        return Table(title, columns, [_cells(row, bool(depth)) for row in self.rows], columns[1:-1])
+        labels = short_names(model.name for model in self.models)
+        return Table(title, columns, [_cells(row, labels, bool(depth)) for row in self.rows], columns[1:-1])
 
     def _repr_html_(self) -> str:
         return self.table().html()
 
 
-def _cells(row: TaskRow, depths: bool) -> list[str]:
+def _cells(row: TaskRow, labels: dict[str, str], depths: bool) -> list[str]:
     place = ["all" if row.depth is None else f"{row.depth:.2f}"] if depths else []
     figures = ["–", "–"] if row.ci95 is None else [f"{row.accuracy:.3f}", "{:.3f} – {:.3f}".format(*row.ci95)]
     counts = [str(row.samples), f"{row.tokens:.0f}"]
-    return [short(row.model), str(row.length), *place, *figures, *counts, NOTES.get(row.status, "")]
+    return [labels[row.model], str(row.length), *place, *figures, *counts, NOTES.get(row.status, "")]
 
 
 class Answers(Scorer):
@@ -170,8 +173,21 @@ def evaluate_task(task: str, models: Any, *, progress: Watch | None = None, **se
 def run_task(settings: TaskSettings, progress: Watch | None = None) -> TaskResults:
     """`evaluate_task`, by settings."""
     load_plugins(settings.plugin, notes(progress))
+    check_trackers(settings.report_to)
     with launched(settings.output) as processes:
-        return _run_task(settings, steps(progress), notes(progress), processes)
+        results = _run_task(settings, steps(progress), notes(progress), processes)
+        with processes.agreeing():
+            if settings.report_to and processes.first:
+                _track(settings, results)
+    return results
+
+
+def _track(settings: TaskSettings, results: TaskResults) -> None:
+    labels = short_names(model.name for model in results.models)
+    whole = [row for row in results.rows if row.depth is None and row.accuracy is not None]
+    figures = [(row.length, f"{labels[row.model]}/accuracy", row.accuracy or 0.0) for row in whole]
+    facts = {"command": results.command, "task": results.task.name, "seed": results.task.seed}
+    track(settings.report_to, settings.output, facts, figures)
 
 
 def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Processes) -> TaskResults:

@@ -1,0 +1,1 @@
+"""A page, tables and model cards from results that lie there already; no model is run."""
