@@ -19,6 +19,7 @@ _HOME = {
     "calibrate": "alibi_cli.calibration.calibrate",
     "train": "alibi_cli.training.train",
     "evaluate": "alibi_cli.evaluation.evaluate",
+    "estimate": "alibi_cli.evaluation.estimate",
     "evaluate_task": "alibi_cli.evaluation.tasks.run_task",
     "load_results": "alibi_cli.evaluation.results_file",
     "inspect_heads": "alibi_cli.calibration.head_report",

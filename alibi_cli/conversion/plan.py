@@ -127,7 +127,7 @@ class Plan:
     def auto_class(self) -> str:
         """The Auto class that loads the result in the architecture of the source."""
         autos = [auto for auto, target in self.config["auto_map"].items() if target.endswith(f".{self.architecture}")]
-        preferred = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForMaskedLM")
+        preferred = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel")
         return next((auto for auto in preferred if auto in autos), autos[0] if autos else "AutoModel")
 
     @property

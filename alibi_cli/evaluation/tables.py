@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from html import escape
 
 from alibi_cli.evaluation.arms import FULL, TRUNCATED
+from alibi_cli.evaluation.estimate import Estimate, RowEstimate
 from alibi_cli.evaluation.results import Contrast, Results, Row
+from alibi_cli.time_left import duration
 
 NOTES = {"out_of_range": "beyond its position table", "out_of_memory": "out of memory", "non_finite": "NaN or Inf"}
 
@@ -52,6 +54,25 @@ def contrasts_table(results: Results) -> Table:
     columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
     title = "Paired differences in nats per token, on the same tokens"
     return Table(title, columns, [_contrast(contrast) for contrast in results.contrasts], columns[3:5])
+
+
+def estimate_table(estimate: Estimate) -> Table:
+    """One row for each row that the evaluation is going to have."""
+    columns = ["model", "length", "passes", "tokens", "memory", "time", "note"]
+    total = f"about {duration(estimate.seconds)} on {estimate.device}, without loading"
+    speed = f"{estimate.operations_per_second / 1e9:,.0f} billion operations a second"
+    assumed = f"at {estimate.share:.0%} of the speed of its matrix products, {speed}"
+    rows = [_estimate(row) for row in estimate.rows]
+    return Table(f"{estimate.tokens:,} tokens, {total}\n({assumed})", columns, rows, columns[1:-1])
+
+
+def _estimate(row: RowEstimate) -> list[str]:
+    name, memory = _named(row.model, row.arm), f"{row.peak_bytes / 1e9:.2f} GB"
+    if row.same_as is not None:
+        return [name, str(row.length), *["–"] * 4, f"the figures at {row.same_as}"]
+    note = "" if row.fits else "more memory than is free"
+    figures = [f"{row.windows:,}", f"{row.tokens:,}", memory, duration(row.seconds or 0.0)]
+    return [name, str(row.length), *figures, note]
 
 
 def _row(row: Row) -> list[str]:

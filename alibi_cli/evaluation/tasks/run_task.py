@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
 from alibi_cli.errors import AlibiError, UsageError, explained
-from alibi_cli.evaluation.evaluate import as_models
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
+from alibi_cli.evaluation.request import as_models
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tables import NOTES, Table, short
