@@ -92,7 +92,6 @@ def test_an_audit_notices_another_distance(value: int | None, tmp_path: Path) ->
     ("family", "changes"),
     [
         ("cohere2", {"layer_types": ["full_attention"] * 2}),
-        ("cohere2", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
         ("smollm3", {"no_rope_layers": [0, 0]}),
     ],
 )
