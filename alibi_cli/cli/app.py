@@ -21,7 +21,7 @@ from alibi_cli.cli import (
     train_command,
     verify_command,
 )
-from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, first_line
+from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, AlibiError, UsageError, first_line
 
 
 class _PlainHelp(TyperGroup):
@@ -94,6 +94,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, interrupt)
     try:
+        _check_names()
         app()
         output.flush()
     except AlibiError as error:
@@ -114,6 +115,19 @@ def main() -> None:
             end_of_interrupt()
         what = f"{type(error).__name__}: {first_line(error)}"
         _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
+
+
+def _check_names() -> None:
+    """
+    Raises:
+        UsageError: an argument that this Python cannot write down; libraries would fail on it somewhere, each in its own way.
+    """
+    for word in sys.argv[1:]:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UsageError(
+                f"{word!a} cannot be written in the encoding of this environment, {sys.getfilesystemencoding()}.",
+                "Set LC_ALL=C.UTF-8, or PYTHONUTF8=1.",
+            )
 
 
 def _flushed() -> None:

@@ -11,7 +11,7 @@ from alibi_cli.models.cost import Cost
 from alibi_cli.text.documents import load_text
 
 SHORTEST = 64  # tokens; shorter windows show nothing
-ENOUGH = 8  # segments of the longest length
+ENOUGH = 5  # segments of the longest length
 TARGETS = 256  # tokens that are scored of a segment
 BYTES_PER_TOKEN = 5  # of a vocabulary of words in documentation; fewer in most
 BYTE_VOCABULARY = 300  # a smaller one has a token for each byte
@@ -42,7 +42,7 @@ def suggest(
         quick = each * available < QUICK
         allowed = available if quick else int(WORTH_A_HINT * SHARE * speed() / each)
         fits = free_bytes is None or cost.peak_bytes(longest, 1, LOGITS_PER_CHUNK) <= free_bytes
-        segments = min(available, allowed)
+        segments = available if allowed >= available else _round(allowed)
         if fits and segments >= ENOUGH:
             seconds = 0.0 if quick else each * segments / (SHARE * speed())
             return Suggestion(
@@ -61,6 +61,11 @@ def _candidates(trained: int, declared: int) -> list[list[int]]:
         trained //= 2
         found.append([trained // 2, trained])
     return found
+
+
+def _round(n: int) -> int:
+    """961 -> 500: the next of 1, 2, 5, 10, … below, because the measured speed is no more precise."""
+    return max((m * 10**k for k in range(9) for m in (1, 2, 5) if m * 10**k <= n), default=0)
 
 
 @cache
