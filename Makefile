@@ -29,7 +29,8 @@ engines: $(READY)
 
 # Every night: 46,000 inputs that nobody meant, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
-	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py
+	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py \
+		tests/test_interrupted.py tests/evaluation/test_faults.py tests/training/test_faults.py tests/cli/test_environment.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

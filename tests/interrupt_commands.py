@@ -108,6 +108,7 @@ def main(folder: Path, moments: int) -> dict[str, Any]:
     log, found = folder / "log.txt", {"ended": {}, "finished": 0, "failures": []}
     before = {name: snapshot(folder / name) for name in ("m", "alibi")}
     for name, verb in verbs(folder).items():
+        clean(folder)
         code, seconds = run(verb.words, log)
         assert code == 0, log.read_text()
         expected = verb.result()
