@@ -56,9 +56,9 @@ def test_without_assertions_the_same_is_done_and_refused(place: Path, tmp_path: 
     """python -O: no promise rests on an assert."""
     bad = ["convert", place / "m", "-o", tmp_path / "out", "--sinks", "-1"]
     again = ["convert", place / "alibi", "-o", tmp_path / "again"]
-    plain, optimised = (
-        under({}, *work(place, tmp_path / name), bad, again, flags=flags) for name, flags in (("a", ()), ("b", ("-O",)))
-    )
+    here = [alibi_inside(*words, code=None) for words in [*work(place, tmp_path / "a"), bad, again]]
+    plain = [(each.returncode, each.stdout, each.stderr) for each in here]
+    optimised = under({}, *work(place, tmp_path / "b"), bad, again, flags=("-O",))
     assert [code for code, _, _ in plain] == [code for code, _, _ in optimised] == [0, 0, 0, 0, 2, 2]
     assert plain[-1][2] == optimised[-1][2]
     losses = [[row["nll"] for row in json.loads(found[2][1])["rows"]] for found in (plain, optimised)]
