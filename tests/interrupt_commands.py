@@ -58,7 +58,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
             [*evaluate, "--output", str(folder / "out.json"), "--resume"],
             lambda: [{k: v for k, v in facts(folder / "out.json")[0].items() if k != "command"}],
         ),
-        "calibrate": Verb(calibrate, calibrate, slopes),
+        "calibrate": Verb(calibrate, [*calibrate, "--force"], slopes),  # it may have its name already
         "train": Verb(train, [*train, "--resume"], weights),
     }
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from alibi_cli.evaluation.estimate import QUICK, SHARE, WORTH_A_HINT
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 from alibi_cli.models.cost import Cost
-from alibi_cli.text.documents import load_text
+from alibi_cli.text.python_docs import held_out_sizes
 
 SHORTEST = 64  # tokens; shorter windows show nothing
 ENOUGH = 5  # segments of the longest length
@@ -70,5 +70,5 @@ def _round(n: int) -> int:
 
 @cache
 def _sizes() -> tuple[int, ...]:
-    """Bytes of the documents of the embedded text."""
-    return tuple(len(text.encode()) for _, text in load_text().documents)
+    """Bytes of the long documents of the embedded text."""
+    return tuple(held_out_sizes())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-PROBE_SECONDS = 0.2
+PROBE_SECONDS = 0.1
 
 
 def speed(device: str, dtype: torch.dtype, tokens: int, width: int) -> float:

@@ -10,6 +10,7 @@ from transformers import AutoModel, BertConfig, BertModel, LlamaConfig
 from alibi_cli.evaluation import suggestion
 from alibi_cli.evaluation.suggestion import ENOUGH, suggest
 from alibi_cli.models.cost import Cost, cost_of_shapes
+from alibi_cli.text.documents import load_text
 from tests.cli.run import alibi_inside
 from tests.models import save_tiny
 
@@ -37,6 +38,12 @@ def test_a_gpu_is_asked_for_as_much_as_the_text_allows() -> None:
     found = asked(SMOL, 2048, 80 * GB, GPU)
     assert found is not None and found.lengths == [2048, 4096] and found.max_segments is None
     assert asked(SMOL, 128, 80 * GB, GPU).lengths == [128, 256, 512]
+
+
+def test_sizes_are_those_of_the_text() -> None:
+    text = {name: len(document.encode()) for name, document in load_text().documents}
+    assert sorted(suggestion._sizes()) == sorted(size for name, size in text.items() if name.startswith("stdlib/"))
+    assert sum(suggestion._sizes()) > 0.7 * sum(text.values())
 
 
 def test_memory_is_a_limit_too() -> None:
