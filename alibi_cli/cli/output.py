@@ -89,6 +89,7 @@ def print_table(
     title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str] = ()
 ) -> None:
     """A table on stdout. Columns named in `numeric` are never truncated or wrapped, whatever the width of the terminal."""
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -113,6 +114,9 @@ def print_table(
     console = _console()
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
+    # Rich would leave out what a narrow terminal has no room for; the terminal itself wraps lines, and cuts nothing.
+    least = Measurement.get(console, console.options.update_width(10_000), table).minimum
+    console.width = max(console.width, least)
     with _stdout():
         console.print(table)
 
