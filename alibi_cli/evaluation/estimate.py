@@ -18,12 +18,13 @@ from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.scoring import budget_of
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 from alibi_cli.models.cost import Cost, cost_of
+from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import device_type, resolved_dtype
 from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Say, Watch, notes
 from alibi_cli.settings.keywords import takes_settings
-from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.settings.measuring import EvaluateSettings, OnModels
 from alibi_cli.text.documents import Text
 from alibi_cli.time_left import duration
 
@@ -133,6 +134,25 @@ def _row(job: Job, cost: Cost, key: RowKey, fed: int, settings: EvaluateSettings
         operations=sum(cost.operations(size, n) for size, n in sizes),
         peak_bytes=cost.peak_bytes(longest, min(at_once, len(windows)), logits),
     )
+
+
+def rows_of_items(info: ModelInfo, settings: OnModels, items: dict[int, int]) -> list[RowEstimate]:
+    """Of a task: {length: number of items}, each of them a window of its own."""
+    cost = cost_of(info, settings.device, settings.dtype)
+    return [
+        RowEstimate(
+            model=info.name,
+            arm=FULL,
+            length=length,
+            windows=n,
+            tokens=n * length,
+            tokens_scored=n,
+            operations=n * cost.operations(length, 1),
+            peak_bytes=cost.weight_bytes,
+        )
+        for length, n in items.items()
+        if info.hard_limit is None or length <= info.hard_limit
+    ]
 
 
 def timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings) -> Estimate:

@@ -98,6 +98,14 @@ def test_progress_is_of_the_whole_run(models: list[str]) -> None:
     assert measured[0].pace == [f"{measured[0].per_second:,.0f} tokens/s", "0 s left"]
 
 
+def test_progress_of_a_task_is_of_the_whole_run_too(models: list[str]) -> None:
+    said: list[Progress] = []
+    alibi.evaluate_task("listops", models[1], lengths=(128, 256), samples=2, progress=said.append)
+    steps = [step for step in said if not step.note and step.unit == "tokens"]
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert {step.of for step in steps} == {steps[-1].done} and len({step.what for step in steps}) == 3
+
+
 def test_time_left_is_of_the_whole_run_and_follows_cost(monkeypatch) -> None:
     """The second row costs nine times the first, with as many tokens: a tenth of the run is done after the first."""
     now = 100.0
