@@ -34,9 +34,9 @@ def test_a_laptop_is_not_asked_for_hours() -> None:
 
 
 def test_a_gpu_is_asked_for_as_much_as_the_text_allows() -> None:
-    """No document of the embedded text has 16,384 such tokens."""
+    """Few documents of the embedded text have 16,384 such tokens."""
     found = asked(SMOL, 2048, 80 * GB, GPU)
-    assert found is not None and found.lengths == [2048, 4096] and found.max_segments is None
+    assert found is not None and found.lengths == [2048, 4096, 8192] and found.max_segments is None
     assert asked(SMOL, 128, 80 * GB, GPU).lengths == [128, 256, 512]
 
 
