@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check engines fuzz bench heal-report study lint docs demo-checkpoints clean
+.PHONY: demo test check engines fuzz gpu bench heal-report study lint docs demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -36,7 +36,12 @@ engines: $(READY)
 
 # Every night: 46,000 malformed inputs, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
-	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py
+	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py \
+		tests/test_interrupted.py tests/evaluation/test_faults.py tests/training/test_faults.py tests/cli/test_environment.py
+
+# What needs a GPU: tests on it, the table of attention in bfloat16, the study. Without one, the list of what would be run.
+gpu: $(READY)
+	$(BIN)/python scripts/gpu.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ _HOME = {
     "calibrate": "alibi_cli.calibration.calibrate",
     "train": "alibi_cli.training.train",
     "evaluate": "alibi_cli.evaluation.evaluate",
+    "estimate": "alibi_cli.evaluation.estimate",
     "evaluate_task": "alibi_cli.evaluation.tasks.run_task",
     "report": "alibi_cli.reporting.report",
     "load_results": "alibi_cli.evaluation.results_file",

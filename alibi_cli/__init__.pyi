@@ -21,6 +21,7 @@ from alibi_cli.conversion.verify import verify as verify
 from alibi_cli.environment import inspect_environment as inspect_environment
 from alibi_cli.errors import AlibiError as AlibiError
 from alibi_cli.errors import UsageError as UsageError
+from alibi_cli.evaluation.estimate import Estimate as Estimate
 from alibi_cli.evaluation.results import Results as Results
 from alibi_cli.evaluation.results_file import load_results as load_results
 from alibi_cli.evaluation.tasks.run_task import TaskResults as TaskResults
@@ -190,6 +191,66 @@ def convert(
     Raises:
         UsageError: settings that do not fit, or a family that is not converted. Nothing was done.
         AlibiError: what was read or written is not what it should be. Nothing is left under the final name.
+    """
+
+def estimate(
+    models: Any,
+    *,
+    lengths: Sequence[int] | str = ...,
+    batch_size: int | None = ...,
+    output: str | Path | None = ...,
+    device: str = ...,
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
+    revision: str | None = ...,
+    tokenizer: str | None = ...,
+    plugin: Sequence[str | Path] = ...,
+    trust_remote_code: bool = ...,
+    baseline: Any = ...,
+    arms: Sequence[str] | str | None = ...,
+    protocol: Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"] = ...,
+    targets: int | None = ...,
+    stride: int | None = ...,
+    split_on: Literal["file", "blank-line"] = ...,
+    dataset: str | None = ...,
+    text_column: str = ...,
+    max_documents: int | None = ...,
+    max_segments: int | None = ...,
+    resume: bool = ...,
+    text: Any = ...,
+    preset: str | None = ...,
+) -> Estimate:
+    """What `evaluate` would take: tokens, passes, memory and time of every row. Nothing is scored and no weight is loaded.
+
+    Args:
+        models, text, preset: as for `evaluate`.
+        lengths: Sequence lengths in tokens: a list, or every doubling from A to B.
+        batch_size: Windows per batch. Default: by a budget of tokens.
+        output: Write results there, after every row.
+        device: cpu, cuda, cuda:1, …; split: one model over all GPUs. auto: a GPU if there is one; split if the model
+            needs it.
+        dtype: auto: float32 on a CPU, the checkpoint's own elsewhere. One of 'auto', 'float32', 'bfloat16', 'float16',
+            'float64'.
+        revision: Branch, tag or commit of a Hub repository.
+        tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
+        plugin: Load a plug-in that registers policies; repeatable.
+        trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
+        baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
+        arms: What an unconverted model can do beyond its trained length, as rows of its own: truncated, window,
+            window+sinks, window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.
+        protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
+            that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
+            'sliding', 'lm-eval'.
+        targets: K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.
+        stride: S of sliding, in tokens.
+        split_on: What separates documents in text files. One of 'file', 'blank-line'.
+        dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
+        text_column: The dataset's column that holds the text.
+        max_documents: Take only the first N documents.
+        max_segments: Score only about N segments of the longest length, spread over the documents.
+        resume: Keep the rows that the output already has.
+
+    Raises:
+        AlibiError: as `evaluate`.
     """
 
 def evaluate(

@@ -15,6 +15,7 @@ from alibi_cli.calibration.head_report import HeadReport
 from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
 from alibi_cli.conversion.verify import Verdict
 from alibi_cli.environment import EnvironmentReport
+from alibi_cli.evaluation.estimate import Estimate
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.tasks.run_task import TaskResults
 from alibi_cli.exporting.export_report import ExportReport
@@ -29,6 +30,7 @@ OUTPUTS: dict[str, Any] = {
     "plan": PlanReport,
     "verify": Verdict,
     "eval": Results,
+    "eval-dry-run": Estimate,
     "task": TaskResults,
     "train": TrainReport,
     "report": Report,

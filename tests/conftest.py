@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,26 @@ REPOSITORY = Path(__file__).parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only the files of `make check`")
+    parser.addoption("--device", default="cpu", help="where tensors are made: cuda for `make gpu`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (device := config.getoption("--device")) != "cpu":
+        use_device(device)
+
+
+def use_device(device: str) -> None:
+    """Tensors that tests make, with or without a generator, are on `device`; those that they compare in numpy come back."""
+    torch.set_default_device(device)
+    to_numpy, generator = torch.Tensor.numpy, torch.Generator
+    torch.Tensor.numpy = lambda self, **options: to_numpy(self.cpu(), **options)
+    torch.Generator = partial(generator, device=device)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """For tests that say where something is computed."""
+    return torch.device(request.config.getoption("--device"))
 
 
 def _name(path: Path) -> str:

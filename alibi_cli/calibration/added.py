@@ -15,8 +15,8 @@ from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.reach import EPSILON, fit_reach, gentlest_slope
 from alibi_cli.calibration.sinks import choose_sinks
+from alibi_cli.calibration.sparkline import Sparkline
 from alibi_cli.calibration.state import NOWHERE, State
-from alibi_cli.calibration.time_left import Sparkline
 from alibi_cli.calibration.twin import attention_modules, converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows, Parts
 from alibi_cli.models.families import sink_distance

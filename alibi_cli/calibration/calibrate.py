@@ -15,7 +15,6 @@ from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
 from alibi_cli.calibration.replaced import Grid, calibrate_replaced
 from alibi_cli.calibration.state import NOWHERE, State
-from alibi_cli.calibration.time_left import with_time_left
 from alibi_cli.calibration.twin import layer_lists
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.errors import UsageError
@@ -31,6 +30,7 @@ from alibi_cli.settings.declaration import declared
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text
+from alibi_cli.time_left import announcing
 from alibi_cli.version import __version__
 
 
@@ -61,7 +61,7 @@ def calibrate(
     length = trained_length or info.trained_length
     if length is None:
         raise UsageError("The config of the model names no length to calibrate at.", "Give `trained_length`.")
-    update = with_time_left(steps(progress), notes(progress))
+    update = announcing(steps(progress), notes(progress))
     with evaluating(model):
         return learn(model, load_tokenizer(info), as_text(text, training=True), length, chosen, info.masked, update)
 

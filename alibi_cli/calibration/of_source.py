@@ -6,7 +6,6 @@ from alibi_cli.calibration.calibrate import estimate, learn, press_grid, state_k
 from alibi_cli.calibration.feed import lengths_of
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.state import State
-from alibi_cli.calibration.time_left import with_time_left
 from alibi_cli.errors import UsageError
 from alibi_cli.models.families import family_of, shows_scores
 from alibi_cli.models.language_model import language_model
@@ -16,6 +15,7 @@ from alibi_cli.progress import Say, Update
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.text.documents import Text
+from alibi_cli.time_left import announcing
 
 
 def check_source(source: Source, settings: CalibrateSettings) -> None:
@@ -67,4 +67,4 @@ def calibrate_source(
         say(f"Continuing {folder}." if kept else f"{folder} is of another calibration and will be overwritten.")
     tokenizer = load_tokenizer(found)
     model = load_model(found)
-    return learn(model, tokenizer, text, trained, settings, found.masked, with_time_left(update, say), state)
+    return learn(model, tokenizer, text, trained, settings, found.masked, announcing(update, say), state)

@@ -15,8 +15,8 @@ from alibi_cli.calibration.heads import HeadStatistics, observe_heads
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
 from alibi_cli.calibration.sinks import choose_sinks
+from alibi_cli.calibration.sparkline import Sparkline
 from alibi_cli.calibration.state import NOWHERE, State
-from alibi_cli.calibration.time_left import Sparkline
 from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
 from alibi_cli.calibration.windows import Parts
 from alibi_cli.errors import UsageError

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from alibi_cli.cli import output
-from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, first_line
+from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, UsageError, first_line
 from alibi_cli.version import __version__
 
 # What is typed: (module of alibi_cli.cli, which has `command` and EXAMPLES; one line for the list). None: a group.
@@ -145,6 +145,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, interrupt)
     try:
+        _check_names()
         app()
         output.flush()
     except AlibiError as error:
@@ -165,6 +166,19 @@ def main() -> None:
             end_of_interrupt()
         what = f"{type(error).__name__}: {first_line(error)}"
         _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
+
+
+def _check_names() -> None:
+    """
+    Raises:
+        UsageError: an argument that this Python cannot write down; libraries would fail on it somewhere, each in its own way.
+    """
+    for word in sys.argv[1:]:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UsageError(
+                f"{word!a} cannot be written in the encoding of this environment, {sys.getfilesystemencoding()}.",
+                "Set LC_ALL=C.UTF-8, or PYTHONUTF8=1.",
+            )
 
 
 def _flushed() -> None:

@@ -111,11 +111,19 @@ def _print_report(report: "ConvertReport") -> None:
             "A pretrained model usually loses most of its quality to slopes it was not trained with (docs/results.md)."
             + better
         )
-    lengths = f"{report.trained_length}:{max(report.trained_length, report.max_sequence_length)}"
-    following = ["alibi", "eval", report.output, "--baseline", report.source, "--lengths", lengths]
-    output.note(f"Next: {shlex.join(following)}")
+    output.note(f"Next: {shlex.join(_next(report))}")
     repository = f"YOUR-NAME/{Path(report.output).resolve().name}"
     output.note(f"Publish: {shlex.join(['hf', 'upload', repository, report.output])}")
+
+
+def _next(report: "ConvertReport") -> list[str]:
+    """A command that this machine can run."""
+    words, found = ["alibi", "eval", report.output, "--baseline", report.source], report.suggestion
+    if found is None:
+        return ["alibi", "verify", report.output]
+    lengths = found.lengths if len(found.lengths) < 3 else [f"{found.lengths[0]}:{found.lengths[-1]}"]
+    words += ["--lengths", ",".join(map(str, lengths))]
+    return words if found.max_segments is None else [*words, "--max-segments", str(found.max_segments)]
 
 
 def _flat(values: list[Any]) -> list[float]:

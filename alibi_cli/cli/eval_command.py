@@ -30,6 +30,9 @@ def command(
     settings: EvaluateSettings,
     plot: Plot = None,
     task: Task = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print tokens, passes, memory and time of every row; score nothing.")
+    ] = False,
     preset: options.Preset = None,
     form: options.Format = None,
     json: options.Json = False,
@@ -42,6 +45,9 @@ def command(
     from alibi_cli.evaluation.evaluate import run_evaluate
     from alibi_cli.evaluation.tables import contrasts_table, results_table
 
+    if dry_run:
+        _print_estimate(settings, json)
+        return
     with output.progress() as watch:
         results = run_evaluate(settings, watch)
     if json:
@@ -57,3 +63,15 @@ def command(
         results.plot(plot)
     if any(row.status in BROKEN for row in results.rows):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _print_estimate(settings: EvaluateSettings, json: bool) -> None:
+    from alibi_cli.evaluation.estimate import run_estimate
+    from alibi_cli.evaluation.tables import estimate_table
+
+    with output.progress() as watch:
+        found = run_estimate(settings, watch)
+    if json:
+        output.print_json(found)
+    else:
+        output.print_cells(estimate_table(found))

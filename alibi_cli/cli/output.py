@@ -188,13 +188,13 @@ def print_error(error: AlibiError, from_any: bool = False) -> None:
 @contextmanager
 def progress(remarks: bool = True) -> Iterator["Watch"]:
     """Shows what a verb reports: a progress bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     console = _console(stderr=True)
     wanted = not console.quiet and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
     shown, told = wanted and console.is_terminal, time.monotonic()
     amount = TextColumn("{task.fields[amount]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount)
     with Progress(*columns, console=console, disable=not shown, transient=True) as display:
         task = display.add_task("", total=None, amount="")
 
@@ -214,11 +214,14 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
 
 
 def _amount(step: "Step") -> str:
+    """How much of how much, how fast, how long yet."""
     if not step.of:
         return ""
     if step.unit == "bytes":
-        return f"{format_bytes(int(step.done))} of {format_bytes(int(step.of))}"
-    return f"{step.done:.0f}/{step.of:.0f}"
+        amount = f"{format_bytes(int(step.done))} of {format_bytes(int(step.of))}"
+    else:
+        amount = f"{step.done:,.0f}/{step.of:,.0f}{f' {step.unit}' if step.unit else ''}"
+    return ", ".join([amount, *step.pace])
 
 
 def format_bytes(n: int) -> str:

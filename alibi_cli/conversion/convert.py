@@ -1,15 +1,23 @@
 """The verbs `convert` and `plan`: from a checkpoint to a converted one, by way of calibration if that is asked for."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from alibi_cli.calibration.of_source import calibrate_source, check_source
 from alibi_cli.calibration.state import State
 from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
 from alibi_cli.conversion.plan import Plan, make_plan
 from alibi_cli.conversion.writer import write
+from alibi_cli.evaluation.scoring import budget_of
+from alibi_cli.evaluation.suggestion import Suggestion, suggest
 from alibi_cli.files.atomic import check_output
+from alibi_cli.models.cost import cost_of_shapes
 from alibi_cli.models.families import family_of, family_policies, shows_scores
+from alibi_cli.models.loading import device_type
+from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Watch, notes, steps
@@ -86,7 +94,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
     )
     if settings.calibrated:
         State(_unfinished(found.output)).clear()
-    return report.model_copy(update={"better": _better(found)})
+    return report.model_copy(update={"better": _better(found), "suggestion": _suggestion(found)})
 
 
 def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool) -> tuple[Source, Plan]:
@@ -111,6 +119,23 @@ def _better(plan: Plan) -> dict[str, str] | None:
     calibrated = not plan.source.config.is_encoder_decoder
     kept = family in family_policies("add") and not (calibrated and not shows_scores(family, "add"))
     return ({"policy": "add"} if kept else {}) | ({"slopes": "calibrated"} if calibrated else {})
+
+
+def _suggestion(plan: Plan) -> Suggestion | None:
+    """How to measure the result here; None for what `evaluate` cannot score."""
+    config = plan.source.config
+    if plan.auto_class not in ("AutoModelForCausalLM", "AutoModelForMaskedLM") or not plan.source.has_tokenizer:
+        return None
+    shapes = ((name, info.shape) for name, (_, info) in plan.source.tensors.items())
+    cost, device = cost_of_shapes(config, shapes), device_type("auto")
+    return suggest(
+        cost,
+        config.get_text_config().vocab_size,
+        plan.trained_length or plan.max_sequence_length,
+        plan.max_sequence_length,
+        free_memory(device),
+        cache(lambda: speed(device, torch.float32, budget_of(device), cost.width)),
+    )
 
 
 def _default_output(model: str) -> Path:

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from alibi_cli.evaluation.suggestion import Suggestion
+
 
 class Tensors(BaseModel):
     """copied: number of tensors whose bytes are unchanged; dropped, added, changed: names."""
@@ -34,7 +36,8 @@ class ConvertReport(BaseModel):
     policy: the family, as version 0.1.0 had it; policy_name: "replace", "add" or a plug-in's. offsets, sinks, sink_distance: see
     `apply_alibi`.
     non_finite: kept tensors that hold a NaN or an Inf. better: settings that usually keep more of a pretrained model's quality, where
-    Press's slopes took the place of its positions; empty if none are known, null if the question does not arise."""
+    Press's slopes took the place of its positions; empty if none are known, null if the question does not arise.
+    suggestion: how to measure the result on this machine; null if that would take too long or too much memory."""
 
     output: str
     source: str
@@ -60,6 +63,7 @@ class ConvertReport(BaseModel):
     verified: Verification | None
     loads_with: str
     better: dict[str, str] | None = None
+    suggestion: Suggestion | None = None
 
 
 class SideFiles(BaseModel):

@@ -1,16 +1,21 @@
 """Does the checkpoint on disk compute what the surgery in memory computes?"""
 
+import atexit
 import copy
 import gc
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import set_module_tensor_to_device
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from alibi_cli.conversion.convert_report import Verification
@@ -132,8 +137,24 @@ def _difference(plan: Plan, expected: torch.Tensor, found: torch.Tensor) -> floa
 def reload(folder: Path, architecture: str, load: Load = _load_whole) -> PreTrainedModel:
     """A converted checkpoint, by the runtime files in its folder, which must be ours. Not by way of an Auto class, which with
     trust_remote_code runs the custom_generate/generate.py of the source too."""
+    _place_for_modules()
     cls = get_class_from_dynamic_module(f"modeling_alibi.{architecture}", folder)
     return load(cls, folder)
+
+
+@cache
+def _place_for_modules() -> None:
+    """transformers copies a checkpoint's code to its cache before it runs it. Where HOME or HF_HOME cannot be written, as on the nodes of
+    many clusters, a folder of this process does instead."""
+    try:
+        Path(dynamic_module_utils.HF_MODULES_CACHE).mkdir(parents=True, exist_ok=True)
+        usable = os.access(dynamic_module_utils.HF_MODULES_CACHE, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        folder = tempfile.mkdtemp(prefix="alibi-modules-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        dynamic_module_utils.HF_MODULES_CACHE = folder
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def write(
         write_json(
             folder / "alibi.json",
             {
-                **report.model_dump(exclude={"output", "seconds", "better"}),
+                **report.model_dump(exclude={"output", "seconds", "better", "suggestion"}),
                 "versions": versions("safetensors"),
                 "sha256": digests,
                 "files": _digests_of_files(folder, digests),

@@ -13,27 +13,29 @@ import torch
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import results_file
-from alibi_cli.evaluation.arms import FULL, TRUNCATED, arm_of, parse_arm, split_arm
+from alibi_cli.evaluation.arms import FULL, arm_of, parse_arm
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.engine_scorer import EngineScorer
-from alibi_cli.evaluation.jobs import Job, make_jobs, rows_of
+from alibi_cli.evaluation.estimate import announce, rows_to_come
+from alibi_cli.evaluation.jobs import Job, Wanted, rows_of
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
+from alibi_cli.evaluation.request import asked, jobs_of, text_of
 from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.tables import named
 from alibi_cli.evaluation.trackers import check_trackers, track
+from alibi_cli.evaluation.whole_run import WholeRun
 from alibi_cli.files.versions import versions
-from alibi_cli.models.language_model import ModelInfo, describe, evaluating
-from alibi_cli.models.loading import device_type, load_model, with_tokenizer
+from alibi_cli.models.language_model import evaluating
+from alibi_cli.models.loading import device_type, load_model
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.names import short_names
-from alibi_cli.progress import Update, Watch, notes, steps
+from alibi_cli.progress import Watch, notes
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings
-from alibi_cli.settings.presets import settings_of
-from alibi_cli.text.documents import Text, as_text, load_text
+from alibi_cli.text.documents import Text
 
 
 @takes_settings(EvaluateSettings)
@@ -60,18 +62,8 @@ def evaluate(
     Raises:
         AlibiError: bad input, or an earlier results file that does not belong to this settings.
     """
-    given: dict[str, Any] = {"models": as_models(models), **settings}
-    paths = [text] if isinstance(text, Path) else text
-    if isinstance(paths, (list, tuple)) and all(isinstance(part, Path) for part in paths):
-        given["text"], text = tuple(paths), None
-    chosen = settings_of(EvaluateSettings, given, preset)
-    return run_evaluate(chosen, progress, None if text is None else as_text(text))
-
-
-def as_models(models: Any) -> tuple[Any, ...]:
-    """One or several models -> several."""
-    pair = isinstance(models, tuple) and len(models) == 2 and isinstance(models[0], torch.nn.Module)
-    return (models,) if pair or isinstance(models, (str, Path, torch.nn.Module)) else tuple(models)
+    chosen, own = asked(models, text, preset, settings)
+    return run_evaluate(chosen, progress, own)
 
 
 def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text: Text | None = None) -> Results:
@@ -79,16 +71,8 @@ def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text
     load_plugins(settings.plugin, notes(progress))
     check_trackers(settings.report_to)
     with launched(settings.output) as processes:
-        scored = text or processes.from_first(
-            lambda: load_text(
-                settings.dataset,
-                settings.text,
-                split_on=settings.split_on,
-                column=settings.text_column,
-                max_documents=settings.max_documents,
-            )
-        )
-        results = _evaluate(settings, scored, steps(progress), processes)
+        scored = text or processes.from_first(lambda: text_of(settings))
+        results = _evaluate(settings, scored, progress, processes)
         with processes.agreeing():
             if settings.report_to and processes.first:
                 _track(settings, results)
@@ -112,31 +96,9 @@ def _track(settings: EvaluateSettings, results: Results) -> None:
     track(settings.report_to, settings.output, facts, figures)
 
 
-def _described(settings: EvaluateSettings) -> tuple[list[ModelInfo], str | None, str | None]:
-    """The models, the baseline first, each once; the baseline's name, and its arm if one is meant."""
-    baseline, against = settings.baseline, None
-    if isinstance(baseline, str):
-        baseline, against = split_arm(baseline)
-    wanted = [*([] if baseline is None else [baseline]), *settings.models]
-    infos: dict[str, ModelInfo] = {}
-    for model in wanted:
-        info = describe(model, settings.revision, settings.trust_remote_code)
-        info = with_tokenizer(info, settings.tokenizer, settings.trust_remote_code)
-        known = infos.setdefault(info.name, info)
-        if known.loaded is not info.loaded:
-            raise UsageError(f"Two models are called {info.name}.", "Set `_name_or_path` of the config of one of them.")
-    found = list(infos.values())
-    return found, None if baseline is None else found[0].name, against
-
-
-def _evaluate(settings: EvaluateSettings, text: Text, update: Update, processes: Processes) -> Results:
+def _evaluate(settings: EvaluateSettings, text: Text, watch: Watch | None, processes: Processes) -> Results:
     """Runs the rows that are missing, and writes after each."""
-    infos, baseline, against = _described(settings)
-    if len({info.masked for info in infos}) > 1:
-        raise UsageError(
-            "Models that fill in masked tokens and models that predict the next one cannot be scored together."
-        )
-    jobs = make_jobs(infos, settings, (baseline, against), text, processes)
+    jobs, baseline, against = jobs_of(settings, text, processes)
     first = jobs[0].protocol
     # Where whole segments are scored, the longest length decides which tokens those are.
     segments = first.name == "fixed-target" or settings.max_segments is not None
@@ -157,20 +119,21 @@ def _evaluate(settings: EvaluateSettings, text: Text, update: Update, processes:
         text=TextFacts.model_validate(text.fingerprint()),
         models=[job.facts for job in jobs],
     )
-    names = [info.name for info in infos]
+    names = [job.info.name for job in jobs]
     if (earlier := processes.from_first(lambda: _earlier(settings, results))) is not None:
         results.rows, results.contrasts = earlier.rows, earlier.contrasts
         results.record.update(earlier.record)
         results.models += [model for model in earlier.models if model.name not in names]
     finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
     results.rows = [row for row in results.rows if row.key in finished]
+    coming = rows_to_come(jobs, settings, finished)
+    announce(coming, jobs, settings, notes(watch))
+    whole = WholeRun(coming, watch)
     for job in jobs:
         wanted = [
-            (arm, length)
-            for arm, length in rows_of(job, settings.lengths)
-            if RowKey(job.info.name, arm, length) not in finished
+            row for row in rows_of(job, settings.lengths) if RowKey(job.info.name, row.arm, row.length) not in finished
         ]
-        for row, scored in _run(job, wanted, settings, update, processes):
+        for row, scored in _run(job, wanted, settings, whole, processes):
             results.rows.append(row)
             if scored is not None:
                 _check_tokens(scored, results, job.info.name)
@@ -211,25 +174,25 @@ def _check_tokens(scored: Scored, results: Results, model: str) -> None:
 
 
 def _run(
-    job: Job, wanted: list[tuple[str, int]], settings: EvaluateSettings, update: Update, processes: Processes
+    job: Job, wanted: list[Wanted], settings: EvaluateSettings, whole: WholeRun, processes: Processes
 ) -> Iterator[tuple[Row, Scored | None]]:
     info = job.info
     model: Any = None
     scorer: Scorer | EngineScorer | None = None
     with ExitStack() as held:  # a model in memory is left in the mode in which it was
-        for name, length in wanted:
+        for asked_for in wanted:
+            name, length, (computed, fed) = asked_for.arm, asked_for.length, asked_for.computed
             trained, what_it_does = info.trained_length or length, None
-            computed, fed = (FULL, trained) if name == TRUNCATED else (name, length)
             if computed != FULL:
                 what_it_does = parse_arm(name).settings(trained, length)
-            if info.hard_limit is not None and fed > info.hard_limit:
+            if not asked_for.possible:
                 yield Row(model=info.name, arm=name, length=length, status="out_of_range", fed_length=fed), None
                 continue
             if (computed, fed) not in job.cache:
                 if scorer is None and info.engine is not None:
                     scorer = _engine_scorer(job, settings, processes)
                 elif scorer is None:
-                    update(f"Loading {info.name}", 0, 1)
+                    whole.loading(info.name)
                     with processes.agreeing():
                         model = load_model(
                             info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
@@ -239,8 +202,10 @@ def _run(
                     scorer = Scorer(
                         model, job.prefix, job.suffix, job.mask_token, settings.batch_size, processes=processes
                     )
+                whole.begin(RowKey(info.name, name, length))
                 with arm_of(model, computed, trained_length=trained, length=length):
-                    job.cache[computed, fed] = _score(job, scorer, computed, fed, update)
+                    job.cache[computed, fed] = _score(job, scorer, fed, whole)
+                whole.end()
             row, scored = job.cache[computed, fed]
             yield row.model_copy(update={"arm": name, "length": length, "arm_settings": what_it_does}), scored
     del model, scorer
@@ -265,7 +230,7 @@ def _check_vocabulary(job: Job, size: int) -> None:
         raise AlibiError(f"The tokenizer of {job.info.name} makes token {largest}; its model knows {size} tokens.")
 
 
-def _score(job: Job, scorer: Scorer | EngineScorer, arm: str, fed: int, update: Update) -> tuple[Row, Scored | None]:
+def _score(job: Job, scorer: Scorer | EngineScorer, fed: int, whole: WholeRun) -> tuple[Row, Scored | None]:
     name = job.info.name
     windows = job.protocol.windows(job.documents, fed)
     done = 0
@@ -273,7 +238,7 @@ def _score(job: Job, scorer: Scorer | EngineScorer, arm: str, fed: int, update: 
     def on_window(n: int) -> None:
         nonlocal done
         done += n
-        update(f"{name if arm == FULL else f'{name}:{arm}'} at {fed}", min(done, len(windows)), len(windows))
+        whole.windows(done)
 
     for device in _gpus():
         torch.cuda.reset_peak_memory_stats(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal
@@ -28,10 +29,29 @@ class Job:
     prefix: list[int]
     suffix: list[int]
     mask_token: int | None
-    facts: ModelFacts
+    dtype: str
     decode: Callable[[list[int]], str]
     # By arm and fed length: truncated rows are the model's own at the trained length.
     cache: dict[tuple[str, int], tuple[Row, Scored | None]] = field(default_factory=dict)
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What was scored; for this, the weights are read."""
+        info = self.info
+        return ModelFacts(
+            name=info.name,
+            model_type=info.model_type,
+            commit=info.commit,
+            digest=info.digest,
+            tokenizer_sha256=info.tokenizer_digest,
+            dtype=self.dtype,
+            attention=info.attention,
+            engine=info.engine,
+            converted=info.converted,
+            trained_length=info.trained_length,
+            special_tokens=[self.prefix, self.suffix if info.masked else []],
+            tokens_sha256=tokens_sha256(self.documents),
+        )
 
 
 def make_jobs(
@@ -108,27 +128,25 @@ def _prepare(
         prefix = suffix = []
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
-    facts = ModelFacts(
-        name=info.name,
-        model_type=info.model_type,
-        commit=info.commit,
-        digest=info.digest,
-        tokenizer_sha256=info.tokenizer_digest,
-        dtype=resolved_dtype(info, settings.device, settings.dtype),
-        attention=info.attention,
-        engine=info.engine,
-        converted=info.converted,
-        trained_length=info.trained_length,
-        special_tokens=[prefix, suffix if info.masked else []],
-        tokens_sha256=tokens_sha256(documents),
-    )
-    return Job(info, arms, documents, protocol, prefix, suffix, mask_token, facts, tokenizer.decode)
+    dtype = resolved_dtype(info, settings.device, settings.dtype)
+    return Job(info, arms, documents, protocol, prefix, suffix, mask_token, dtype, tokenizer.decode)
 
 
-def rows_of(job: Job, lengths: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """(arm, length) of every row of a model: its arms stand beside it where they are not the model itself."""
+@dataclass(frozen=True)
+class Wanted:
+    """A row to come. computed: the arm and the length that are run for it; a truncated row is the model's own at its trained length.
+    possible: False beyond a table of positions."""
+
+    arm: str
+    length: int
+    computed: tuple[str, int]
+    possible: bool
+
+
+def rows_of(job: Job, lengths: tuple[int, ...]) -> Iterator[Wanted]:
+    """Every row of a model: its arms stand beside it where they are not the model itself."""
+    limit, trained = job.info.hard_limit, job.info.trained_length
     for length in lengths:
-        yield FULL, length
-        for arm in job.arms:
-            if arm.applies(job.info, length):
-                yield arm.name, length
+        for arm in (FULL, *(arm.name for arm in job.arms if arm.applies(job.info, length))):
+            computed = (FULL, trained or length) if arm == TRUNCATED else (arm, length)
+            yield Wanted(arm, length, computed, limit is None or computed[1] <= limit)

@@ -89,7 +89,7 @@ class Scorer:
         by_size: dict[int, list[int]] = {}
         for index, window in enumerate(windows):
             by_size.setdefault(window.end - window.begin, []).append(index)
-        budget = TOKENS_ON_CPU if self.halves.device.type == "cpu" else TOKENS_PER_BATCH
+        budget = budget_of(self.halves.device.type)
         batches = []
         for size, indices in sorted(by_size.items(), reverse=True):
             n = self.batch_size or max(1, budget // size)
@@ -169,6 +169,11 @@ class Scorer:
     def read(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(n, V) logits and (n,) targets -> (n,) figures, here the NLL in nats; tasks read something else."""
         return cross_entropy(logits, targets, reduction="none")
+
+
+def budget_of(device: str) -> int:
+    """Tokens of a batch on a kind of device."""
+    return TOKENS_ON_CPU if device == "cpu" else TOKENS_PER_BATCH
 
 
 def _halves(batch: list[int]) -> list[list[int]]:

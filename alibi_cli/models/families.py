@@ -80,7 +80,14 @@ def sink_distance(config: "PreTrainedConfig", policy: str, sinks: int) -> int | 
         if _family_of_module(key.rpartition(".")[0] if isinstance(key, str) else key.__module__) == family
     ]
     trained = trained_length(config)
-    return max(trained, sinks) if sinks and trained and can_turn_back(functions) else None
+    return max(trained, sinks) if sinks and trained and can_turn_back(functions) and _rotates(config) else None
+
+
+def _rotates(config: "PreTrainedConfig") -> bool:
+    """False if none of the layers rotates, which `runtime.alibi_policies.rotates` says of a module."""
+    if config.model_type == "cohere2":
+        return "sliding_attention" in (config.layer_types or []) and config.sliding_window is not None
+    return any(getattr(config, "no_rope_layers", None) or [True])
 
 
 def policy_names() -> list[str]:

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 # Weights in any format; one format of them is converted and the others are left behind, because they would be stale.
 WEIGHTS = (*FOREIGN_WEIGHTS, "*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,10 @@ class Source:
         """Changes with any of the files, whose contents are not read for it."""
         known = {path.relative_to(self.folder).as_posix(): tuple(stamp) for path, stamp in self.stamps.items()}
         return hashlib.sha256(repr(sorted(known.items())).encode()).hexdigest()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return any(path.name in TOKENIZER_FILES for path in self.side_files)
 
     @property
     def pickled(self) -> bool:

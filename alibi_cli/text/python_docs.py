@@ -8,6 +8,7 @@ text differs between Python versions (the fingerprint of the text says which one
 import hashlib
 import importlib
 import inspect
+import os
 import sys
 import sysconfig
 import tokenize
@@ -55,17 +56,32 @@ def _topics() -> Iterator[tuple[str, str]]:
         yield f"topics/{topic}", topics[topic]
 
 
+def held_out_sizes() -> list[int]:
+    """Bytes of the held-out library modules, which are the long documents; nothing is read."""
+    sizes = [path.stat().st_size for path, name in _modules() if is_held_out(name)]
+    return [size for size in sizes if size]
+
+
 def _sources() -> Iterator[tuple[str, str]]:
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).parts):
-        folders = path.relative_to(root).parts[:-1]
-        machine_specific = path.name.startswith(("_sysconfigdata", "sitecustomize")) or any(
-            f.startswith("config-") for f in folders
-        )
-        if machine_specific or EXCLUDED_FOLDERS.intersection(folders):
-            continue
+    for path, name in _modules():
         with tokenize.open(path) as file:  # honours the coding line
-            yield f"stdlib/{path.relative_to(root).as_posix()}", file.read()
+            yield name, file.read()
+
+
+def _modules() -> list[tuple[Path, str]]:
+    """Path and name of every module of the standard library that is a document, in order."""
+    root = sysconfig.get_path("stdlib")
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in EXCLUDED_FOLDERS and not name.startswith("config-")]
+        place = Path(folder).relative_to(root).parts
+        found += [(*place, name) for name in files if name.endswith(".py")]
+    machine_specific = ("_sysconfigdata", "sitecustomize")
+    return [
+        (Path(root, *parts), "stdlib/" + "/".join(parts))
+        for parts in sorted(found)
+        if not parts[-1].startswith(machine_specific)
+    ]
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:

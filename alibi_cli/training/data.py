@@ -30,7 +30,7 @@ IGNORED = -100  # the target of a position that is not scored
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids: (N,) int32, every document followed by an end-of-text token. starts: (D + 1,) where documents begin, and N."""
+    """ids: (N,) int32, an end-of-text token after every document's end. starts: (D + 1,) where documents begin, and N."""
 
     ids: np.ndarray
     starts: np.ndarray
@@ -38,21 +38,22 @@ class Tokens:
 
 
 def write_tokens(
-    folder: Path, name: str, documents: Iterable[tuple[str, str]], tokenizer: Any, end: int, limit: int | None
+    folder: Path, name: str, pieces: Iterable[tuple[str, str, bool]], tokenizer: Any, end: int, limit: int | None
 ) -> None:
-    """Tokenises documents into files in `folder`, one document in memory at a time.
+    """Tokenises pieces of documents into files in `folder`, one piece in memory at a time; an end-of-text token follows where a document
+    ends. A piece counts as a document.
 
-    limit: stop once there are so many tokens, for streams that may have no end.
+    limit: stop once there are so many tokens; None for all.
 
     Raises:
         AlibiError: there is no text.
     """
     digest, starts, n_bytes = hashlib.sha256(), [0], 0
     with (folder / "text.ids").open("wb") as file:
-        for title, text in documents:
+        for title, text, ends in pieces:
             for part in (title.encode(), text.encode()):
                 digest.update(len(part).to_bytes(8, "little") + part)
-            ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], end]
+            ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *([end] if ends else [])]
             file.write(np.asarray(ids, dtype="<i4").tobytes())
             starts.append(starts[-1] + len(ids))
             n_bytes += len(text.encode())

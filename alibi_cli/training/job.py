@@ -1,6 +1,7 @@
 """A training run and the folder beside its output that holds its text and its states until it is finished."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.text.documents import DEFAULT, open_text
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
+from alibi_cli.training.enough_text import enough, whole
 from alibi_cli.training.trainer import last_state
 
 REQUEST = "settings.json"  # shows that a work folder is ours, and what its states belong to
@@ -82,13 +84,20 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
             raise UsageError(f"The tokenizer of {job.info.name} has no end-of-text token.")
-        streamed = settings.dataset not in (None, DEFAULT)
-        name, documents = open_text(
-            settings.dataset, settings.text, split_on=settings.split_on, column=settings.text_column, training=True
-        )
-        limit = job.budget.tokens + job.budget.block + 1 if streamed else None
+        needed = job.budget.tokens + job.budget.block + 1
+
+        def read() -> tuple[str, Iterable[tuple[str, str]]]:
+            return open_text(
+                settings.dataset, settings.text, split_on=settings.split_on, column=settings.text_column, training=True
+            )
+
+        if settings.dataset in (None, DEFAULT):
+            name, pieces, limit = enough(read, needed, job.budget.block, settings.seed)
+        else:  # of a stream, the first documents are taken
+            name, documents = read()
+            pieces, limit = whole(documents), needed
         with explained(f"Cannot write {work}"):
-            write_tokens(work, name, documents, tokenizer, end, limit)
+            write_tokens(work, name, pieces, tokenizer, end, limit)
         tokens = read_tokens(work)
     return cast(Tokens, tokens)
 

@@ -78,6 +78,11 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
     job = Job(settings, info, teacher_info, budget, masking, round(settings.warmup * budget.steps))
     _check_models(job, tokenizer)
     args = training_arguments(settings, job.work, budget.steps, job.warmup_steps)
+    if settings.fsdp is not None and (args.device.type == "cpu" or args.world_size == 1):
+        raise UsageError(
+            "`fsdp` shards a model over the accelerators of several processes; here accelerate would train without it and not say so.",
+            "Leave it out: several processes share the batches all the same.",
+        )
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(settings, budget, args.world_size)
     with exclusive(job.work) if args.process_index == 0 else nullcontext():
         return _train(job, source, tokenizer, args, update)

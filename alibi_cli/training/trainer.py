@@ -123,6 +123,18 @@ class HealingTrainer(Trainer):
             self.guard.check(self.state.global_step, logs["loss"])
             self.on_step(self.state.global_step, logs)
 
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """
+        Raises:
+            OSError: a state cannot be written. torch's own writer says so by an error of C++ that names no reason.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "iostream" not in str(error):
+                raise
+            raise OSError("torch.save failed, as it does on a full disk") from error
+
 
 class _BeforeTheStep(TrainerCallback):
     """A gradient that is not finite must not reach the weights: they would be saved. Sets the learning rate of a continuation."""

@@ -86,3 +86,17 @@ def test_an_audit_notices_another_distance(value: int | None, tmp_path: Path) ->
     edit(tmp_path / "out", alibi_sink_distance=value)
     details = {finding.file: finding.detail for finding in verify(tmp_path / "out").findings if finding.status != "ok"}
     assert details == {"config.json": "sink_distance is not what alibi.json says"} or "config.json" in details
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("cohere2", {"layer_types": ["full_attention"] * 2}),
+        ("smollm3", {"no_rope_layers": [0, 0]}),
+    ],
+)
+def test_a_model_none_of_whose_layers_rotates_needs_none(family: str, changes: dict, tmp_path: Path) -> None:
+    """Found by random models: the family can turn a rotation back, and this member of it has none."""
+    source = save_tiny(family, tmp_path / "source", **changes)
+    report = convert(source, tmp_path / "out", policy="add", sinks=1)
+    assert report.verified.passed and report.sink_distance is None and verify(tmp_path / "out").passed

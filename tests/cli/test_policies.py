@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from alibi_cli import time_left
 from alibi_cli.calibration import added, divergence, feed
 from alibi_cli.calibration import calibrate as run
-from alibi_cli.calibration import time_left as progress
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.models.families import family_policies
 from alibi_cli.settings.presets import load_preset
@@ -294,7 +294,7 @@ def test_slopes_of_a_file_with_offset_and_sinks(layers, sources, tmp_path):
 
 
 def test_what_is_said_before_and_meanwhile_where_stderr_is_no_terminal(sources, tmp_path, text, monkeypatch):
-    monkeypatch.setattr(progress, "LONG", -1.0)  # worth a line, however short
+    monkeypatch.setattr(time_left, "LONG", -1.0)  # worth a line, however short
     out = tmp_path / "out"
     result = alibi_here(
         "convert",
@@ -313,7 +313,7 @@ def test_what_is_said_before_and_meanwhile_where_stderr_is_no_terminal(sources, 
     said = result.stderr.splitlines()
     assert said[0].startswith("Calibrating by distil: about 2,500 tokens in 27 windows of 96, and 0.0 GB of memory.")
     for stage in ("Fitting the slopes", "Distilling"):
-        assert sum(bool(re.fullmatch(rf"{stage}: \d+ s to come\.", line)) for line in said) == 1
+        assert sum(bool(re.fullmatch(rf"{stage}: about \d+ s left\.", line)) for line in said) == 1
 
 
 def test_a_plain_conversion_leaves_an_interrupted_calibration_alone(sources, tmp_path, text):

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from alibi_cli.training.data import (
     read_tokens,
     write_tokens,
 )
+from alibi_cli.training.enough_text import enough, whole
 from tests.models import is_encoder, sample_tokens, tiny_model
 
 END = 60
@@ -162,7 +164,7 @@ def test_text_becomes_tokens_with_an_end_after_each_document_and_streams_stop(tm
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "presets" / "demo-gpt2")
     documents = [("a", "naïve"), ("b", ""), ("c", "x" * 50), ("d", "never read")]
     assert read_tokens(tmp_path) is None
-    write_tokens(tmp_path, "mine", iter(documents), tokenizer, 256, limit=20)
+    write_tokens(tmp_path, "mine", whole(documents), tokenizer, 256, limit=20)
     tokens = read_tokens(tmp_path)
     assert (
         tokens is not None and tokens.fingerprint["documents"] == 3 and tokens.fingerprint["tokens"] == 6 + 1 + 1 + 51
@@ -173,6 +175,35 @@ def test_text_becomes_tokens_with_an_end_after_each_document_and_streams_stop(tm
         write_tokens(tmp_path, "nothing", iter([]), tokenizer, 256, limit=None)
     with pytest.raises(AlibiError, match="fewer than one sequence"):
         Blocks(tokens, budget(64, 1, (64, 1)), 0)
+
+
+def test_a_short_run_tokenises_what_it_needs_from_all_over_the_text(tmp_path: Path) -> None:
+    """Pieces of a block, by the seed: as many documents as fit, and no end-of-text token where a document only was cut."""
+    documents = [(f"d{n}", f"{n:03d} " * 1000) for n in range(50)]
+    reads = []
+
+    def read() -> tuple[str, list[tuple[str, str]]]:
+        reads.append(1)
+        return "mine", documents
+
+    name, pieces, limit = enough(read, 600, 64, seed=0)
+    pieces = list(pieces)
+    assert (name, limit, len(reads)) == ("mine, chosen pieces", 600, 2)
+    assert 600 * 8 <= sum(len(text) for _, text, _ in pieces) <= 600 * 8 + 256
+    assert len({title for title, _, _ in pieces}) > 12 and {len(text) for _, text, _ in pieces} <= {256, 160}
+    assert all(ends == (len(text) == 160) for _, text, ends in pieces)  # 4,000 = 15 * 256 + 160
+    assert list(enough(read, 600, 64, seed=0)[1]) == pieces and list(enough(read, 600, 64, seed=1)[1]) != pieces
+    name, pieces, limit = enough(read, 25_000, 64, seed=0)  # all of it
+    assert (name, limit) == ("mine", None) and list(pieces) == [(*document, True) for document in documents]
+    words: list[str] = []
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        words.append(text)
+        return {"input_ids": [1] * len(text)}
+
+    _, pieces, limit = enough(read, 600, 64, seed=0)
+    write_tokens(tmp_path, "mine", pieces, tokenizer, 256, limit)
+    assert sum(map(len, words)) < 600 + 256 and len(read_tokens(tmp_path).ids) >= 600
 
 
 def test_training_text_is_not_the_text_that_is_scored() -> None:

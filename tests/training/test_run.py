@@ -202,6 +202,10 @@ def test_bad_input_is_refused_before_anything_is_written(text: Path, tmp_path: P
         ([source, "-o", tmp_path / "x", "--steps", 1, "--text", tmp_path / "empty.txt"], "holds no text"),
         ([source, "-o", tmp_path / "x", "--steps", 1, "--report-to", "nothing"], "nothing"),
         (
+            [source, "-o", tmp_path / "x", "--steps", 1, "--fsdp", "full_shard", "--device", "cpu"],
+            "over the accelerators",
+        ),
+        (
             [source, "-o", tmp_path / "x", "--steps", 1, "--deepspeed", tmp_path / "absent.json"],
             "Training cannot be set up",
         ),

@@ -16,21 +16,25 @@ from pydantic import BaseModel
 from alibi_cli.attention.in_models import attention_of_models
 from alibi_cli.attention.registry import build_attention
 from alibi_cli.errors import AlibiError, UsageError, explained
-from alibi_cli.evaluation.evaluate import as_models
+from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.estimate import rows_of_items
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
+from alibi_cli.evaluation.request import as_models
+from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tables import NOTES, Table
 from alibi_cli.evaluation.tasks.task import Item, get_task, make_items
 from alibi_cli.evaluation.trackers import check_trackers, track
+from alibi_cli.evaluation.whole_run import WholeRun
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import ModelInfo, describe, evaluating
 from alibi_cli.models.loading import device_type, load_model, load_tokenizer, with_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.names import short_names
-from alibi_cli.progress import Say, Update, Watch, notes, steps
+from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import TaskSettings
 from alibi_cli.settings.presets import settings_of
@@ -175,7 +179,7 @@ def run_task(settings: TaskSettings, progress: Watch | None = None) -> TaskResul
     load_plugins(settings.plugin, notes(progress))
     check_trackers(settings.report_to)
     with launched(settings.output) as processes:
-        results = _run_task(settings, steps(progress), notes(progress), processes)
+        results = _run_task(settings, progress, processes)
         with processes.agreeing():
             if settings.report_to and processes.first:
                 _track(settings, results)
@@ -190,7 +194,7 @@ def _track(settings: TaskSettings, results: TaskResults) -> None:
     track(settings.report_to, settings.output, facts, figures)
 
 
-def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Processes) -> TaskResults:
+def _run_task(settings: TaskSettings, progress: Watch | None, processes: Processes) -> TaskResults:
     """The output is rewritten after every length of a model."""
     task = get_task(settings.task)
     samples = settings.samples or task.samples
@@ -210,7 +214,7 @@ def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Proce
     attention = (
         nullcontext()
         if settings.attention is None
-        else attention_of_models(build_attention({"name": settings.attention}), say)
+        else attention_of_models(build_attention({"name": settings.attention}), notes(progress))
     )
     results = TaskResults(
         command=settings.command,
@@ -229,11 +233,16 @@ def _run_task(settings: TaskSettings, update: Update, say: Say, processes: Proce
         models=[TaskModel(**{name: getattr(info, name) for name in TaskModel.model_fields}) for info in infos],
     )
     questions = [
-        _questions(info, settings, samples, update) for info in infos
+        _questions(info, settings, samples, steps(progress)) for info in infos
     ]  # all of them before any model is loaded
+    counts = [
+        {length: sum(map(len, by_depth.values())) for length, by_depth in made.items.items()} for made in questions
+    ]
+    coming = [row for info, count in zip(infos, counts, strict=True) for row in rows_of_items(info, settings, count)]
+    whole = WholeRun(coming, progress)
     with attention:
         for info, made in zip(infos, questions, strict=True):
-            for rows in _run(info, made, settings, task.chance, update, processes):
+            for rows in _run(info, made, settings, task.chance, whole, processes):
                 results.rows += rows
                 with processes.agreeing():
                     if settings.output is not None and processes.first:
@@ -268,7 +277,7 @@ def _questions(info: ModelInfo, settings: TaskSettings, samples: int, update: Up
 
 
 def _run(
-    info: ModelInfo, made: _Questions, settings: TaskSettings, chance: float, update: Update, processes: Processes
+    info: ModelInfo, made: _Questions, settings: TaskSettings, chance: float, whole: WholeRun, processes: Processes
 ) -> Iterator[list[TaskRow]]:
     model = answers = None
     with ExitStack() as held:  # a model in memory is left in the mode in which it was
@@ -277,7 +286,7 @@ def _run(
                 yield _rows(info.name, length, by_depth, "out_of_range", {}, chance, 0.0, len(made.prefix))
                 continue
             if answers is None:
-                update(f"Loading {info.name}", 0, 1)
+                whole.loading(info.name)
                 with processes.agreeing():
                     model = load_model(
                         info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
@@ -285,12 +294,13 @@ def _run(
                 _check_vocabulary(info.name, made, model.get_input_embeddings().num_embeddings)
                 held.enter_context(evaluating(model))
                 answers = Answers(model, made.prefix, [], None, settings.batch_size, processes=processes)
-            total, done, status, started = sum(map(len, by_depth.values())), 0, "ok", time.monotonic()
+            done, status, started = 0, "ok", time.monotonic()
+            whole.begin(RowKey(info.name, FULL, length))
 
-            def on_item(n: int, length: int = length, total: int = total) -> None:
+            def on_item(n: int) -> None:
                 nonlocal done
                 done += n
-                update(f"{info.name} at {length}", min(done, total), total)
+                whole.windows(done)
 
             outcomes: dict[float | None, list[float]] = {}
             try:
@@ -301,6 +311,7 @@ def _run(
             if any(math.isnan(outcome) for values in outcomes.values() for outcome in values):
                 status, outcomes = "non_finite", {}
             seconds = time.monotonic() - started
+            whole.end()
             yield _rows(info.name, length, by_depth, status, outcomes, chance, seconds, len(made.prefix))
     del model, answers
     gc.collect()

@@ -1,0 +1,40 @@
+"""What this machine can do: how fast it multiplies matrices, measured, and how much memory is free."""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+PROBE_SECONDS = 0.1
+
+
+def speed(device: str, dtype: torch.dtype, tokens: int, width: int) -> float:
+    """Operations per second of (tokens, width) x (width, 4 width), as in a block of a model; measured in a fraction of a second."""
+    left = torch.randn(tokens, width, dtype=torch.float32).to(device, dtype)
+    right = torch.randn(width, 4 * width, dtype=torch.float32).to(device, dtype)
+    with torch.no_grad():
+        _finish(left @ right)  # the first product sets things up
+        started, n = time.monotonic(), 0
+        while n == 0 or (time.monotonic() - started < PROBE_SECONDS and n < 1000):
+            _finish(left @ right)
+            n += 1
+    return n * 2.0 * tokens * width * 4 * width / max(1e-9, time.monotonic() - started)
+
+
+def _finish(product: torch.Tensor) -> None:
+    product[0, 0].item()  # a GPU has not computed it before
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a device; None where that cannot be told."""
+    if device.startswith("cuda"):
+        return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # Windows
+        return None
