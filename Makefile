@@ -36,11 +36,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The documentation site with a server that follows changes; `make lint` builds it into build/site, where it reads without a server too.
 site: $(READY)
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # Regenerates what is written from the code: the reference, the map of files, the schemas of results, the stub of the public names.
 docs: $(READY)

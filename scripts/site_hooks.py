@@ -53,6 +53,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """Links go where the site has what they name."""
     here = page.file.src_uri
+    if here == PAGES["README.md"]:
+        page.meta["hide"] = ["navigation"]  # which would be one line
     source = {uri: name for name, uri in PAGES.items()}.get(here, f"{DOCS}/{here}")
     return relinked(markdown, source, here)
 

@@ -112,7 +112,7 @@ def _what(parameter: Any) -> str:
         text.append(f"{low:,} to {high:,}.")
     elif low is not None or high is not None:
         text.append(f"At least {low:,}." if low is not None else f"At most {high:,}.")
-    if getattr(parameter, "show_default", False) and parameter.default not in (None, False, ""):
+    if getattr(parameter, "show_default", False) and parameter.default is not None and parameter.default is not False:
         flag = parameter.opts[0] if parameter.default is True else parameter.default
         text.append(f"Default: `{flag}`.")
     if parameter.required:

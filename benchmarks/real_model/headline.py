@@ -57,8 +57,8 @@ def _against_windows(study: Study) -> str:
         return ""
     text = (
         "The baseline to beat needs no conversion: a window of recent tokens with attention sinks. With a window of 1,024 tokens, its "
-        f"loss and that of a conversion with `--horizon 1024` differ by {found.mean:+.3f} nats between {HORIZON[0]:,} and {HORIZON[1]:,} tokens "
-        f"(95 % interval {found.low:+.3f} to {found.high:+.3f}; below zero, the conversion is better)."
+        f"loss and that of a conversion with `--horizon 1024` differ by {found.mean:+.3f} nats between {HORIZON[0]:,} and "
+        f"{HORIZON[1]:,} tokens (95 % interval {found.low:+.3f} to {found.high:+.3f}; below zero, the conversion is better)."
     )
     measured = [arm for arm in (WINDOW, STREAMING) if study.mean(arm, *FAR[0]) is not None]
     return text if measured else f"{text} A window of 8,192 has not been measured on all documents yet."
