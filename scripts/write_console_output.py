@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/start/tutorial.md", "docs/concepts/alibi.md")
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
-OF_THE_MACHINE = re.compile(r"(?<= in )[\d.]+ s\b|[\d.]+ \w+ free")
+OF_THE_MACHINE = re.compile(r"(?<= in )[\d.]+ s\b|[\d.]+ \w+ free|(?<= by )[\d.]+e[+-]\d+")
 DIGEST = re.compile(r"(?<=sha256 )[0-9a-f]{12}|(?<=set )[0-9a-f]{12}")
 RELATIVE, ABSOLUTE = 0.05, 0.005  # other processors add in another order; a figure near zero may change its sign
 WIDTH = "100"
@@ -74,7 +74,7 @@ def elided(new: str, old: str) -> str:
 def same(new: str, old: str, figures: bool = True) -> bool:
     """Text equal; figures nearly, or not compared."""
     one, other = (
-        re.sub(r"[ -]+|[+−]", " ", DIGEST.sub("0", OF_THE_MACHINE.sub("0", text))).strip() for text in (new, old)
+        re.sub(r"[ +−-]+", " ", DIGEST.sub("0", OF_THE_MACHINE.sub("0", text))).strip() for text in (new, old)
     )
     if NUMBER.sub("0", one) != NUMBER.sub("0", other):
         return False

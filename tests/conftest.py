@@ -50,6 +50,7 @@ QUICK = [
     "prior_implementations/test_zeta",
     "surgery/test_engine",
     "surgery/test_registry",
+    "test_documentation",
     "test_healing_report",
     "test_real_model_study",
     "test_reliability",
