@@ -121,7 +121,7 @@ def _what(parameter: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a table: no bar, no formula that could be read as emphasis."""
+    """Text for a table: no vertical line, no formula that could be read as emphasis."""
     text = re.sub(r"-m max\(0, \|i - j\| - N\)", "−m · max(0, distance − N)", " ".join(text.split()))
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 

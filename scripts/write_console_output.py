@@ -18,7 +18,7 @@ from pathlib import Path
 from alibi_cli.text.documents import load_text
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/start/tutorial.md", "docs/concepts/alibi.md")
+PAGES = ("README.md", "docs/start/tutorial.md")
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?")
 OF_THE_MACHINE = re.compile(r"(?<= in )[\d.]+ s\b|[\d.]+ \w+ free|(?<= by )[\d.]+e[+-]\d+")
