@@ -30,10 +30,10 @@ def main() -> None:
     left.spines[:].set_visible(False)
     places = np.geomspace(1, FAR, 300)
     for head, slope in enumerate(get_slopes(HEADS)):
-        color = matplotlib.colormaps["viridis"](0.85 * head / (HEADS - 1))
-        right.plot(places, np.exp(-slope * places), color=color, linewidth=1.8)
+        shade = matplotlib.colormaps["viridis"](0.85 * head / (HEADS - 1))
+        right.plot(places, np.exp(-slope * places), color=shade, linewidth=1.8)
         half = np.log(2) / slope
-        right.text(half, 0.5, f"1/{round(1 / slope)}", color=color, ha="left", va="bottom", fontsize=8)
+        right.text(half, 0.5, f"1/{round(1 / slope)}", color=shade, ha="left", va="bottom", fontsize=8)
     right.set(
         xscale="log",
         xlabel="distance in tokens",
