@@ -115,7 +115,7 @@ def by_band(study: Study, arms: Sequence[Arm], bands: Sequence[tuple[int, int]])
     for arm in arms:
         means = [study.mean(arm.name, *band) for band in bands]
         rows.append([f"{arm.name}: {arm.what}", *(NONE if mean is None else f"{mean:.3f}" for mean in means)])
-    return table(["arm", *(f"–{end:,}" for _, end in bands)], rows)
+    return table(["arm", *(f"≤{end:,}" for _, end in bands)], rows)
 
 
 def differences(study: Study) -> str:
