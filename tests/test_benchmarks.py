@@ -39,7 +39,7 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     lines = shown.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "after") and "old" not in lines
     assert (
-        "| `alibi --help` | 1.00 s | `import typer, rich` | 2.00 s | 0.50 |" in lines and "bar" not in shown.read_text()
+        "| `alibi --help` | 1.00 s | `import typer, rich` | 2.00 s | 0.50 |" in lines and "old" not in shown.read_text()
     )
     assert capsys.readouterr().out.count("\n") == 1 + len(measured) + 2
     claims = Results.model_validate(json.loads(written)).claims["attention"]
