@@ -75,7 +75,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def unknown(words: list[str]) -> str | None:
-    """What a command line of ours has that the program does not: an option, a command, a target of make. Other programs are not looked at."""
+    """What a command line has that alibi or the Makefile does not: an option, a command, a target. Other programs are not checked."""
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         return next((word for word in words[1:] if word not in targets), None)
