@@ -90,6 +90,8 @@ def uri_of(path: str) -> str:
     """Where the site has a file or folder of the repository."""
     if path in PAGES:
         return PAGES[path]
+    if (ROOT / path / "README.md").is_file():
+        path = f"{path}/README.md"
     if path.startswith(f"{DOCS}/"):
         return path.removeprefix(f"{DOCS}/")
     return f"files/{path}/index.md" if (ROOT / path).is_dir() else f"files/{path}"

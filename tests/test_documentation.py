@@ -147,5 +147,6 @@ def test_links_of_the_site_go_where_the_site_has_them() -> None:
     text = "[a](../../README.md) [b](../arms.md) [c](../../benchmarks/healing/records) [d](nowhere.md)"
     inner = hooks.relinked(text, "docs/results/speed.md", "results/speed.md")
     assert inner == "[a](../index.md) [b](../arms.md) [c](../files/benchmarks/healing/records/index.md) [d](nowhere.md)"
+    assert hooks.relinked("[a](docs/decisions)", "README.md", "index.md") == "[a](decisions/README.md)"
     fenced = "```text\n[a](docs/arms.md)\n```"
     assert hooks.relinked(fenced, "README.md", "index.md") == fenced
