@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check engines fuzz gpu bench heal-report study lint docs demo-checkpoints clean
+.PHONY: demo test check engines fuzz gpu bench heal-report study lint docs site demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -50,11 +50,19 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python scripts/check_words.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Regenerates what is written from the code: the command line, the map of files, the schemas of results, the stub of the public names,
+# The documentation site with a server that follows changes; `make lint` builds it into build/site, where it reads without a server too.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# Regenerates what is written from the code: the reference, the map of files, the schemas of results, the stub of the public names,
 # the table of what was run with converted checkpoints.
 docs: $(READY)
 	$(BIN)/python scripts/write_cli_docs.py
+	$(BIN)/python scripts/write_api_docs.py
+	$(BIN)/python scripts/write_model_docs.py
+	$(BIN)/python scripts/write_decision_index.py
 	$(BIN)/python scripts/write_architecture.py
 	$(BIN)/python scripts/write_schemas.py
 	$(BIN)/python scripts/write_stub.py
@@ -72,6 +80,7 @@ heal-report: $(READY)
 study: $(READY)
 	$(BIN)/python -m benchmarks.real_model
 	$(BIN)/python -m benchmarks.real_model --page docs/quality.md
+	$(BIN)/python -m benchmarks.real_model --readme README.md
 
 # Measures every claim of speed against its baseline, in the short form: one table, and build/bench.json.
 bench: $(READY)

@@ -203,6 +203,7 @@ def estimate(
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = ...,
     revision: str | None = ...,
     tokenizer: str | None = ...,
+    report_to: Sequence[str] = ...,
     plugin: Sequence[str | Path] = ...,
     trust_remote_code: bool = ...,
     baseline: Any = ...,
@@ -232,6 +233,7 @@ def estimate(
             'float64'.
         revision: Branch, tag or commit of a Hub repository.
         tokenizer: A folder or Hub name whose tokenizer reads the text. Default: each model's own.
+        report_to: Log a row for each length to tensorboard, wandb, …; repeatable.
         plugin: Load a plug-in that registers policies; repeatable.
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
@@ -240,8 +242,9 @@ def estimate(
         protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
             that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
             'sliding', 'lm-eval'.
-        targets: K of fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.
-        stride: S of sliding, in tokens.
+        targets: K: tokens scored per segment by fixed-target. Default: 256, or half the shortest length, that of the
+            truncated arm included.
+        stride: S: stride of the sliding protocol, in tokens.
         split_on: What separates documents in text files. One of 'file', 'blank-line'.
         dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
         text_column: The dataset's column that holds the text.

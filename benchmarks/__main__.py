@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(found)}")
     parser.add_argument("--short", action="store_true", help="the shorter lengths and fewer repeats")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
-    parser.add_argument("--page", type=Path, help="a Markdown file whose table of speed is to be replaced")
+    parser.add_argument(
+        "--page", type=Path, help="a Markdown file whose table of speed is to be replaced, docs/results/speed.md"
+    )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in found]:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(found)}")

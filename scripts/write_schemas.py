@@ -1,4 +1,4 @@
-"""Writes docs/schema/*.json: the JSON Schema of what every command prints with --json.
+"""Writes docs/schema/*.json, the JSON Schema of what every command prints with --json, and docs/json.md, the same to read.
 
 python scripts/write_schemas.py [--check]
 """
@@ -25,6 +25,21 @@ from alibi_cli.reporting.report import Report
 from alibi_cli.training.train_report import TrainReport
 
 FOLDER = Path(__file__).parent.parent / "docs" / "schema"
+PAGE = FOLDER.parent / "json.md"
+HEAD = """# Results files and JSON
+
+Written from the result types by `make docs`. `--json` prints one object on stdout; `--output FILE.json` of `alibi eval` and `alibi task`
+writes the same to a file. Each object has a JSON Schema, which the tests compare with what the commands print.
+
+Beside `results.json` of an evaluation lies `results.nll.safetensors` with the loss of every scored token, in nats, under a JSON list of
+model, arm and length. Every figure in the results file can be computed from it.
+"""
+# Commands that are not called as their output is.
+COMMANDS = {
+    "plan": "alibi inspect plan --json`, `alibi convert --dry-run --json",
+    **{name: f"alibi inspect {name} --json" for name in ("heads", "slopes", "policies")},
+    "bench-attention": "alibi bench attention --json",
+}
 OUTPUTS: dict[str, Any] = {
     "convert": ConvertReport,
     "plan": PlanReport,
@@ -43,14 +58,61 @@ OUTPUTS: dict[str, Any] = {
 }
 
 
+def schema_of(name: str) -> dict[str, Any]:
+    return dict(TypeAdapter(OUTPUTS[name]).json_schema(mode="serialization"))
+
+
 def render(name: str) -> str:
-    schema = TypeAdapter(OUTPUTS[name]).json_schema(mode="serialization")
+    schema = schema_of(name)
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**dialect, **schema}, indent=1, ensure_ascii=False) + "\n"
 
 
+def page() -> str:
+    """A section for each command: its object, and the objects in it."""
+    parts = [HEAD]
+    for name in OUTPUTS:
+        schema = schema_of(name)
+        inner = schema.pop("$defs", {})
+        parts.append(f"## {name}\n\n`{COMMANDS.get(name, f'alibi {name} --json')}` · [schema](schema/{name}.json)\n")
+        parts += _object(schema)
+        for title, each in inner.items():
+            parts += [f"**{title}**\n", *_object(each)]
+    return "\n".join(parts)
+
+
+def _object(schema: dict[str, Any]) -> list[str]:
+    found = [f"{_escaped(' '.join(schema['description'].split()))}\n"] if "description" in schema else []
+    if "properties" in schema:
+        rows = [f"| `{key}` | {_kind(value)} |" for key, value in schema["properties"].items()]
+        return [*found, "\n".join(["| field | type |", "|---|---|", *rows, ""])]
+    return [*found, f"{_kind(schema)[0].upper()}{_kind(schema)[1:]}.\n"]
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A type in words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(each) for each in schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        items = schema.get("prefixItems") or ([schema["items"]] if schema.get("items") else [])
+        kinds = [kind for kind in dict.fromkeys(map(_kind, items)) if kind != "anything"]
+        return f"list of {' and '.join(kinds)}" if kinds else "list"
+    inner = schema.get("additionalProperties")
+    return f"object of {_kind(inner)}" if kind == "object" and isinstance(inner, dict) and inner else kind
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    bring_up_to_date(PAGE, page())
     for name in OUTPUTS:
         bring_up_to_date(FOLDER / f"{name}.json", render(name))
 

@@ -53,6 +53,7 @@ QUICK = [
     "prior_implementations/test_zeta",
     "surgery/test_engine",
     "surgery/test_registry",
+    "test_documentation",
     "test_healing_report",
     "test_packaging",
     "test_real_model_study",

@@ -269,7 +269,18 @@ def test_no_string_of_the_library_names_an_option() -> None:
                 ), (path, node.value)
 
 
-@pytest.mark.parametrize("script", ["write_stub", "write_schemas", "write_architecture", "write_compatibility"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "write_stub",
+        "write_schemas",
+        "write_architecture",
+        "write_api_docs",
+        "write_model_docs",
+        "write_decision_index",
+        "write_compatibility",
+    ],
+)
 def test_what_is_written_from_the_code_is_current(script: str) -> None:
     command = [sys.executable, f"scripts/{script}.py", "--check"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from alibi_cli.calibration.windows import CalibrationWindows
 from alibi_cli.errors import AlibiError
 
 WARM_UP = 10
-# Steps are what is short: demo-gpt2 with its norms recovers 94.7 % in 100 steps of 2048 tokens, more in 400 of 512 (docs/results.md).
+# Steps are what is short: demo-gpt2 with its norms recovers 94.7 % in 100 steps of 2048 tokens, more in 400 of 512 (decision 008).
 TOKENS_PER_STEP = 512
 CHECKS, PATIENCE, GAIN = (
     20,

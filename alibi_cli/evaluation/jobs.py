@@ -135,7 +135,7 @@ def _prepare(
 @dataclass(frozen=True)
 class Wanted:
     """A row to come. computed: the arm and the length that are run for it; a truncated row is the model's own at its trained length.
-    possible: False beyond a table of positions."""
+    possible: False beyond the last position embedding."""
 
     arm: str
     length: int

@@ -202,7 +202,7 @@ def _style(labels: dict[str, str], model: str, arm: str) -> dict[str, Any]:
 
 
 def _intervals(values: list[float], intervals: list[tuple[float, float] | None]) -> dict[str, Any]:
-    """Bars from the lower to the upper end of each interval."""
+    """How far each interval reaches below and above its value."""
     ends = [interval or (value, value) for value, interval in zip(values, intervals, strict=True)]
     above = [high - value for (_, high), value in zip(ends, values, strict=True)]
     below = [value - low for (low, _), value in zip(ends, values, strict=True)]

@@ -70,19 +70,19 @@ class _Sentences:
         winners = [model for model, said in words.items() if said == {IMPROVES}]
         level = [model for model, said in words.items() if said != {IMPROVES} and DEGRADES not in said]
         hardest = max(found, key=lambda each: each.delta_nll)
-        rival = self._name(baseline, hardest.baseline_arm)
+        best_baseline = self._name(baseline, hardest.baseline_arm)
         if winners:
             arms = len({each.baseline_arm for each in found}) > 1
-            what = f"{self.labels[baseline]} and all its arms" if arms else rival
+            what = f"{self.labels[baseline]} and all its arms" if arms else best_baseline
             verb = "beats" if len(winners) == 1 else "beat"
             return f"At {longest:,} tokens {_list(self.labels, winners)} {verb} {what}."
         free = ", which needs no conversion" if hardest.baseline_arm != FULL else ""
         if level:
-            return f"At {longest:,} tokens {_list(self.labels, level)} cannot be told from {rival}{free}."
+            return f"At {longest:,} tokens {_list(self.labels, level)} cannot be told from {best_baseline}{free}."
         nothing = (
-            f"nothing here is as good as {rival}"
+            f"nothing here is as good as {best_baseline}"
             if len(words) > 1
-            else f"{_list(self.labels, list(words))} is not as good as {rival}"
+            else f"{_list(self.labels, list(words))} is not as good as {best_baseline}"
         )
         return f"At {longest:,} tokens {nothing}{free}."
 
@@ -103,14 +103,16 @@ class _Sentences:
     def beyond(self, model: str) -> str:
         """Against the best that can be had without a conversion, at the longest length."""
         longest = max((each.length for each in self.contrasts if each.model == model != each.baseline), default=0)
-        rivals = [each for each in self._rivals(model, longest) if longest > (self.trained[each.baseline] or longest)]
-        if not rivals:
+        baselines = [
+            each for each in self._baselines(model, longest) if longest > (self.trained[each.baseline] or longest)
+        ]
+        if not baselines:
             return ""
-        hardest = max(rivals, key=lambda each: each.delta_nll)
-        rival = self._name(hardest.baseline, hardest.baseline_arm)
-        best = "the best arm, " if len(rivals) > 1 and hardest.baseline_arm != FULL else ""
+        hardest = max(baselines, key=lambda each: each.delta_nll)
+        best_baseline = self._name(hardest.baseline, hardest.baseline_arm)
+        best = "the best arm, " if len(baselines) > 1 and hardest.baseline_arm != FULL else ""
         how = {IMPROVES: "better than", DEGRADES: "worse than", NO_CHANGE: "no better than"}
-        return f"At {longest:,} tokens {how.get(self._word(hardest), 'compared with')} {best}{rival}: {self._against(hardest)}."
+        return f"At {longest:,} tokens {how.get(self._word(hardest), 'compared with')} {best}{best_baseline}: {self._against(hardest)}."
 
     def by_length(self, model: str) -> str:
         """Against itself at the shortest length."""
@@ -124,7 +126,7 @@ class _Sentences:
         told = "" if word == NO_CHANGE else f": {each.verdict}"
         return f"{span} {how} from {before} to {now}{told}."
 
-    def _rivals(self, model: str, length: int) -> list[Contrast]:
+    def _baselines(self, model: str, length: int) -> list[Contrast]:
         """The paired differences from a baseline and its arms at a length."""
         return [each for each in self.contrasts if each.model == model != each.baseline and each.length == length]
 

@@ -1,6 +1,6 @@
 """Tables and a figure from the records of the arms.
 
-    python -m benchmarks.healing.report [--output docs/results.md]
+    python -m benchmarks.healing.report [--output docs/results/replacing.md]
 
 The recovered share of an arm is R = (NLL_surgery - NLL_arm) / (NLL_surgery - NLL_original) at the trained length, its interval the 2.5 and
 97.5 % quantiles over 10,000 resamples of the documents, all three means taken from the same resample. Differences are paired the same way.
@@ -22,7 +22,6 @@ from benchmarks.healing.arms import (
     LONG,
     MODELS,
     PRETRAINING_TOKENS,
-    SEEDS,
     TRAINED_LENGTH,
 )
 from benchmarks.healing.run import record_of
@@ -77,8 +76,8 @@ class Ladder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
-    parser.add_argument("--figure", type=Path, default=Path("docs/healing.svg"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/replacing.md"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/images/healing.svg"))
     args = parser.parse_args()
     ladders = {model: Ladder(model) for model in MODELS}
     text = "\n\n".join(section(ladder) for ladder in ladders.values())
@@ -158,54 +157,47 @@ def _mean(found: Sequence[Sums | None]) -> Sums | None:
     return Sums(np.mean([sums.sums for sums in there], axis=0), there[0].counts) if there else None
 
 
+# Lines of the figure: {label: (name without model, budget and seed, colour of Okabe and Ito, dashes)}
+LINES: dict[str, tuple[str, str, Any]] = {
+    "calibrated, then healed": ("calibrated-teacher", "#0072B2", "-"),
+    "the same, half from text": ("calibrated-half-teacher", "#009E73", "--"),
+    "Press's slopes, then healed": ("press-teacher", "#D55E00", "-."),
+}
+
+
 def draw(ladders: dict[str, Ladder], path: Path) -> None:
-    """Left of each pair: NLL by length; right: recovered share by tokens."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    """Recovered share by tokens of training, a panel a model; the share that calibration alone recovers as a level."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.2 * len(ladders)), layout="constrained")
-    FigureCanvasSVG(figure)
-    for (left, right), ladder in zip(figure.subplots(len(ladders), 2, squeeze=False), ladders.values(), strict=True):
-        model = ladder.model
-        for label, name in SHOWN.items():
-            means = [(length, _mean([ladder.at(each, length) for each in _seeds(ladder, name)])) for length in LENGTHS]
-            points = [(length, sums.mean) for length, sums in means if sums is not None]
-            left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label) if points else None
-        left.set(xscale="log", xlabel="length (tokens)", ylabel="NLL (nats per token)", title=MODELS[model])
-        _ticks(left, LENGTHS)
-        for start in (
-            "calibrated-teacher",
-            "calibrated-half-teacher",
-            "calibrated-text",
-            "press-teacher",
-            "press-text",
-        ):
-            shares: dict[int, list[float]] = {}
-            for name, record in ladder.records.items():
-                if name.startswith(f"{model}-{start}-") and (share := ladder.recovered(name)) is not None:
-                    shares.setdefault(record["tokens"], []).append(share[0])
-            averages = sorted(
-                (100 * tokens / PRETRAINING_TOKENS, float(np.mean(values))) for tokens, values in shares.items()
-            )
-            right.plot(*zip(*averages, strict=True), marker="o", label=start) if averages else None
-        right.set(
-            xscale="log",
-            xlabel="% of the pre-training tokens",
-            ylabel="recovered share R (%)",
-            title=f"mean of up to {len(SEEDS)} seeds",
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(ladders), squeeze=False)[0]
+    for axes, ladder in zip(panels, ladders.values(), strict=True):
+        for label, (name, color, dashes) in LINES.items():
+            shares: dict[float, list[float]] = {}
+            for full, record in ladder.records.items():
+                found = ladder.recovered(full) if full.startswith(f"{ladder.model}-{name}-") else None
+                if found is not None:
+                    shares.setdefault(100 * record["tokens"] / PRETRAINING_TOKENS, []).append(found[0])
+            points = [(budget, float(np.mean(values))) for budget, values in sorted(shares.items())]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), marker="o", markersize=4, color=color, linestyle=dashes, label=label
+                )
+        if (alone := ladder.recovered(f"{ladder.model}-distil")) is not None:
+            axes.axhline(alone[0], color="0.4", linewidth=1, linestyle=":", label="calibrated alone")
+        axes.set(
+            xscale="log", xlabel="training, % of the pre-training tokens", title=MODELS[ladder.model], ylim=(35, 105)
         )
-        for axes in (left, right):
-            axes.grid(alpha=0.25)
-            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
-        _ticks(right, sorted((*BUDGETS, LONG)))
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-
-
-def _ticks(axes: Any, places: Sequence[int]) -> None:
-    """Of a logarithmic axis, these alone."""
-    axes.set_xticks(places, [str(place) for place in places])
-    axes.minorticks_off()
+        axes.set_xticks(places := sorted((*BUDGETS, LONG)), [str(place) for place in places])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("recovered share R (%)")
+    panels[0].legend(fontsize="small", loc="lower right", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "alibi"}):  # the same bytes from the same records
+        figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python -m benchmarks.real_model --list                     the arms and documents, and what is missing
     python -m benchmarks.real_model --arms original,window     these arms alone
     python -m benchmarks.real_model --page docs/quality.md     measures nothing; writes tables and figure into a page
+    python -m benchmarks.real_model --readme README.md         measures nothing; writes the headline and docs/images/smollm2.svg
 
 The model, the text and the checkpoints go to build/real_model, nothing of it is committed; sums of the losses go to
 benchmarks/real_model/records. An interrupted run goes on at the next document.
@@ -13,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.real_model import measure, report
+from benchmarks.real_model import headline, measure, report
 from benchmarks.real_model.arms import ARMS, Arm
 from benchmarks.real_model.packages import PipFailed
 from benchmarks.real_model.records import BIN, load, path_of
@@ -31,6 +32,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print what there is and what is missing")
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="write the report there, from the records")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="of the page: docs/real_model.svg by default")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE.md", help="write one table and one picture there, from the records"
+    )
     args = parser.parse_args()
     documents = evaluation_documents()[: args.documents]
     if args.list:
@@ -40,6 +44,9 @@ def main() -> int:
         return 0
     if args.page:
         report.into_page(args.page, args.figure or args.page.with_name("real_model.svg"))
+        return 0
+    if args.readme:
+        headline.into_readme(args.readme, args.readme.parent / "docs" / "images" / "smollm2.svg")
         return 0
     try:
         failed = measure.measure(args.arms, measure.tokens_of(documents), args.length, args.device, _say)
