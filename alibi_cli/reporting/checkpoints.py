@@ -59,7 +59,7 @@ def _read(name: str, folder: Path) -> Checkpoint:
         records = [folder / file for file in ("alibi.json", RECORD) if (folder / file).is_file()]
         facts = read_json(records[0]) if records else {}
         slopes = layers_of(config.get("alibi_slopes") or [])
-        if not all(isinstance(layer, list) and all(map(is_slope, layer)) for layer in slopes):
+        if not all(isinstance(layer, list) and layer and all(map(is_slope, layer)) for layer in slopes):
             slopes = []
         return Checkpoint(name, slopes, _calibration(facts.get("calibration")), _training(facts.get("training")))
     except (AlibiError, TypeError, KeyError, ValueError, AttributeError) as error:
