@@ -53,7 +53,7 @@ def test_homes_that_cannot_be_written_change_nothing(names: tuple[str, ...], pla
 
 
 def test_without_assertions_the_same_is_done_and_refused(place: Path, tmp_path: Path) -> None:
-    """python -O: no promise rests on an assert."""
+    """python -O: nothing rests on an assert."""
     bad = ["convert", place / "m", "-o", tmp_path / "out", "--sinks", "-1"]
     again = ["convert", place / "alibi", "-o", tmp_path / "again"]
     here = [alibi_inside(*words, code=None) for words in [*work(place, tmp_path / "a"), bad, again]]
