@@ -10,6 +10,7 @@ The tests keep what they measure in benchmarks/vllm.json; --page puts it into th
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ def tables(record: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """{part: Markdown}"""
     made = {}
     if rows := record.get("families"):
-        cells = [[r["family"], ROUTES[r["route"]], f"{r['max']:.1e}", _tokens(r)] for r in rows]
-        made["families"] = markdown(["family", "built by", "at most", "greedy tokens"], cells)
+        made["families"] = markdown(["built by", "at most", "greedy tokens", "families"], _by_size(rows))
     if rows := record.get("policies"):
         cells = [[r["case"], r["family"], ATTENTION[r["attention"]], f"{r['max']:.1e}", _tokens(r)] for r in rows]
         made["policies"] = markdown(["case", "family", "attention", "at most", "greedy tokens"], cells)
@@ -35,6 +35,19 @@ def tables(record: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
         ]
         made["real"] = markdown(["policy", "attention", "at most", "greedy tokens", "seconds"], cells)
     return made
+
+
+def _by_size(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """One row for each route and power of ten."""
+    groups: dict[tuple[str, int, str], list[str]] = {}
+    for r in rows:
+        groups.setdefault((r["route"], math.ceil(math.log10(r["max"])), _tokens(r)), []).append(r["family"])
+    return [
+        [ROUTES[route], f"1e{power:03d}", tokens, ", ".join(families)]
+        for (route, power, tokens), families in sorted(
+            groups.items(), key=lambda each: (each[0][0], each[0][1]), reverse=True
+        )
+    ]
 
 
 def _tokens(r: dict[str, Any]) -> str:

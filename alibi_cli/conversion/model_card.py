@@ -89,7 +89,7 @@ model = {plan.auto_class}.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
 ```
 
-It needs torch and transformers 5.20 or newer, nothing else. `trust_remote_code` runs the Python files of this folder, which are the same
+It needs torch and transformers 5.19 or newer, nothing else. `trust_remote_code` runs the Python files of this folder, which are the same
 in every checkpoint that this tool writes (alibi_plugin.py excepted, if a plug-in was used).
 
 | | |

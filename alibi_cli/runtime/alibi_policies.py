@@ -9,6 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from .alibi_attention import alibi_attention, alibi_bias
@@ -273,8 +274,15 @@ def _openai_attn(
     return [output.transpose(1, 2), weights]
 
 
+def _check_t5() -> None:
+    """Raises ValueError where a converted T5 would compute something else: before version 5.20 its logits differ from the reference."""
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (5, 20):
+        raise ValueError(f"A converted T5 needs transformers 5.20 or newer; this is {transformers.__version__}.")
+
+
 def drop_relative_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """T5: the self-attention of a layer takes the bias instead of a learned bias per bucket of distances."""
+    _check_t5()
     attention = module.SelfAttention
     attention.has_relative_attention_bias = False
     attention._modules.pop("relative_attention_bias", None)
@@ -284,6 +292,7 @@ def drop_relative_bias(module: Part, module_index: int, max_sequence_length: int
 
 def keep_relative_bias(module: Part, module_index: int, max_sequence_length: int) -> Any:
     """T5: the self-attention of a layer takes the bias beside its learned bias per bucket of distances."""
+    _check_t5()
     module.SelfAttention.alibi_keeps_relative_bias = True
     take_bias(module.SelfAttention, module_index, max_sequence_length)
     return module
