@@ -24,6 +24,7 @@ PACKAGES = (
     "evaluation",
     "evaluation/tasks",
     "exporting",
+    "serving",
     "attention",
     "nn",
     "compat",
