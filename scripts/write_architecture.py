@@ -44,6 +44,11 @@ def first_sentence(path: Path) -> str:
 
 
 def render() -> str:
+    found = {
+        each.parent.relative_to(ROOT / "alibi_cli").as_posix() for each in (ROOT / "alibi_cli").rglob("__init__.py")
+    }
+    if left_out := found - {*PACKAGES, "."}:
+        raise SystemExit(f"PACKAGES lacks {', '.join(sorted(left_out))}.")
     parts = []
     for package in PACKAGES:
         folder = ROOT / "alibi_cli" / package
