@@ -47,7 +47,7 @@ def run(command: str, folder: Path) -> str:
     words = shlex.split(command, comments=True)
     if words[0] != "alibi":
         raise SystemExit(f"Only commands of alibi are run for their output, not: {command}")
-    environment = {**os.environ, "COLUMNS": WIDTH, "NO_COLOR": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "COLUMNS": WIDTH, "NO_COLOR": "1"}
     result = subprocess.run(
         [sys.executable, "-m", "alibi_cli", *words[1:]],
         cwd=folder,
