@@ -29,6 +29,9 @@ def tables(record: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     if rows := record.get("policies"):
         cells = [[r["case"], r["family"], ATTENTION[r["attention"]], f"{r['max']:.1e}", _tokens(r)] for r in rows]
         made["policies"] = markdown(["case", "family", "attention", "at most", "greedy tokens"], cells)
+    if rows := record.get("demonstrations"):
+        cells = [[r["case"], ATTENTION[r["attention"]], f"{r['max']:.1e}", _tokens(r)] for r in rows]
+        made["demonstrations"] = markdown(["model", "attention", "at most", "greedy tokens"], cells)
     if rows := record.get("real"):
         cells = [
             [r["case"], ATTENTION[r["attention"]], f"{r['max']:.1e}", _tokens(r), f"{r['seconds']:.0f}"] for r in rows

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {  # family, options, the at
     "sinks, by the other route": ("gpt_neox", {"sinks": 3}, "ALIBI"),
     "sinks and windows": ("mistral", {"sinks": 2}, "ALIBI"),
     "sinks, windows, soft caps": ("gemma2", {"sinks": 2}, "ALIBI"),
+    "sinks beside learned ones": ("gpt_oss", {"sinks": 2}, "ALIBI"),
     "offsets": ("llama", {"policy": "add", "offset": 40}, "ALIBI"),
     "sinks that are seen as near": ("llama", {"policy": "add", "offset": 40, "sinks": 4}, "ALIBI"),
     "the same, interleaved": ("glm", {"policy": "add", "offset": 40, "sinks": 4}, "ALIBI"),
