@@ -316,6 +316,7 @@ def test_outputs_fit_their_schemas(checkpoints: dict[str, str], tmp_path: Path) 
             "--output",
             tmp_path / "r.json",
         ],
+        "eval-dry-run": ["eval", converted, "--lengths", "8,48", "--dry-run"],
         "report": ["report", tmp_path / "r.json"],
         "task": ["task", "listops", converted, "--lengths", "200", "--samples", "2"],
         "train": [

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 NAMES = {"yaml": "pyyaml", "xllamacpp": "xllamacpp"}  # import name: distribution
-EXTRAS = {"gguf", "xllamacpp", "pandas"}  # asked for where they are used, with a message
+EXTRAS = {"gguf", "xllamacpp", "pandas", "vllm"}  # asked for where they are used, with a message
 
 
 def imported(folder: Path) -> set[str]:

@@ -111,9 +111,9 @@ def _print_report(report: "ConvertReport") -> None:
             "A pretrained model usually loses most of its quality to slopes it was not trained with (docs/results.md)."
             + better
         )
+    name = Path(report.output).name or f"{Path(report.source).name}-alibi"
+    output.note(f"Publish: {shlex.join(['hf', 'upload', f'YOUR-NAME/{name}', report.output])}")
     output.note(f"Next: {shlex.join(_next(report))}")
-    repository = f"YOUR-NAME/{Path(report.output).resolve().name}"
-    output.note(f"Publish: {shlex.join(['hf', 'upload', repository, report.output])}")
 
 
 def _next(report: "ConvertReport") -> list[str]:

@@ -222,9 +222,11 @@ def first_tokens(
         begins, before = torch.broadcast_tensors(
             ~sees_previous(batch, offset + keys, mask_function, device, use_vmap), before
         )
-        document = begins.long().cumsum(-1)  # the first has number 0
+        document = begins.long().cumsum(-1)  # the first has number 0, or 1 if its first token counts as a beginning
         # Not the running maximum of what begins, for which ONNX has no operator.
-        start = torch.zeros_like(before).scatter(-1, torch.where(begins, document, 0), torch.where(begins, before, 0))
+        start = pad(torch.zeros_like(before), (0, 1)).scatter(
+            -1, torch.where(begins, document, 0), torch.where(begins, before, 0)
+        )
         before = before - start.gather(-1, document)  # of the document
     return (token & (before < n))[:, offset:]
 

@@ -12,8 +12,8 @@ def register() -> None:
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     import alibi_cli.models.auto_classes  # noqa: F401 - with the package, which has registered the configs
-    from alibi_cli.serving.families import architectures
     from alibi_cli.serving.layers import OWN
+    from alibi_cli.serving.routes import architectures
 
     for name, route in architectures().items():
         ModelRegistry.register_model(name, f"alibi_cli.serving.{route}:{name}")

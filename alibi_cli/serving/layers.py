@@ -81,7 +81,7 @@ def check_backend(attention: Any) -> None:
     name = attention.attn_backend.get_name()
     if name not in COMPUTES_SLOPES:
         raise ValueError(
-            f"vLLM's attention backend {name} does not compute ALiBi. Start it with --attention-backend FLASH_ATTN or TRITON_ATTN."
+            f"vLLM's attention backend {name} does not compute ALiBi. Its attention backends FLASH_ATTN and TRITON_ATTN do."
         )
 
 

@@ -12,8 +12,8 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models import ModelRegistry
 
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES, NoPosition
-from alibi_cli.serving.families import check
 from alibi_cli.serving.layers import Attentions, layers_here
+from alibi_cli.serving.routes import check
 
 
 class NoRope(torch.nn.Module):

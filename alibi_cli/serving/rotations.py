@@ -5,7 +5,7 @@ from typing import Any
 
 from alibi_cli.models.families import family_of
 from alibi_cli.runtime.alibi_policies import add
-from alibi_cli.serving.families import stock_type
+from alibi_cli.serving.routes import stock_type
 
 
 def rotation_of(config: Any) -> tuple[Any, bool]:

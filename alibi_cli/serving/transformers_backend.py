@@ -10,8 +10,8 @@ from vllm.model_executor.models.transformers import TransformersForCausalLM
 from alibi_cli.runtime.alibi_policies import NoPosition
 from alibi_cli.runtime.alibi_rewrite import policies
 from alibi_cli.runtime.alibi_surgery import replace_modules
-from alibi_cli.serving.families import check, stock_type
 from alibi_cli.serving.layers import Attentions, layers_here
+from alibi_cli.serving.routes import check, stock_type
 
 
 class AlibiBackendModel(TransformersForCausalLM):

@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaConfig
 
 from alibi_cli.runtime.modeling_alibi import config_class_for
-from alibi_cli.serving.families import BACKEND, NATIVE, architectures, check, stock_type
 from alibi_cli.serving.layers import OWN, Attentions, bias_of
 from alibi_cli.serving.rotations import rotation_of
+from alibi_cli.serving.routes import BACKEND, NATIVE, architectures, check, stock_type
 
 PER_LAYER = [[0.5, 0.25, 0.125, 0.0625], [0.4, 0.3, 0.2, 0.1]]
 
@@ -109,7 +109,7 @@ def test_a_backend_that_may_drop_the_bias_is_refused(
     backend: str, vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(FakeAttention, "chosen", backend)
-    with pytest.raises(ValueError, match=f"{backend} does not compute ALiBi. Start it with --attention-backend"):
+    with pytest.raises(ValueError, match=f"{backend} does not compute ALiBi. Its attention backends FLASH_ATTN"):
         Attentions(config()).of(FakeAttention)(4, 32, prefix="layers.0")
 
 

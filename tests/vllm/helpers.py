@@ -68,7 +68,7 @@ def _look_here_at_model_of(folder: Path) -> None:
 
     alibi_cli.serving.register()
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    if route := alibi_cli.serving.families.architectures().get(name):
+    if route := alibi_cli.serving.routes.architectures().get(name):
         ModelRegistry.register_model(name, getattr(import_module(f"alibi_cli.serving.{route}"), name))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from alibi_cli.serving.families import BACKEND, NATIVE
+from alibi_cli.serving.routes import BACKEND, NATIVE
 from tests.exporting.helpers import checkpoint
 from tests.models import SPECIFIC
 from tests.vllm.conftest import Record

@@ -4,8 +4,8 @@ from typing import Any
 
 # By vLLM's own models.
 NATIVE = (
-    "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gpt2", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral",
-    "nemotron", "opt", "phi3", "qwen2", "qwen2_moe", "qwen3", "stablelm",
+    "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gpt2", "gpt_oss", "gptj", "granite", "llama", "mistral",
+    "mixtral", "nemotron", "opt", "phi3", "qwen2", "qwen2_moe", "qwen3", "stablelm",
 )  # fmt: skip
 # By vLLM's Transformers backend.
 BACKEND = (
