@@ -24,14 +24,13 @@ from alibi_cli.evaluation.request import asked, jobs_of, text_of
 from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
-from alibi_cli.evaluation.tables import named
+from alibi_cli.evaluation.tables import labels_of, named
 from alibi_cli.evaluation.trackers import check_trackers, track
 from alibi_cli.evaluation.whole_run import WholeRun
 from alibi_cli.files.versions import versions
 from alibi_cli.models.language_model import evaluating
 from alibi_cli.models.loading import device_type, load_model
 from alibi_cli.models.plugins import load_plugins
-from alibi_cli.names import short_names
 from alibi_cli.progress import Watch, notes
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings
@@ -86,7 +85,7 @@ def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text
 def _track(settings: EvaluateSettings, results: Results) -> None:
     text, protocol = results.text, results.protocol
     facts = {"command": results.command, "protocol": protocol.name, "text": text.name, "text sha256": text.sha256}
-    labels = short_names(model.name for model in results.models)
+    labels = labels_of(results)
     figures = [
         (row.length, f"{named(labels, row.model, row.arm)}/{name}", value)
         for row in results.rows

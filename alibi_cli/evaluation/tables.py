@@ -43,7 +43,7 @@ class Table:
 
 def results_table(results: Results) -> Table:
     """One row for each model, arm and length."""
-    labels = _labels(results)
+    labels = labels_of(results)
     columns = ["model", "length", "perplexity", "95 % interval", "bits/byte", "note"]
     return Table(what_was_scored(results), columns, [_row(row, labels) for row in results.rows], columns[1:-1])
 
@@ -63,7 +63,7 @@ def what_was_scored(results: Results) -> str:
 
 def contrasts_table(results: Results) -> Table:
     """One row for each paired difference; a baseline of all of them stands in the title, which leaves room for the verdicts."""
-    labels = _labels(results)
+    labels = labels_of(results)
     baselines = {each.baseline for each in results.contrasts if each.model != each.baseline}
     only = baselines.pop() if len(baselines) == 1 else None
     title = DIFFERENCES if only is None else f"{DIFFERENCES}; baseline: {labels[only]}"
@@ -93,7 +93,7 @@ def _estimate(row: RowEstimate, labels: dict[str, str]) -> list[str]:
 
 def perplexity_by_length(results: Results) -> Table:
     """One row for each model and arm, one column for each length, the intervals below: a table for a paper or a card."""
-    labels = _labels(results)
+    labels = labels_of(results)
 
     def cells(row: Row) -> tuple[str, str]:
         if row.perplexity is None:
@@ -109,7 +109,7 @@ def perplexity_by_length(results: Results) -> Table:
 
 def differences_by_length(results: Results) -> Table:
     """The same of the paired differences from baselines."""
-    labels = _labels(results)
+    labels = labels_of(results)
 
     def key(contrast: Contrast) -> tuple[str, str]:
         return labels[contrast.model], named(labels, contrast.baseline, contrast.baseline_arm)
@@ -157,7 +157,8 @@ def _range(interval: tuple[float, float] | None, form: str) -> str:
     return "" if interval is None else f"{interval[0]:{form}} – {interval[1]:{form}}"
 
 
-def _labels(results: Results) -> dict[str, str]:
+def labels_of(results: Results) -> dict[str, str]:
+    """{model: short name, unique among the results}"""
     return short_names(model.name for model in results.models)
 
 

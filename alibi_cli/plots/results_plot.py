@@ -37,10 +37,7 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     """
     from matplotlib.figure import Figure
 
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in results.rows:
-        if row.status == "ok":
-            lines.setdefault((row.model, row.arm), []).append(row)
+    lines = lines_of(results)
     if not lines:
         raise AlibiError("There is nothing to draw: no row has a figure.")
     figure = Figure(figsize=(11, 5.2), layout="constrained")
@@ -51,9 +48,10 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     for (model, arm), rows in lines.items():
         shown = rows if arm == FULL else joined(rows, lines.get((model, FULL), []))
         label = labels[model] + ("" if arm == FULL else f":{arm}")
-        _draw_lengths(left, shown, arm, label=label, color=colours[model])
+        wider = 2.4 if (model, arm) == next(iter(lines)) else 1.0  # shows at the edges of a line that covers it
+        _draw_lengths(left, shown, arm, wider, label=label, color=colours[model])
         if arm == FULL:
-            _draw_positions(right, [by_context(results.record[row.key]) for row in rows], colours[model])
+            _draw_positions(right, [by_context(results.record[row.key]) for row in rows], wider, colours[model])
     rows = [row for found in lines.values() for row in found]
     lengths = sorted({row.length for row in rows})
     left.set(xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol.name}, {results.text.name}")
@@ -77,6 +75,15 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     return figure
 
 
+def lines_of(results: "Results") -> "dict[tuple[str, str], list[Row]]":
+    """{(model, arm): rows that have figures}"""
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in results.rows:
+        if row.status == "ok":
+            lines.setdefault((row.model, row.arm), []).append(row)
+    return lines
+
+
 def joined(rows: list["Row"], own: list["Row"]) -> list["Row"]:
     """An arm's rows, from the model's own at the longest length at which the arm is the model itself."""
     within = [row for row in own if row.length < rows[0].length and row.length <= _reach(rows[0])]
@@ -91,19 +98,19 @@ def _reach(row: "Row") -> float:
     return settings["window"] + settings["sinks"] if settings else row.fed_length
 
 
-def _draw_lengths(axis: Any, rows: list["Row"], arm: str, label: str, color: str) -> None:
+def _draw_lengths(axis: Any, rows: list["Row"], arm: str, wider: float, label: str, color: str) -> None:
     line, marker = STYLES.get(arm.split(":", maxsplit=1)[0], STYLES[FULL])
     lengths, values = [row.length for row in rows], [row.perplexity or 0.0 for row in rows]
-    marks = dict(marker=marker, markersize=6, markerfacecolor=color if arm == FULL else "none")
-    axis.plot(lengths, values, linestyle=line, linewidth=1.4, label=label, color=color, **marks)
+    marks = dict(marker=marker, markersize=6 * wider**0.5, markerfacecolor=color if arm == FULL else "none")
+    axis.plot(lengths, values, linestyle=line, linewidth=1.4 * wider, label=label, color=color, **marks)
     bands = [row.perplexity_ci95 or (value, value) for row, value in zip(rows, values, strict=True)]
     low, high = zip(*bands, strict=True)
     axis.fill_between(lengths, low, high, alpha=0.12, linewidth=0, color=color)
 
 
-def _draw_positions(axis: Any, curves: list[tuple[Any, Any]], color: str) -> None:
+def _draw_positions(axis: Any, curves: list[tuple[Any, Any]], wider: float, color: str) -> None:
     for index, (context, nll) in enumerate(curves):
-        axis.plot(context, nll, color=color, alpha=0.35 + 0.65 * (index + 1) / len(curves), linewidth=1)
+        axis.plot(context, nll, color=color, alpha=0.35 + 0.65 * (index + 1) / len(curves), linewidth=wider)
 
 
 def _scale(axis: Any, lengths: list[int], values: list[float]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from alibi_cli.evaluation.arms import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import by_context
-from alibi_cli.evaluation.tables import named, what_an_arm_does
+from alibi_cli.evaluation.tables import labels_of, named, what_an_arm_does
 from alibi_cli.evaluation.tasks.run_task import TaskResults
 from alibi_cli.names import short_names
-from alibi_cli.plots.results_plot import joined, labelled
+from alibi_cli.plots.results_plot import joined, labelled, lines_of
 from alibi_cli.reporting.chart import Chart
 from alibi_cli.reporting.checkpoints import Curve
 from alibi_cli.reporting.heat_maps import depths
@@ -26,12 +26,13 @@ ARMS = {  # of Plotly: line, marker
     "yarn": ("5px,2px,1px,2px", "x-open"),
 }
 HOVER = "<extra></extra><b>%{fullData.name}</b><br>"  # in place of a box beside it, which the page's edge would cut
+LEAST_SCALE = 0.001  # nats: an axis of less would magnify rounding, which the tables print as 0.0000
 FAR_APART = 4  # a ratio from which on an axis is logarithmic
 
 
 def perplexity(results: Results) -> Chart | None:
     """Perplexity by length with intervals; arms beside their model, joined where they are the model itself."""
-    labels, lines = _labels(results), _lines(results)
+    labels, lines = labels_of(results), lines_of(results)
     if not lines:
         return None
     data = []
@@ -61,8 +62,8 @@ def perplexity(results: Results) -> Chart | None:
 
 def positions(results: Results) -> Chart | None:
     """NLL by the amount of context, of the models themselves at every length."""
-    labels, data, seen = _labels(results), [], []
-    for (model, arm), rows in _lines(results).items():
+    labels, data, seen = labels_of(results), [], []
+    for (model, arm), rows in lines_of(results).items():
         for index, row in enumerate(rows if arm == FULL else []):
             context, nll = by_context(results.record[row.key])
             seen += [float(value) for value in context]
@@ -94,7 +95,7 @@ def positions(results: Results) -> Chart | None:
 
 def differences(results: Results) -> Chart | None:
     """Paired differences from baselines and their arms, with intervals around them and zero marked."""
-    labels = _labels(results)
+    labels = labels_of(results)
     lines: dict[tuple[str, str, str], list[Contrast]] = {}
     for each in results.contrasts:
         if each.model != each.baseline:
@@ -120,7 +121,11 @@ def differences(results: Results) -> Chart | None:
     says = (
         f"{count} paired differences in nats per token at {_numbers(lengths)} tokens; below zero the model is better."
     )
-    layout = {**_lengths(lengths), "yaxis": {"title": {"text": "ΔNLL (nats per token), lower is better"}}, **zero}
+    axis: dict[str, Any] = {"title": {"text": "ΔNLL (nats per token), lower is better"}, "exponentformat": "none"}
+    ends = [abs(end) for found in lines.values() for each in found for end in (each.delta_nll, *(each.ci95 or ()))]
+    if max(ends) < LEAST_SCALE:
+        axis["range"] = [-LEAST_SCALE, LEAST_SCALE]
+    layout = {**_lengths(lengths), "yaxis": axis, **zero}
     return Chart("Paired differences", says, data, layout)
 
 
@@ -179,25 +184,14 @@ def curves(title: str, found: list[tuple[str, list[Curve]]], ylabel: str) -> Cha
     return Chart(title, says, data, {"xaxis": {"title": {"text": "tokens read"}}, "yaxis": _axis(ylabel, values)})
 
 
-def _lines(results: Results) -> dict[tuple[str, str], list[Row]]:
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in results.rows:
-        if row.status == "ok":
-            lines.setdefault((row.model, row.arm), []).append(row)
-    return lines
-
-
-def _labels(results: Results) -> dict[str, str]:
-    return short_names(model.name for model in results.models)
-
-
 def _style(labels: dict[str, str], model: str, arm: str) -> dict[str, Any]:
     line, marker = ARMS.get(arm.split(":", maxsplit=1)[0], ARMS[FULL])
-    colour = _colour(list(labels).index(model))
+    index = list(labels).index(model)
+    below = index == 0 and arm == FULL  # what is drawn first shows at the edges of a line that covers it
     return {
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 1.8, "dash": line},
-        "marker": {"symbol": marker, "size": 8},
+        "line": {"color": _colour(index), "width": 4 if below else 1.8, "dash": line},
+        "marker": {"symbol": marker, "size": 11 if below else 8},
     }
 
 

@@ -8,13 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from alibi_cli.errors import UsageError, explained
 from alibi_cli.evaluation.results import Results
-from alibi_cli.evaluation.tables import Table, contrasts_table, results_table
+from alibi_cli.evaluation.tables import Table, contrasts_table, labels_of, results_table
 from alibi_cli.files.atomic import new_file
 from alibi_cli.names import short_names
 from alibi_cli.reporting import charts, heat_maps
@@ -22,6 +21,7 @@ from alibi_cli.reporting.charts import Chart
 from alibi_cli.reporting.checkpoints import Checkpoint, training_curves
 from alibi_cli.reporting.inputs import Inputs
 from alibi_cli.reporting.sections import Section
+from alibi_cli.version import __version__
 
 FOLDER = Path(__file__).parent / "page"
 GENERATOR = 'name="generator" content="alibi-cli'
@@ -69,11 +69,11 @@ def render(inputs: Inputs, sections: list[Section], checkpoints: list[Checkpoint
     environment.filters["chart"] = lambda chart: Markup(_json({"data": chart.data, "layout": chart.layout}))
     return environment.get_template("page.html.jinja").render(
         title=_title(inputs),
-        version=version("alibi-cli"),
+        version=__version__,
         policy=" ".join(f"'sha256-{digest}'" for digest in digests),
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        sections=[(section, _measured(section.results), _labels(section.results)) for section in sections],
+        sections=[(section, _measured(section.results), labels_of(section.results)) for section in sections],
         others=[part for part in _others(inputs, checkpoints) if part.charts or part.tables or part.note],
         repeat=[part for section in sections for part in _repeat(section.results)],
         sources=_sources(inputs),
@@ -92,10 +92,6 @@ def _title(inputs: Inputs) -> str:
     labels = list(short_names(facts).values())
     named = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
     return named or "Checkpoints"
-
-
-def _labels(results: Results) -> dict[str, str]:
-    return short_names(model.name for model in results.models)
 
 
 def _measured(results: Results) -> list[Part]:

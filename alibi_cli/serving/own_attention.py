@@ -48,7 +48,7 @@ class Step:
     """The requests of one step. A request is (first token, last token + 1, tokens so far, its pages)."""
 
     requests: list[tuple[int, int, int, Tensor]]
-    slots: Tensor  # (T,): where each token's key and value go
+    places: tuple[Tensor, Tensor]  # (T,) twice: the page, and the place in it, where each token's key and value go
     distances: dict[Any, Tensor] = field(default_factory=dict)  # the same for all layers with the same window
 
 
@@ -65,7 +65,8 @@ class AlibiMetadataBuilder(AttentionMetadataBuilder):
             if last > first:
                 pages = batch.block_table_tensor[row, : -(-length // self.page)]
                 requests.append((first, last, length, pages.long()))
-        return Step(requests, batch.slot_mapping[: batch.num_actual_tokens].long())
+        slots = batch.slot_mapping[: batch.num_actual_tokens].long()
+        return Step(requests, (slots // self.page, slots % self.page))
 
 
 class AlibiImpl(AttentionImpl):
@@ -120,9 +121,9 @@ class AlibiImpl(AttentionImpl):
         if attn_metadata is None:  # while vLLM measures memory
             return output.fill_(0)
         keys, values = kv_cache.split(self.head_size, dim=-1)
-        slots, page = attn_metadata.slots, kv_cache.shape[2]
-        keys[slots // page, :, slots % page] = key[: len(slots)].to(keys.dtype)
-        values[slots // page, :, slots % page] = value[: len(slots)].to(values.dtype)
+        page, place = attn_metadata.places
+        keys[page, :, place] = key[: len(page)].to(keys.dtype)
+        values[page, :, place] = value[: len(page)].to(values.dtype)
         for first, last, length, pages in attn_metadata.requests:
             found = alibi_attention(
                 self.module,
