@@ -20,7 +20,7 @@ def test_two_processes(checkpoint: Checkpoint, way: Way, record: Any, tmp_path: 
     tokens, output = text_tokens(40, batch=4), tmp_path / "out"
     Path(f"{output}.tokens").write_text(json.dumps(tokens.tolist()))
     script, how = Path(__file__).parent / "data_parallel.py", "carried" if way.trusts else "installed"
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *launch, str(script), str(checkpoint.folder), str(output), how]
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parent.parent.parent
