@@ -38,6 +38,10 @@ def shown(block: str) -> bool:
     return any(output.strip() for _, output in steps(block))
 
 
+def python(*words: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
 def run(command: str, folder: Path) -> str:
     """What a command prints; `alibi` is that of the environment that runs this.
 
@@ -48,14 +52,7 @@ def run(command: str, folder: Path) -> str:
     if words[0] != "alibi":
         raise SystemExit(f"Only commands of alibi are run for their output, not: {command}")
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "COLUMNS": WIDTH, "NO_COLOR": "1"}
-    result = subprocess.run(
-        [sys.executable, "-m", "alibi_cli", *words[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = python("-m", "alibi_cli", *words[1:], cwd=folder, env=environment)
     if result.returncode:
         raise SystemExit(f"{command} exited with {result.returncode}: {result.stderr}")
     return "".join(f"{line.rstrip()}\n" for line in result.stdout.splitlines())
@@ -83,8 +80,7 @@ def same(new: str, old: str, figures: bool = True) -> bool:
     return not figures or all(abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b)) for a, b in values)
 
 
-def main() -> None:
-    check = "--check" in sys.argv
+def main(check: bool) -> None:
     # The embedded text is that of the Python that runs. Of another one's, figures differ, and their places are compared alone.
     figures = load_text().sha256[:12] in (ROOT / "README.md").read_text(encoding="utf-8")
     printed: dict[str, str] = {}
@@ -107,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(check="--check" in sys.argv)

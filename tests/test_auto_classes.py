@@ -11,6 +11,7 @@ import torch
 from tests.checkpoint.helpers import convert
 from tests.conftest import REPOSITORY
 from tests.models import save_tiny
+from tests.python import python
 
 LOAD = """
 import sys, json, torch
@@ -43,8 +44,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    return python("-c", script, *map(str, words), cwd=REPOSITORY, fresh=True)
 
 
 @pytest.mark.parametrize("imports", [BEFORE, AFTER], ids=["before transformers", "after transformers"])
@@ -76,7 +76,8 @@ print("alibi_bloom" in list(CONFIG_MAPPING))
 
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
     script = "import sys, alibi_cli; print([name for name in ('torch', 'transformers') if name in sys.modules])"
-    assert run(script).stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_an_encoder_and_its_head(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from alibi_cli.cli.app import app
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
+from tests.python import python
 
 EVAL = ("--lengths", "8,16", "--max-segments", "2")
 CALIBRATED = ("--slopes", "calibrated", "--calibrate", "look-back", "--calibration-tokens", "200")
@@ -217,8 +216,7 @@ def test_local_paths_make_no_connection(tiny_gpt2: Path, tmp_path: Path) -> None
             arguments[1] = out
     commands += [["eval", out, *EVAL], ["train", out, "-o", f"{out} again", "--steps", "1", "--length", "16"]]
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", NO_NETWORK, json.dumps(commands)]
-    result = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+    result = python("-c", NO_NETWORK, json.dumps(commands), cwd=REPOSITORY, env=env)
     assert result.returncode == 0, result.stderr
 
 

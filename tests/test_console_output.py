@@ -1,21 +1,15 @@
 """What README and tutorial show is what the commands print; and the comparison can tell."""
 
-import subprocess
-import sys
+import pytest
 
-from tests.conftest import REPOSITORY
+from tests.python import python
 from tests.test_documentation import script
 
 
-def test_what_the_readme_and_the_tutorial_show_is_what_commands_print() -> None:
-    result = subprocess.run(
-        [sys.executable, "scripts/write_console_output.py", "--check"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+def test_what_the_readme_and_the_tutorial_show_is_what_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = script("write_console_output")
+    monkeypatch.setattr(console, "python", python)
+    console.main(check=True)
 
 
 def test_output_may_differ_in_time_and_in_the_last_digit_and_in_nothing_else() -> None:

@@ -1,19 +1,17 @@
 """Ctrl-C and SIGTERM at many moments of the commands that take long."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
 from tests.fuzzing import cases, ran
+from tests.python import python
 
 
 def test_interrupted_at_many_moments_and_continued(tmp_path: Path) -> None:
     """One line, the right exit code, nothing half-written, and the continuation gives what an undisturbed run does."""
     n = cases(2, 60)
-    command = [sys.executable, "-m", "tests.interrupt_commands", tmp_path, str(n)]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    result = python("-m", "tests.interrupt_commands", tmp_path, str(n), cwd=REPOSITORY, timeout=7200)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["failures"] == []

@@ -31,6 +31,7 @@ from tests.cli.run import alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
 from tests.evaluation.test_run import LENGTHS, checkpoints, text  # noqa: F401
 from tests.models import save_tiny
+from tests.python import python
 
 VERBS = [name for name in alibi.__all__ if name != "__version__" and hasattr(getattr(alibi, name), "__signature__")]
 
@@ -282,8 +283,7 @@ def test_no_string_of_the_library_names_an_option() -> None:
     ],
 )
 def test_what_is_written_from_the_code_is_current(script: str) -> None:
-    command = [sys.executable, f"scripts/{script}.py", "--check"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    result = python(f"scripts/{script}.py", "--check", cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
 
 

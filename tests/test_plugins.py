@@ -10,6 +10,7 @@ import pytest
 from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
 from tests.environments import environment
+from tests.python import python
 
 PLUGIN = REPOSITORY / "docs" / "plugin-example" / "toy_family.py"
 TEXTBOOK = """
@@ -69,10 +70,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(script: str, *arguments: str | Path) -> str:
-    import sys
-
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    result = python("-c", script, *arguments, cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -102,9 +100,9 @@ def test_convert_eval_and_a_stranger(toy: Path, tmp_path: Path) -> None:
     assert [(row["arm"], row["status"]) for row in results["rows"]][:4] == [
         ("full", "ok"), ("full", "ok"), ("full", "out_of_range"), ("truncated", "ok"),
     ]  # fmt: skip
-    python = environment("plain", "torch", "transformers", "safetensors")
+    plain = environment(tmp_path / "plain", "torch", "transformers", "safetensors")
     (tmp_path / "stranger.py").write_text(STRANGER)
-    command = [str(python), "-I", str(tmp_path / "stranger.py"), str(tmp_path / "out"), str(tmp_path / "again")]
+    command = [str(plain), "-I", str(tmp_path / "stranger.py"), str(tmp_path / "out"), str(tmp_path / "again")]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == ["AlibiToyForCausalLM", True, True]

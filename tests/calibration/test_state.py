@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,14 @@ from alibi_cli.text.documents import Text
 from tests.calibration.kill_calibrations import TEXT
 from tests.conftest import REPOSITORY
 from tests.models import save_tiny
+from tests.python import python
 
 SETTINGS = CalibrateSettings(policy="add", calibration_tokens=200)
 
 
 def test_a_killed_calibration_continued_finds_the_same(tiny_llama, tmp_path):
-    command = [sys.executable, "-m", "tests.calibration.kill_calibrations", tiny_llama, tmp_path / "out.calibration"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    killer = "tests.calibration.kill_calibrations"
+    result = python("-m", killer, tiny_llama, tmp_path / "out.calibration", cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert len(found) == 4

@@ -1,9 +1,9 @@
 """Kills conversions at many moments and looks at what is left; prints one JSON object.
 
-python -m tests.checkpoint.kill_conversions SOURCE FOLDER N_BYTES [--careless]
+python -m tests.checkpoint.kill_conversions SOURCE FOLDER N_BYTES EVERY [--careless]
 
-A program of its own, because it forks: a process that has imported everything is copied in a millisecond. `--careless` is the negative
-control: it writes straight under the final name, which must be found out.
+EVERY: 2 leaves every second moment out. A program of its own, because it forks: a process that has imported everything is copied in a
+millisecond. `--careless` is the negative control: it writes straight under the final name, which must be found out.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def careless(output: Path, replace: bool = True):
     yield output
 
 
-def main(source: Path, folder: Path, n_bytes: int, every: int = 1) -> dict:
+def main(source: Path, folder: Path, n_bytes: int, every: int) -> dict:
     before, output = snapshot(source), folder / "out"
     found = {"kills": 0, "absent": 0, "old": 0, "new": 0, "failures": []}
 
@@ -93,7 +93,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     quiet_libraries()
     gc.freeze()  # what was imported is not looked through again and again
-    control = "--careless" in sys.argv
-    if control:
+    if "--careless" in sys.argv:
         writer.partial_folder = careless
-    json.dump(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), 8 if control else 1), sys.stdout)
+    json.dump(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])), sys.stdout)

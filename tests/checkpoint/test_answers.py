@@ -5,8 +5,6 @@ before."""
 
 import inspect
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from alibi_cli import apply_alibi
 from tests.checkpoint.helpers import convert
 from tests.conftest import REPOSITORY
 from tests.models import FAMILIES, OWN_BIAS, sample_tokens, save_tiny, tiny_model
+from tests.python import python
 
 EXPERTS = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
 # Whose answer is another on purpose: converted models come with code of their own, and no other attention has the bias.
@@ -52,8 +51,7 @@ def test_mixtures_of_experts_in_a_fresh_process(tmp_path: Path) -> None:
         )
         folders[family] = str(tmp_path / f"{family}-alibi")
         convert(source, Path(folders[family]), check=False)
-    command = [sys.executable, "-c", SCRIPT, json.dumps(folders)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    result = python("-c", SCRIPT, json.dumps(folders), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for family, (chosen, exported, eager, module) in json.loads(result.stdout.splitlines()[-1]).items():
         assert module.startswith("transformers_modules"), family
@@ -87,9 +85,7 @@ print(json.dumps(different))
 
 
 def test_every_answer_of_a_class_is_that_of_the_original_but_for_these() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", ANSWERS], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    result = python("-c", ANSWERS, cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
     different = json.loads(result.stdout.splitlines()[-1])
     different.pop("_can_set_attn_implementation_cached_value", None)  # of the method without this ending

@@ -5,8 +5,6 @@ generations of code are compared with each other in bits, on one machine and in 
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from alibi_cli.conversion.verify import verify
 from tests.cli.run import alibi
 from tests.conftest import REPOSITORY
+from tests.python import python
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "0.1.0"
 NAMES = ("llama", "toy")
@@ -58,8 +57,7 @@ print(json.dumps({
 @pytest.mark.parametrize("name", NAMES)
 def test_both_generations_of_code_give_what_was_recorded(name: str) -> None:
     plugin = REPOSITORY / "docs" / "plugin-example" / "toy_family.py"
-    command = [sys.executable, "-c", SCRIPT, str(REPOSITORY), str(FIXTURES / name), str(plugin)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    result = python("-c", SCRIPT, REPOSITORY, FIXTURES / name, plugin, cwd="/")
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout.splitlines()[-1])
     assert facts["policy"] == "replace" and facts["named"] is None and facts["sinks"] is None

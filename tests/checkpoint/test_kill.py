@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from tests.cli.run import alibi_here
 from tests.conftest import REPOSITORY
 from tests.fuzzing import cases, ran
 from tests.models import tiny_model
+from tests.python import python
 
 ONE_PROCESS = """
 import sys
@@ -37,17 +36,10 @@ def workplace(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def killed(source: Path, workplace: Path, n_bytes: int, *control: str) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.checkpoint.kill_conversions",
-        source,
-        workplace / "work",
-        str(n_bytes),
-        *control,
-    ]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+def killed(source: Path, workplace: Path, n_bytes: int, *control: str, every: int = 1) -> dict:
+    killer = "tests.checkpoint.kill_conversions"
+    words = [source, workplace / "work", str(n_bytes), str(every), *control]
+    result = python("-m", killer, *words, cwd=REPOSITORY, timeout=7200)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -63,21 +55,21 @@ def test_killed_at_two_hundred_moments(tiny_gpt2: Path, workplace: Path) -> None
 def test_killed_while_several_files_are_written(workplace: Path) -> None:
     tiny_model("llama", torch.float32).save_pretrained(workplace / "source", max_shard_size="60kB")
     assert len(list((workplace / "source").glob("*.safetensors"))) > 2
-    found = killed(workplace / "source", workplace, 15)
+    found = killed(workplace / "source", workplace, 15, every=cases(3, 1))
     ran["kills of alibi convert, several files"] += found["kills"]
     assert found["failures"] == [] and found["kills"] >= 30
 
 
 def test_the_killer_finds_out_who_writes_under_the_final_name(tiny_gpt2: Path, workplace: Path) -> None:
-    assert any("not whole" in failure for failure in killed(tiny_gpt2, workplace, 8, "--careless")["failures"])
+    assert any("not whole" in failure for failure in killed(tiny_gpt2, workplace, 8, "--careless", every=8)["failures"])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
 def test_a_process_of_its_own_is_killed(share: float, tiny_gpt2: Path, tmp_path: Path) -> None:
     """The same on the command line, from the start of Python to SIGKILL."""
     before, size = snapshot(tiny_gpt2), (tiny_gpt2 / "model.safetensors").stat().st_size
-    command = [sys.executable, "-c", ONE_PROCESS, str(int(size * share)), "convert", tiny_gpt2, "-o", tmp_path / "out"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    words = ["convert", tiny_gpt2, "-o", tmp_path / "out"]
+    result = python("-c", ONE_PROCESS, str(int(size * share)), *words, cwd=REPOSITORY)
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").is_dir() and snapshot(tiny_gpt2) == before
     assert alibi_here("convert", tiny_gpt2, "-o", tmp_path / "out").exit_code == 0

@@ -66,8 +66,8 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
-    return environment("plain", "torch", "transformers", "safetensors")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("plain") / "plain", "torch", "transformers", "safetensors")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -11,16 +11,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from tests.python import python
+
 
 def alibi(
     *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs `alibi ARGS`; checks the exit code unless `code` is None."""
-    command = [sys.executable, "-m", "alibi_cli", *map(str, args)]
-    result = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600, check=False
-    )
-    return _checked(result, code)
+    return _checked(python("-m", "alibi_cli", *args, cwd=cwd, env={**os.environ, **(env or {})}), code)
 
 
 def alibi_inside(*args: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:

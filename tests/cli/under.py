@@ -5,27 +5,22 @@ Prints [[exit code, stdout, stderr], …].
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cli.run import alibi_inside
+from tests.python import python
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def under(
-    environment: dict[str, str], *commands: Sequence[str | Path], flags: Sequence[str] = ()
-) -> list[tuple[int, str, str]]:
-    """Runs `alibi` with each of the commands under environment variables and flags of Python."""
+def under(environment: dict[str, str], *commands: Sequence[str | Path]) -> list[tuple[int, str, str]]:
+    """Runs `alibi` with each of the commands under environment variables."""
     words = json.dumps([[str(word) for word in command] for command in commands])
-    result = subprocess.run(
-        [sys.executable, *flags, "-m", "tests.cli.under", words],
-        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr.decode()
-    return [(code, out, err) for code, out, err in json.loads(result.stdout.decode().splitlines()[-1])]
+    result = python("-m", "tests.cli.under", words, cwd=REPOSITORY, env={**os.environ, **environment})
+    assert result.returncode == 0, result.stderr
+    return [(code, out, err) for code, out, err in json.loads(result.stdout.splitlines()[-1])]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from alibi_cli.evaluation.scoring import Scorer
 from alibi_cli.text.tokens import TokenizedDocument
 from tests.evaluation.test_processes import launch, same
 from tests.models import OLD_MAX, sample_tokens, save_tiny, tiny_model
+from tests.python import python
 
 THETA, WIDTH = 10000.0, 8
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -135,9 +136,8 @@ def test_two_processes_score_a_dynamic_rotation_as_one_does(tmp_path: Path) -> N
         path.write_text("".join(random.Random(size).choices("abcdef ghij.", k=size)))
         texts += ["--text", str(path)]
     command = ["-m", "alibi_cli", "eval", str(model), "--lengths", "128", "--protocol", "non-overlapping"]
-    for count in (1, 2):
-        output = ["--output", str(tmp_path / f"{count}.json")]
-        result = launch(*command, "--batch-size", "1", *texts, *output, processes=count)
+    for count, run in ((1, python), (2, launch)):
+        result = run(*command, "--batch-size", "1", *texts, "--output", str(tmp_path / f"{count}.json"))
         assert result.returncode == 0, result.stderr
     assert same(tmp_path / "1.json", tmp_path / "2.json")
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.evaluation.helpers import asked, evaluate
 from tests.fuzzing import cases, ran
 from tests.models import save_tiny
+from tests.python import python
 
 LENGTHS = (8, 16)
 
@@ -48,8 +47,7 @@ def test_killed_at_any_row_and_resumed(llama: str, tmp_path: Path) -> None:
     """At moments spread over the bytes, and before and after every change of the file system."""
     (tmp_path / "work").mkdir()
     script, count = "tests.evaluation.kill_evaluations", str(cases(8, 400))
-    command = [sys.executable, "-m", script, tmp_path / "work", count, llama]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    result = python("-m", script, tmp_path / "work", count, llama, cwd=REPOSITORY, timeout=7200)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     ran["kills of alibi eval"] += found["kills"]

@@ -19,6 +19,7 @@ from alibi_cli.training import trainer
 from alibi_cli.training.budget import Budget, Stage
 from alibi_cli.training.train import _batches, train
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
+from tests.python import python
 from tests.training.helpers import command, heal, launch, same_weights, text_file, tiny_converted
 
 
@@ -50,7 +51,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Pa
     source = tiny_converted(tmp_path, "gpt2", resid_pdrop=0.1)
     options = ["--steps", "120", "--batch-size", "2", "--save-every", "40", "--json"]
     whole, killed = (command(source, tmp_path / name, text, *options) for name in ("whole", "killed"))
-    subprocess.run(whole, check=True, capture_output=True)
+    assert python(*whole[1:]).returncode == 0
     process = subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     work = tmp_path / "killed.training"
     deadline = time.monotonic() + 120
@@ -61,7 +62,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(text: Path, tmp_path: Pa
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
     (work / "checkpoint-90").mkdir()  # a state whose writing was cut short
     (work / "checkpoint-90" / COMPLETE).write_text('{"step"')
-    report = json.loads(subprocess.run([*killed, "--resume"], check=True, capture_output=True).stdout)
+    report = json.loads(python(*killed[1:], "--resume").stdout)
     assert report["resumed_at"] in ([40], [80]) and not work.exists()
     assert same_weights(tmp_path / "whole", tmp_path / "killed"), report["losses"][-1]
 
