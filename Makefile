@@ -30,6 +30,7 @@ engines: $(READY)
 	$(BIN)/python scripts/engines_environment.py build/ecosystem --no-deps -r tests/ecosystem/requirements.txt
 	$(BIN)/python scripts/engines_environment.py build/transformers-oldest --no-deps -r tests/ecosystem/oldest.txt
 	$(BIN)/python scripts/engines_environment.py build/transformers-newest --no-deps -r tests/ecosystem/newest.txt
+	DS_BUILD_OPS=0 $(BIN)/python scripts/engines_environment.py build/deepspeed --no-deps --no-build-isolation -r tests/ecosystem/deepspeed.txt
 	build/ecosystem/bin/python -m pytest tests/ecosystem
 	$(BIN)/python scripts/vllm_environment.py build/vllm
 	build/vllm/bin/python -m pytest tests/vllm
@@ -37,7 +38,8 @@ engines: $(READY)
 # Every night: 46,000 malformed inputs, thousands of kills, hundreds of conversions in one process. Twenty minutes.
 fuzz: $(READY)
 	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py \
-		tests/test_interrupted.py tests/evaluation/test_faults.py tests/training/test_faults.py tests/cli/test_environment.py
+		tests/test_interrupted.py tests/evaluation/test_faults.py tests/training/test_faults.py tests/training/test_machines.py \
+		tests/cli/test_environment.py
 
 # What needs a GPU: tests on it, the table of attention in bfloat16, the study. Without one, the list of what would be run.
 gpu: $(READY)

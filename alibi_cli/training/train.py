@@ -24,6 +24,7 @@ from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
 from alibi_cli.training.job import Job, clear, prepare
+from alibi_cli.training.sharded import check_sharding, gathered_weights, loaded_whole
 from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.train_report import TrainReport, make_report
 from alibi_cli.training.trainable_slopes import attach_slopes, settle_slopes
@@ -78,11 +79,7 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
     job = Job(settings, info, teacher_info, budget, masking, round(settings.warmup * budget.steps))
     _check_models(job, tokenizer)
     args = training_arguments(settings, job.work, budget.steps, job.warmup_steps)
-    if settings.fsdp is not None and (args.device.type == "cpu" or args.world_size == 1):
-        raise UsageError(
-            "`fsdp` shards a model over the accelerators of several processes; here accelerate would train without it and not say so.",
-            "Leave it out: several processes share the batches all the same.",
-        )
+    check_sharding(settings, args)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(settings, budget, args.world_size)
     with exclusive(job.work) if args.process_index == 0 else nullcontext():
         return _train(job, source, tokenizer, args, update)
@@ -108,18 +105,11 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) 
 
     seconds = saver.seconds
     reports: list[TrainReport | None] = [None]
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    weights = gathered_weights(trainer)
     if args.process_index == 0:
         update("Writing", budget.steps, budget.steps)
-        # Without the wrapper that computes in --dtype: what is written is compared in float32.
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        if weights is not None:
-            model = _student(job, info)
-            model.load_state_dict(weights)
-        if settings.train_slopes:
-            settle_slopes(model)
-        with partial_folder(settings.output, replace=settings.force) as folder:
+        with loaded_whole(args), partial_folder(settings.output, replace=settings.force) as folder:
+            model = _trained(job, trainer, weights)
             write_files(source, folder, model.config.alibi_slopes if settings.train_slopes else None)
             digests = write_weights(model, source, folder)
             verified = verify_trained(model, info, folder, settings.trust_remote_code)
@@ -129,6 +119,19 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) 
         reports = [report]
     broadcast_object_list(reports)
     return cast(TrainReport, reports[0])
+
+
+def _trained(job: Job, trainer: HealingTrainer, weights: dict[str, Any] | None) -> Any:
+    """weights: those of a sharded model, which are put into a whole one."""
+    if weights is None:
+        # Without the wrapper that computes in --dtype: what is written is compared in float32.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    else:
+        model = _student(job, job.info)
+        model.load_state_dict(weights)
+    if job.settings.train_slopes:
+        settle_slopes(model)
+    return model
 
 
 def _trained_length(info: ModelInfo, masking: Masking | None) -> int | None:
@@ -197,10 +200,12 @@ def _trainer(job: Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heali
     state, facts = last_state(job.work) or (None, {"step": 0, "seconds": 0.0, "resumed_at": []})
     # From a state's own folder, because the Trainer's way of reading one loses weights that transformers merges on loading (experts).
     info = job.info if state is None else replace(job.info, folder=state)
-    model, teacher = _student(job, info), None
-    if job.teacher is not None:
-        teacher = load_model(job.teacher, "cpu", settings.dtype, trust).requires_grad_(False).to(args.device)
-        teacher.config.use_cache = False
+    teacher: Any = None
+    with loaded_whole(args):
+        model = _student(job, info)
+        if job.teacher is not None:
+            teacher = load_model(job.teacher, "cpu", settings.dtype, trust).requires_grad_(False).to(args.device)
+            teacher.config.use_cache = False
     packed = not info.masked and all(keeps_documents_apart(m) for m in (model, teacher) if m is not None)
     if settings.hidden_weight and not packed:
         raise UsageError(

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.files.atomic import fsync
+from alibi_cli.models.loading import device_type
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.training.loss import hidden_loss, token_losses
+from alibi_cli.training.sharded import check_installed
 from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.trainable_slopes import PARAMETER
 
@@ -201,10 +202,7 @@ def last_state(work: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_steps: int) -> TrainingArguments:
     """The part of the settings that transformers knows. Raises AlibiError for what it refuses."""
-    if (
-        settings.deepspeed is not None and find_spec("deepspeed") is None
-    ):  # the library's own refusal leaves its settings behind
-        raise UsageError("Training cannot be set up: `deepspeed` needs the package deepspeed.")
+    check_installed(settings)
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if settings.gradient_checkpointing else {}
     try:
         args = TrainingArguments(
@@ -219,7 +217,7 @@ def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_s
             max_grad_norm=settings.max_gradient_norm,
             seed=settings.seed,
             bf16=settings.dtype == "bfloat16",
-            use_cpu=settings.device == "cpu",
+            use_cpu=device_type(settings.device) == "cpu",
             fsdp=settings.fsdp,
             deepspeed=None if settings.deepspeed is None else str(settings.deepspeed),
             report_to=list(settings.report_to),

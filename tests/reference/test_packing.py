@@ -1,5 +1,6 @@
 """Positions that begin again, as in packed documents: each document is read alone, or the model says that it cannot."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,12 @@ def test_encoders(family: str) -> None:
 @torch.no_grad()
 def test_the_code_of_a_checkpoint_and_of_the_package_refuse_for_each_other(tmp_path: Path) -> None:
     """Both register their functions under one name: the last one's make all masks."""
-    from transformers import AttentionMaskInterface, AutoModelForCausalLM
+    from transformers import AttentionMaskInterface
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     convert(save_tiny("opt", tmp_path / "opt"), tmp_path / "out", check=False)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    target = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]["AutoModelForCausalLM"]
+    theirs = get_class_from_dynamic_module(target, tmp_path / "out").from_pretrained(tmp_path / "out").eval()
     registered = AttentionMaskInterface()[theirs.config._attn_implementation]
     assert registered.__module__.startswith("transformers_modules")
     ours = tiny_model("opt", torch.float32)

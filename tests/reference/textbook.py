@@ -46,25 +46,26 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     out = np.zeros((batch, queries, heads, width))
     for b in range(batch):
-        for h in range(heads):
-            for i in range(queries):
-                visible = [j for j in range(k.shape[2]) if _sees(kind, kwargs.get("sliding_window"), b, i, j)]
-                if not visible:
-                    continue  # a padded query: its output is read by nobody
+        is_sink = [_is_sink(kind, b, j) for j in range(k.shape[2])]
+        for i in range(queries):
+            visible = [j for j in range(k.shape[2]) if _sees(kind, kwargs.get("sliding_window"), b, i, j)]
+            if not visible:
+                continue  # a padded query: its output is read by nobody
+            near = _near([j for j in visible if is_sink[j]], i)
+            for h in range(heads):
                 scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
-                near = _near(b, visible, kind, i)
                 if turned is not None and near < i:
                     width, as_near = turned(near)
                     moved = np.concatenate([as_near[b, h, i], q[b, h, i, width:]])
                     for nth, j in enumerate(visible):
-                        if _is_sink(kind, b, j):
+                        if is_sink[j]:
                             scores[nth] = scale * float(moved @ k[b, h // group, j])
                 if softcap is not None:
                     scores = softcap * np.tanh(scores / softcap)
                 if SETTING["adds"] and kwargs.get("position_bias") is not None:
                     scores += kwargs["position_bias"].detach().double().numpy()[0, h, i, visible]
                 if kind != "cross":
-                    scores -= slopes[h] * np.array([_distance(kind, b, h, i, j) for j in visible])
+                    scores -= slopes[h] * np.array([_distance(is_sink[j], h, i, j) for j in visible])
                 sink = -math.inf if sinks is None else float(sinks.reshape(-1)[h])
                 top = max(scores.max(), sink)
                 weights = np.exp(scores - top)
@@ -72,8 +73,8 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     return torch.from_numpy(out).to(query.dtype), None
 
 
-def _distance(kind: str, b: int, h: int, i: int, j: int) -> float:
-    return 0.0 if _is_sink(kind, b, j) else max(0.0, abs(i - j) - SETTING["offsets"][h])
+def _distance(is_sink: bool, h: int, i: int, j: int) -> float:
+    return 0.0 if is_sink else max(0.0, abs(i - j) - SETTING["offsets"][h])
 
 
 def _is_sink(kind: str, b: int, j: int) -> bool:
@@ -82,9 +83,8 @@ def _is_sink(kind: str, b: int, j: int) -> bool:
     return nth < SETTING["sinks"]
 
 
-def _near(b: int, visible: list[int], kind: str, i: int) -> int:
-    """The position from which query i meets sinks."""
-    sinks = [j for j in visible if _is_sink(kind, b, j)]
+def _near(sinks: list[int], i: int) -> int:
+    """The position from which query i meets the sinks that it sees."""
     return min(i, sinks[0] + SETTING["sink distance"]) if sinks and SETTING["sink distance"] else i
 
 
@@ -197,7 +197,7 @@ def _falcon_mask(module, args, kwargs):
     bias = np.full((batch, heads, length, length), torch.finfo(torch.float64).min)
     for b, h, i, j in np.ndindex(*bias.shape):
         if _sees("causal", None, b, i, j):
-            bias[b, h, i, j] = -SETTING["slopes"][0][h] * _distance("causal", b, h, i, j)
+            bias[b, h, i, j] = -SETTING["slopes"][0][h] * _distance(_is_sink("causal", b, j), h, i, j)
     kwargs["attention_mask"] = torch.from_numpy(bias)
     return args, kwargs
 
