@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
-import torch
-
 from alibi_cli.attention.registry import AttentionConfig, register_attention
 from alibi_cli.runtime.alibi_attention import Compact, alibi_attention
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,7 @@ class BlockedConfig(AttentionConfig):
 
 
 @register_attention("blocked", BlockedConfig)
-def blocked(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
-) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
+def blocked(query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool, sinks: int = 0) -> Queries:
     distances = Compact.of(query.shape[2], key.shape[2], causal, query.device, sinks=sinks)
     layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
     return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)

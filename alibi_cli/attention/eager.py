@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,8 @@ class EagerConfig(AttentionConfig):
 
 
 @register_attention("eager", EagerConfig)
-def eager(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
-) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D). Scores and softmax are float32, or float64 for float64 input."""
+def eager(query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool, sinks: int = 0) -> Queries:
+    """Scores and softmax are float32, or float64 for float64 input."""
     exact, n_queries, n_keys = slopes.dtype, query.shape[2], key.shape[2]
     groups = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))  # (B, H, K, D)

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 BLOCK = 128  # queries and keys of a block: FlexAttention's own default
 
@@ -29,15 +30,14 @@ class FlexConfig(AttentionConfig):
 
 @register_attention("flex", FlexConfig)
 def flex(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    slopes: torch.Tensor,
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    slopes: PerHead,
     causal: bool,
     compiled: bool | None,
     sinks: int = 0,
-) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D)"""
+) -> Queries:
     queries, keys = query.shape[2], key.shape[2]
     past = torch.tensor(
         keys - queries, device=query.device

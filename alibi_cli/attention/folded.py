@@ -20,6 +20,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
 from alibi_cli.errors import UsageError
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 EXTRA = 8  # kernels want head widths that are multiples of 8; two of the extra dimensions are used
 
@@ -45,15 +46,15 @@ class FoldedConfig(AttentionConfig):
 
 @register_attention("folded", FoldedConfig)
 def folded(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    slopes: torch.Tensor,
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    slopes: PerHead,
     causal: bool,
     block: int,
     sinks: int = 0,
-) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); slopes are float32, or float64 for float64 input."""
+) -> Queries:
+    """Slopes are float32, or float64 for float64 input."""
     n_queries, n_keys, width = query.shape[2], key.shape[2], query.shape[3]
     groups, scale, exact = query.shape[1] // key.shape[1], width**-0.5, slopes.dtype
     position = torch.arange(n_keys, device=query.device)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
@@ -48,14 +49,14 @@ class AttentionBackend:
 
     def __call__(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        slopes: torch.Tensor | Sequence[float],
+        query: Queries,
+        key: Keys,
+        value: Keys,
+        slopes: PerHead | Sequence[float],
         causal: bool = True,
         sinks: int = 0,
-    ) -> torch.Tensor:
-        """query (B, H, Q, D), key and value (B, G, K, D), slopes (H,) -> (B, H, Q, D), in the dtype of the query.
+    ) -> Queries:
+        """Attention with the bias, in the dtype of the query: (B, H, Q, D), (B, G, K, D) twice, (H,) -> (B, H, Q, D).
 
         sinks: how many keys, from the first on, get no bias.
 
@@ -88,15 +89,13 @@ class AttentionBackend:
         options = {"sinks": sinks} if sinks else {}
         return self.attend(query, key, value, slopes, causal, **options)
 
-    def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool
-    ) -> torch.Tensor:
+    def attend(self, query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool) -> Queries:
         """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query. With `sinks: int = 0` as another
         argument if the Config says so."""
         raise NotImplementedError
 
-    def explain(self, query: torch.Tensor) -> str:
-        """How queries (B, H, Q, D) of this kind are computed, and why; empty if there is nothing to choose."""
+    def explain(self, query: Queries) -> str:
+        """How queries of this kind are computed, and why; empty if there is nothing to choose."""
         return ""
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
-import torch
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from alibi_cli.attention.registry import AttentionConfig, register_attention
 from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_distances
+from alibi_cli.shapes import Keys, PerHead, Queries
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,8 @@ class SdpaConfig(AttentionConfig):
 
 
 @register_attention("sdpa", SdpaConfig)
-def sdpa(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slopes: torch.Tensor, causal: bool, sinks: int = 0
-) -> torch.Tensor:
-    """(B, H, Q, D), (B, G, K, D), (B, G, K, D), (H,) -> (B, H, Q, D); distances and bias are computed again by every call."""
+def sdpa(query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool, sinks: int = 0) -> Queries:
+    """Distances and bias are computed again by every call."""
     distances = alibi_distances(
         query.shape[0],
         query.shape[2],

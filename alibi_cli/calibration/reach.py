@@ -23,6 +23,7 @@ from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.models.body_and_head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
 from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back
+from alibi_cli.shapes import Keys, PerHead, Places, Queries, Scores
 
 EPSILON = 0.001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
@@ -108,17 +109,17 @@ def sampled_queries(distances: torch.Tensor, reach: int, sinks: int) -> torch.Te
 
 
 def smallest_slopes(
-    scores: torch.Tensor,
-    places: torch.Tensor,
+    scores: Scores,
+    places: Places,
     offsets: list[float],
     sinks: int,
     reach: int,
     epsilon: float,
-    s_aux: torch.Tensor | None = None,
+    s_aux: PerHead | None = None,
 ) -> list[float]:
-    """(B, H, S, K) scores of queries at `places` (S,), -inf where hidden -> (H,): for each head the smallest slope under which keys at
+    """Scores of queries at `places`, -inf where hidden -> for each head the smallest slope under which keys at
     distances beyond `reach` that are no sinks hold, on average over the queries, no more than `epsilon` of the weight; STEEPEST if none
-    does, `gentlest_slope` at least. s_aux: (H,) a score of each head that takes part in the softmax and has no key.
+    does, `gentlest_slope` at least. s_aux: a score of each head that takes part in the softmax and has no key.
 
     Raises:
         AlibiError: scores that are not finite.
@@ -130,8 +131,8 @@ def smallest_slopes(
     gentlest = scores.new_full((len(offsets),), math.log(gentlest_slope(reach, epsilon)))
     low, high = gentlest, torch.full_like(gentlest, math.log(STEEPEST)).maximum(gentlest)
 
-    def share(log_slope: torch.Tensor) -> torch.Tensor:
-        """(H,): of the weight that lies beyond"""
+    def share(log_slope: PerHead) -> PerHead:
+        """Of the weight that lies beyond."""
         total = torch.zeros_like(log_slope)
         for window in scores:  # one at a time: (H, S, K)
             biased = window - log_slope.exp()[:, None, None] * ramp
@@ -152,8 +153,8 @@ def smallest_slopes(
     return slopes
 
 
-def _scores(query: torch.Tensor, key: torch.Tensor, scaling: float | None, softcap: float | None) -> torch.Tensor:
-    """(B, H, S, D), (B, H, K, D) -> (B, H, S, K), before the bias, in float32 or better"""
+def _scores(query: Queries, key: Keys, scaling: float | None, softcap: float | None) -> Scores:
+    """Before the bias, in float32 or better; as many groups of keys as heads."""
     exact = torch.promote_types(query.dtype, torch.float32)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query.to(exact) @ key.to(exact).mT * scaling

@@ -18,6 +18,7 @@ from transformers.masking_utils import causal_mask_function
 
 from alibi_cli.errors import AlibiError
 from alibi_cli.runtime.alibi_attention import _attend
+from alibi_cli.shapes import Keys, Outputs, PerHead, Queries
 
 BLOCK = 512  # queries per call of the kernel: its mask is BLOCK x (window + BLOCK)
 
@@ -78,17 +79,17 @@ def note_rule(
 
 def attend(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Queries,
+    key: Keys,
+    value: Keys,
     attention_mask: Rule,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
+    s_aux: PerHead | None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """query (B, H, Q, D), key and value (B, G, K, D) -> (B, Q, H, D), as transformers' own attention functions."""
+) -> tuple[Outputs, None]:
+    """As transformers' own attention functions."""
     if not isinstance(attention_mask, Rule):
         raise AlibiError("A window arm makes its mask itself; the model was given one, or made it in a way of its own.")
     rule, (n_queries, n_keys) = attention_mask, (query.shape[2], key.shape[2])

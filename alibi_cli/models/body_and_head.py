@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from alibi_cli.errors import AlibiError
+from alibi_cli.shapes import Hidden, TokenIds
 
 LOGITS_PER_CHUNK = 1 << 24  # 64 MB in float32, whatever the vocabulary
 
@@ -26,8 +27,8 @@ class BodyAndHead:
         self.model, self.body, self.device = model, _body(model), device_of(model)
         self.output_class: type[BaseModelOutputWithPast] = BaseModelOutputWithPast  # the body's own, once it has run
 
-    def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, L) tokens -> (B, L, d) hidden states, as the head takes them."""
+    def hidden(self, input_ids: TokenIds) -> Hidden:
+        """Hidden states as the head takes them."""
         output = self.body(input_ids=input_ids, use_cache=False, return_dict=True)
         self.output_class = type(output)
         return output.last_hidden_state

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from alibi_cli.errors import UsageError
+from alibi_cli.shapes import TokenIds
 from alibi_cli.text.tokens import MASKED_SHARE
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.lengths import scale_train_sequence_length
@@ -168,8 +169,8 @@ class Collator:
         return {**batch, "shift_labels": batch["labels"]}
 
 
-def positions(documents: Tensor) -> Tensor:
-    """(B, L) document numbers -> (B, L) positions that begin at 0 with every row and every document."""
+def positions(documents: TokenIds) -> TokenIds:
+    """Document numbers -> positions that begin at 0 with every row and every document."""
     index = torch.arange(documents.shape[1]).expand_as(documents)
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, kl_div, layer_norm, log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
+from alibi_cli.shapes import Hidden, OfTokens
 
 
 def token_losses(
@@ -53,8 +54,8 @@ def _sums(logits: Tensor, labels: Tensor, teacher: Tensor | None, temperature: f
     return ce, kl_div(ours, theirs, reduction="sum", log_target=True)
 
 
-def hidden_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor], scored: Tensor) -> Tensor:
-    """Mean over layers and width, sum over the tokens where `scored` (B, L), of the squared difference between normalised hidden states.
+def hidden_loss(ours: Sequence[Hidden], theirs: Sequence[Hidden], scored: OfTokens) -> Tensor:
+    """Mean over layers and width, sum over the tokens where `scored`, of the squared difference between normalised hidden states.
 
     Normalised, because the models may differ in scale. The first entry, the embeddings below all layers, is left out: position
     embeddings that the surgery removed are still in the teacher's.

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alibi_cli.shapes import Hidden, Logits
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -25,8 +27,8 @@ class Teacher:
     masked: bool = False
 
     @torch.no_grad()
-    def __call__(self, fed: dict[str, Any]) -> tuple[Tensor, Sequence[Tensor] | None]:
-        """A batch (B, T) as the student is fed it -> logits (B, T, V), and hidden states (B, T, d) of each layer if they are asked for."""
+    def __call__(self, fed: dict[str, Any]) -> tuple[Logits, Sequence[Hidden] | None]:
+        """A batch as the student is fed it -> logits, and hidden states of each layer if they are asked for."""
         total = fed["input_ids"].shape[1]
         length = min(self.length or total, total)
         starts = [*range(0, total - length, max(1, length // 2)), total - length]
