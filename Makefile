@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check engines fuzz gpu bench heal-report study lint docs site demo-checkpoints clean
+.PHONY: demo test tests check engines fuzz gpu bench heal-report study lint docs site demo-checkpoints clean
 
 # A rotary model that breaks down beyond its 512 tokens: converted with its rotation kept, and with its rotation replaced, beside itself.
 demo: $(READY)
@@ -14,8 +14,12 @@ demo: $(READY)
 	$(BIN)/alibi eval build/demo/kept build/demo/replaced --baseline demo-llama --preset demo --output build/demo/results.json --plot build/demo/results.png
 	@echo "Picture: build/demo/results.png   Figures: build/demo/results.json"
 
+# Lint takes one core for a minute; the tests use the other.
+test: $(READY)
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
 # A worker for each core, up to four; a file's tests stay together, because they share fixtures that are expensive to make.
-test: $(READY) lint
+tests: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Lint, types, and the tests that take seconds: a minute.

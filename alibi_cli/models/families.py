@@ -63,8 +63,9 @@ def trained_length(config: "PreTrainedConfig") -> int | None:
     length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     if length is None:
         return None
+    package = f"transformers.models.{family_of(config.model_type)}."
     for key in policy_registry:
-        if isinstance(key, str) and key.startswith(f"transformers.models.{family_of(config.model_type)}."):
+        if isinstance(key, str) and key.startswith(package):
             module, _, name = key.rpartition(".")
             if hasattr(getattr(import_module(module), name), "create_position_ids_from_input_ids"):
                 return int(length) - config.pad_token_id - 1

@@ -66,7 +66,7 @@ class Source:
     def model_class(self) -> "type[PreTrainedModel]":
         return model_class(self.config)
 
-    @property
+    @cached_property
     def trained_length(self) -> int | None:
         return trained_length(self.config)
 

@@ -19,7 +19,7 @@ from alibi_cli import AlibiError
 from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.conversion import writer
 from alibi_cli.conversion.verify import verify
-from tests.checkpoint.helpers import convert, snapshot
+from tests.checkpoint.helpers import convert, plan_of, snapshot
 from tests.killing import Meter, in_child, moments
 
 
@@ -39,6 +39,7 @@ def careless(output: Path, replace: bool = True):
 
 def main(source: Path, folder: Path, n_bytes: int, every: int) -> dict:
     before, output = snapshot(source), folder / "out"
+    plan = plan_of(source, output, max_bias=4.0)  # once: a plan reads, and writes nothing
     found = {"kills": 0, "absent": 0, "old": 0, "new": 0, "failures": []}
 
     def clean() -> None:
@@ -52,7 +53,7 @@ def main(source: Path, folder: Path, n_bytes: int, every: int) -> dict:
     for replacing in (False, True):
 
         def work(check: bool = False, replacing: bool = replacing) -> None:
-            convert(source, output, force=replacing, check=check, max_bias=4.0)
+            writer.write(plan, force=replacing, check=check)
 
         clean()
         if replacing:
@@ -78,12 +79,12 @@ def main(source: Path, folder: Path, n_bytes: int, every: int) -> dict:
                 found["new" if new else "old"] += 1
             refused = output.exists() or replacing
             try:  # without --force: what was there is put back first, and not replaced
-                convert(source, output, check=False, max_bias=4.0)
+                writer.write(plan, force=False, check=False)
                 look(f"{where}: something was replaced unasked", not refused)
             except AlibiError as error:
                 look(f"{where}: {error.message}", refused and "not empty" in error.message)
                 look(f"{where}: the old folder is lost", complete(output))
-                convert(source, output, check=False, force=True, max_bias=4.0)
+                writer.write(plan, force=True, check=False)
             look(f"{where}: the next run left something", [path.name for path in folder.iterdir()] == ["out"])
             look(f"{where}: the next run is not whole", complete(output))
     return found
