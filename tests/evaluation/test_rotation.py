@@ -17,6 +17,7 @@ from alibi_cli.evaluation.rotation import forget_lengths, no_stretching, stretch
 from alibi_cli.evaluation.scoring import Scorer
 from alibi_cli.text.tokens import TokenizedDocument
 from tests.evaluation.test_processes import launch, same
+from tests.fuzzing import THOROUGH
 from tests.models import OLD_MAX, sample_tokens, save_tiny, tiny_model
 from tests.python import python
 
@@ -127,6 +128,7 @@ def test_frequencies_of_each_type_of_layer_are_forgotten_too() -> None:
     assert torch.equal(forgotten, expected)
 
 
+@pytest.mark.skipif(not THOROUGH, reason="in make fuzz: test_processes.py has two processes in make test")
 def test_two_processes_score_a_dynamic_rotation_as_one_does(tmp_path: Path) -> None:
     parameters = {"rope_type": "dynamic", "rope_theta": THETA, "factor": 2.0}
     model = save_tiny("llama", tmp_path / "model", max_position_embeddings=64, rope_parameters=parameters)
