@@ -56,7 +56,9 @@ def what_was_scored(results: Results) -> str:
     scored = next((row for row in results.rows if row.status == "ok"), None)
     tokens = ""
     if scored is not None and scored.scored_set_sha256:
-        found = f"{scored.tokens_scored} tokens of {scored.documents_scored} documents"
+        found = (
+            f"{scored.tokens_scored} tokens of {scored.documents_scored} document{'s' * (scored.documents_scored != 1)}"
+        )
         tokens = f"\n{found}, set {scored.scored_set_sha256[:12]}"
     return f"{protocol.name}{detail}: {kind} perplexity on {text.name}, sha256 {text.sha256[:12]}{tokens}"
 

@@ -64,6 +64,8 @@ class _Sentences:
         found = [each for each in self.contrasts if each.baseline == baseline != each.model]
         longest = max(each.length for each in found)
         found = [each for each in found if each.length == longest]
+        if all(each.ci95 is None for each in found):
+            return f"At {longest:,} tokens nothing is told apart: differences on one document have no interval."
         words: dict[str, set[str]] = {}
         for each in found:
             words.setdefault(each.model, set()).add(self._word(each))

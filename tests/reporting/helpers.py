@@ -21,11 +21,12 @@ def results_of(
     protocol: str = "fixed-target",
     cut: str = "cut",
     offset: int = 0,
+    documents: int = DOCUMENTS,
 ) -> Results:
     """perplexities: {model: {arm: at the last of LENGTHS}}, with nearly the same noise everywhere, so that pairs are close. cut: by which
     tokenizer. offset: where the scored tokens begin, which makes other ones of them."""
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 0.5, DOCUMENTS * TARGETS) + np.repeat(rng.normal(0, 0.2, DOCUMENTS), TARGETS)
+    noise = rng.normal(0, 0.5, documents * TARGETS) + np.repeat(rng.normal(0, 0.2, documents), TARGETS)
     results = Results(
         command="alibi eval …",
         versions={"alibi-cli": "0"},
@@ -39,15 +40,15 @@ def results_of(
             dtype="auto",
             seed=0,
         ),
-        text=TextFacts(name=text, sha256=(text.encode().hex() + "0" * 64)[:64], documents=DOCUMENTS, bytes=10_000),
+        text=TextFacts(name=text, sha256=(text.encode().hex() + "0" * 64)[:64], documents=documents, bytes=10_000),
         models=[_facts(name, cut, baseline) for name in perplexities],
     )
-    document = np.repeat(np.arange(DOCUMENTS), TARGETS).astype(np.int32)
-    position = np.tile(np.arange(TARGETS), DOCUMENTS).astype(np.int32) + offset
+    document = np.repeat(np.arange(documents), TARGETS).astype(np.int32)
+    position = np.tile(np.arange(TARGETS), documents).astype(np.int32) + offset
     for model, arms in perplexities.items():
         for arm, values in arms.items():
             for length, value in zip(LENGTHS[-len(values) :], values, strict=True):
-                jitter = rng.normal(0, 0.02, DOCUMENTS)[document]
+                jitter = rng.normal(0, 0.02, documents)[document]
                 nll = (math.log(value) + noise + jitter).astype(np.float32)
                 context = (position + length - TARGETS).astype(np.int32)
                 scored = Scored(nll, document, position, context, 3 * len(nll))

@@ -98,6 +98,14 @@ def test_the_verdict_is_no_better_than_the_arms(value: float, headline: str) -> 
     assert "does not change detectably" in finding.says[2]
 
 
+def test_one_document_tells_nothing_apart() -> None:
+    for value in (9.0, 10.0, 11.5):
+        (section,) = alibi.report(results_of({"base": BASE, "m": flat(value)}, "base", documents=1)).sections
+        assert section.verdict.headline == (
+            "At 2,048 tokens nothing is told apart: differences on one document have no interval."
+        )
+
+
 def test_the_verdict_has_the_figures_of_the_rows() -> None:
     (section,) = alibi.report(results_of({"base": BASE, "m": flat(30)}, "base")).sections
     rows = {row.key: row for row in section.results.rows}
