@@ -80,7 +80,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 # {name} with {"ALiBi positions" if plan.policy == DEFAULT_POLICY else "linear biases"}
 
 `{name}`{at}, {change}
-{weights} {UNTRAINED[plan.policy != DEFAULT_POLICY]}Measure it with `alibi eval` before you use it.
+{weights} {UNTRAINED[plan.policy != DEFAULT_POLICY]}Measure it with `alibi eval` on your own text before you use it.
 
 ```python
 from transformers import AutoTokenizer, {plan.auto_class}
