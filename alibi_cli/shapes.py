@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     Keys = Float[Tensor, "batch groups keys width"]  # and values; `heads` is a multiple of `groups`
     Outputs = Float[Tensor, "batch queries heads width"]  # as transformers' attention functions have them
     Scores = Float[Tensor, "batch heads queries keys"]  # and weights
-    Bias = Float[Tensor, "heads queries keys"]
     PerHead = Float[Tensor, "heads"]
     Places = Int[Tensor, "queries"]
     TokenIds = Int[Tensor, "batch length"]
@@ -20,4 +19,4 @@ if TYPE_CHECKING:
     Hidden = Float[Tensor, "batch length width"]
     Logits = Float[Tensor, "batch length vocabulary"]
 else:
-    Queries = Keys = Outputs = Scores = Bias = PerHead = Places = TokenIds = OfTokens = Hidden = Logits = Tensor
+    Queries = Keys = Outputs = Scores = PerHead = Places = TokenIds = OfTokens = Hidden = Logits = Tensor
