@@ -107,10 +107,7 @@ def _print_report(report: "ConvertReport") -> None:
     if report.better is not None:
         words = [word for name, value in report.better.items() for word in (options.option_of(name), value)]
         better = f" Better: {shlex.join(['alibi', 'convert', report.source, *words])}" if words else ""
-        output.note(
-            "A pretrained model usually loses most of its quality to slopes it was not trained with (docs/results.md)."
-            + better
-        )
+        output.note("A pretrained model usually loses most of its quality to slopes it was not trained with." + better)
     name = Path(report.output).name or f"{Path(report.source).name}-alibi"
     output.note(f"Publish: {shlex.join(['hf', 'upload', f'YOUR-NAME/{name}', report.output])}")
     output.note(f"Next: {shlex.join(_next(report))}")

@@ -30,10 +30,11 @@ def command(settings: ReportSettings, form: options.Format = None, json: options
             output.print_cells(table)
         if not tables:
             output.note("There is no table: heads, trainings and checkpoints are drawn on a page (`output`).")
-    for section in report.sections if form is None and not json else []:
+    for section in report.sections if not json else []:
         if section.why:
             output.note(section.why)
-        output.note(section.verdict.headline)
+        if form is None:
+            output.note(section.verdict.headline)
     for written in (report.output, report.card):
         if written is not None:
             output.note(f"Written: {written}")

@@ -15,6 +15,7 @@ from alibi_cli.files.tensor_files import read_header
 from alibi_cli.models.families import CONVERTED
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.settings.presets import DEMONSTRATIONS
 from alibi_cli.slopes import is_slope, layers_of
 
 INDEX = "model.safetensors.index.json"
@@ -61,6 +62,10 @@ def verify(folder: str | Path) -> Verdict:
     """
     folder = Path(folder)
     if not folder.is_dir():
+        if str(folder) in DEMONSTRATIONS:
+            raise UsageError(
+                f"{folder} is an original that comes with this package; `alibi verify` is for what was converted."
+            )
         raise UsageError(f"There is no folder {folder}.")
     with explained(f"Cannot read {folder}"):
         check_links(folder)

@@ -103,9 +103,8 @@ def perplexity_by_length(results: Results) -> Table:
         return perplexity(row.perplexity), _perplexities(row)
 
     rows = _by_length(results.rows, lambda row: (named(labels, row.model, row.arm),), cells)
-    title = f"{what_was_scored(results)}. Below each figure: its 95 % interval, bootstrap over documents.".replace(
-        "\n", "; "
-    )
+    scored = what_was_scored(results).replace("\n", "; ")
+    title = ". ".join([scored, _below_figures(results), *_arms(results.rows)]) + "."
     return _wide(title, ["model"], results, rows)
 
 
@@ -118,8 +117,24 @@ def differences_by_length(results: Results) -> Table:
 
     others = [each for each in results.contrasts if each.model != each.baseline]
     rows = _by_length(others, key, lambda each: (f"{each.delta_nll:+.4f}", _range(each.ci95, "+.4f")))
-    title = f"{DIFFERENCES}; below zero is better. Below each figure: its 95 % interval, bootstrap over documents."
+    title = f"{DIFFERENCES}; below zero is better. {_below_figures(results)}."
     return _wide(title, ["model", "against"], results, rows)
+
+
+def _below_figures(results: Results) -> str:
+    if results.few_documents == 1:
+        return "It is of one document, so there is no interval"
+    few = "" if results.few_documents is None else "; of so few documents, it is rough"
+    return f"Below each figure: its 95 % interval, bootstrap over documents{few}"
+
+
+def _arms(rows: Iterable[Row]) -> list[str]:
+    """What each arm does, at one length or at several."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if says := what_an_arm_does(row):
+            found.setdefault(row.arm, {})[says] = None
+    return [f"{arm}: {', '.join(says)}" for arm, says in found.items()]
 
 
 def _by_length(

@@ -79,7 +79,7 @@ def _beside_slopes(name: str, config: Any) -> Iterator[tuple[str, str]]:
     again = "Convert its source again with `policy=replace`"
     if (config.alibi_policy or DEFAULT_POLICY) != DEFAULT_POLICY:
         reason = f"Policy {config.alibi_policy} keeps a rotation beside the bias, and no GGUF architecture has both"
-        yield reason, f"{again}, and heal it with alibi train; or stay with transformers."
+        yield reason, f"{STAY} For llama.cpp: {again[0].lower()}{again[1:]}, and heal it with alibi train."
     if config.alibi_sinks:
         yield (
             f"A GGUF file cannot hold attention sinks, and this checkpoint has {config.alibi_sinks}",

@@ -132,3 +132,8 @@ def test_a_trained_checkpoint_passes(whole: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "trained").passed
     flip(tmp_path / "trained" / "model.safetensors")
     assert not verify(tmp_path / "trained").passed
+
+
+def test_an_original_that_comes_with_the_package_is_no_missing_folder() -> None:
+    refused = alibi_here("verify", "demo-llama")
+    assert refused.exit_code == 2 and "is an original that comes with this package" in str(refused.exception)

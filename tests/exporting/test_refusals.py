@@ -12,7 +12,8 @@ from tests.cli.run import alibi_here
 from tests.exporting.helpers import SUITABLE, checkpoint, slopes_file
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str]] = {
-    "policy add": ("llama", {}, {"policy": "add"}, "keeps a rotation beside the bias", "--policy replace"),
+    "policy add": ("llama", {}, {"policy": "add"}, "keeps a rotation beside the bias", "vLLM does for most families"),
+    "policy add, for llama.cpp": ("llama", {}, {"policy": "add"}, "keeps a rotation beside the bias", "--policy replace"),
     "sinks": ("llama", {}, {"sinks": 2}, "cannot hold attention sinks", "--sinks 0"),
     "biases that refact ignores": ("llama", {"attention_bias": True}, {}, "loads and never adds", "transformers"),
     "biases of the feed-forward": ("llama", {"mlp_bias": True}, {}, "loads and never adds", "transformers"),

@@ -39,62 +39,62 @@ def textbook_attention(module, query, key, value, attention_mask, scaling=None, 
     q, k, v = (tensor.detach().to(torch.float64).numpy() for tensor in (query, key, value))
     batch, heads, queries, width = q.shape
     scale = width**-0.5 if scaling is None else scaling
-    group = heads // k.shape[1]
+    k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
     kind = SETTING["kinds"][id(module)]
     turned = SETTING.pop("turned", None)  # by the rotation that this layer has just made, if it has made one
-    slopes = np.zeros(heads) if kind == "cross" else SETTING["slopes"][getattr(module, "layer_idx", None) or 0]
-    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
-    out = np.zeros((batch, queries, heads, width))
+    slopes = np.array(SETTING["slopes"][getattr(module, "layer_idx", None) or 0])[:, None] * (kind != "cross")
+    softcap, learned, bias = (kwargs.get(name) for name in ("softcap", "s_aux", "position_bias"))
+    sink = np.full((heads, 1), -np.inf) if learned is None else learned.detach().double().numpy().reshape(heads, 1)
+    out = np.zeros((batch, queries, heads, v.shape[-1]))
     for b in range(batch):
-        is_sink = [_is_sink(kind, b, j) for j in range(k.shape[2])]
+        is_sink = _is_sink(kind, b, k.shape[2])
         for i in range(queries):
-            visible = [j for j in range(k.shape[2]) if _sees(kind, kwargs.get("sliding_window"), b, i, j)]
-            if not visible:
+            visible = _visible(kind, kwargs.get("sliding_window"), b, i, k.shape[2])
+            if not len(visible):
                 continue  # a padded query: its output is read by nobody
-            near = _near([j for j in visible if is_sink[j]], i)
-            for h in range(heads):
-                scores = np.array([scale * float(q[b, h, i] @ k[b, h // group, j]) for j in visible])
-                if turned is not None and near < i:
-                    width, as_near = turned(near)
-                    moved = np.concatenate([as_near[b, h, i], q[b, h, i, width:]])
-                    for nth, j in enumerate(visible):
-                        if is_sink[j]:
-                            scores[nth] = scale * float(moved @ k[b, h // group, j])
-                if softcap is not None:
-                    scores = softcap * np.tanh(scores / softcap)
-                if SETTING["adds"] and kwargs.get("position_bias") is not None:
-                    scores += kwargs["position_bias"].detach().double().numpy()[0, h, i, visible]
-                if kind != "cross":
-                    scores -= slopes[h] * np.array([_distance(is_sink[j], h, i, j) for j in visible])
-                sink = -math.inf if sinks is None else float(sinks.reshape(-1)[h])
-                top = max(scores.max(), sink)
-                weights = np.exp(scores - top)
-                out[b, i, h] = (weights / (weights.sum() + math.exp(sink - top))) @ v[b, h // group, visible]
+            sinks = is_sink[visible]
+            near = _near(visible[sinks], i)
+            scores = scale * np.einsum("hd,hkd->hk", q[b, :, i], k[b][:, visible])
+            if turned is not None and near < i:
+                width, as_near = turned(near)
+                moved = np.concatenate([as_near[b, :, i], q[b, :, i, width:]], axis=-1)
+                scores[:, sinks] = scale * np.einsum("hd,hkd->hk", moved, k[b][:, visible[sinks]])
+            if softcap is not None:
+                scores = softcap * np.tanh(scores / softcap)
+            if SETTING["adds"] and bias is not None:
+                scores += bias.detach().double().numpy()[0, :, i][:, visible]
+            scores -= slopes * _distance(sinks, i, visible)
+            top = np.maximum(scores.max(-1, keepdims=True), sink)
+            weights = np.exp(scores - top)
+            weights /= weights.sum(-1, keepdims=True) + np.exp(sink - top)
+            out[b, i] = np.einsum("hk,hkd->hd", weights, v[b][:, visible])
     return torch.from_numpy(out).to(query.dtype), None
 
 
-def _distance(is_sink: bool, h: int, i: int, j: int) -> float:
-    return 0.0 if is_sink else max(0.0, abs(i - j) - SETTING["offsets"][h])
+def _distance(is_sink: np.ndarray, i: int, keys: np.ndarray) -> np.ndarray:
+    """(H, K) from query i."""
+    return np.where(is_sink, 0.0, np.maximum(0.0, np.abs(i - keys) - np.array(SETTING["offsets"])[:, None]))
 
 
-def _is_sink(kind: str, b: int, j: int) -> bool:
+def _is_sink(kind: str, b: int, keys: int) -> np.ndarray:
+    """(K,) bool"""
     padding, two_stacks = SETTING["padding"], kind == "causal" and SETTING["two stacks"]
-    nth = j if padding is None or two_stacks else int(padding[b, :j].sum())  # padding is no token
-    return nth < SETTING["sinks"]
+    token = np.ones(keys, dtype=int) if padding is None or two_stacks else padding[b]  # padding is no token
+    return np.cumsum(token) - token < SETTING["sinks"]
 
 
-def _near(sinks: list[int], i: int) -> int:
+def _near(sinks: np.ndarray, i: int) -> int:
     """The position from which query i meets the sinks that it sees."""
-    return min(i, sinks[0] + SETTING["sink distance"]) if sinks and SETTING["sink distance"] else i
+    return min(i, int(sinks[0]) + SETTING["sink distance"]) if len(sinks) and SETTING["sink distance"] else i
 
 
-def _sees(kind: str, window: int | None, b: int, i: int, j: int) -> bool:
-    padding = SETTING["padding"]
-    if padding is not None and not (kind == "causal" and SETTING["two stacks"]) and not padding[b, j]:
-        return False
-    if window is not None and abs(i - j) >= window:
-        return False
-    return j <= i or kind != "causal"
+def _visible(kind: str, window: int | None, b: int, i: int, keys: int) -> np.ndarray:
+    """The keys that query i sees."""
+    padding, j = SETTING["padding"], np.arange(keys)
+    sees = j <= i if kind == "causal" else j >= 0
+    if padding is not None and not (kind == "causal" and SETTING["two stacks"]):
+        sees &= padding[b] > 0
+    return j[sees & (np.abs(i - j) < window)] if window is not None else j[sees]
 
 
 AttentionInterface.register("textbook", textbook_attention)
@@ -140,7 +140,8 @@ def textbook_logits(
         "offsets": offsets or [0.0] * config.num_attention_heads,
         "adds": keep_positions,
     }
-    setting = _setting(slopes=per_layer, padding=padding, kinds=kinds, **of_heads)
+    mask = None if padding is None else padding.numpy()
+    setting = _setting(slopes=per_layer, padding=mask, kinds=kinds, **of_heads)
     with setting, _rotations_kept(sys.modules[type(model).__module__]), torch.no_grad():
         SETTING["two stacks"] = config.is_encoder_decoder
         return model(input_ids=tokens, attention_mask=padding, use_cache=False, **inputs).logits
@@ -195,9 +196,11 @@ def _openai_attn(self, q, k, v, attention_mask=None, output_attentions=False):
 def _falcon_mask(module, args, kwargs):
     (batch, length, _), heads = args[0].shape, module.num_heads
     bias = np.full((batch, heads, length, length), torch.finfo(torch.float64).min)
-    for b, h, i, j in np.ndindex(*bias.shape):
-        if _sees("causal", None, b, i, j):
-            bias[b, h, i, j] = -SETTING["slopes"][0][h] * _distance(_is_sink("causal", b, j), h, i, j)
+    slopes = np.array(SETTING["slopes"][0])[:, None]
+    for b, i in np.ndindex(batch, length):
+        visible = _visible("causal", None, b, i, length)
+        distance = _distance(_is_sink("causal", b, length)[visible], i, visible)
+        bias[b, :, i, visible] = -(slopes * distance).T
     kwargs["attention_mask"] = torch.from_numpy(bias)
     return args, kwargs
 

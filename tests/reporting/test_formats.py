@@ -61,6 +61,26 @@ def test_latex_is_a_document_that_compiles(tmp_path: Path) -> None:
     assert subprocess.run(run, cwd=tmp_path, capture_output=True, check=False).returncode != 0  # the control
 
 
+def test_a_table_that_stands_alone_says_what_its_arms_are_and_whether_its_intervals_are_rough() -> None:
+    few, many = (results_of({"base": BASE}, "base", documents=count) for count in (4, 24))
+    for form in ("latex", "markdown"):
+        assert ("of so few documents, it is rough" in few.to_text(form)) == (form == "latex")
+        assert "rough" not in many.to_text(form)
+    assert "It is of one document, so there is no interval" in results_of({"base": BASE}, documents=1).to_text("latex")
+    assert "window: latest 512 tokens." in many.to_text("latex")
+    several = results_of({"base": BASE}, "base")
+    for row in several.rows:
+        row.arm_settings = {"factor": row.length / 512} if row.arm == "window" else None
+    assert "window: factor 2, factor 4." in several.to_text("latex")
+
+
+def test_why_tables_stand_apart_is_said_beside_the_tables_of_a_paper(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        results_of({name: BASE}, text=name).save(tmp_path / f"{name}.json")
+    report = alibi_inside("report", tmp_path / "one.json", tmp_path / "two.json", "--format", "latex")
+    assert "of another text" in report.stderr and "of another text" not in report.stdout
+
+
 def test_eval_and_report_print_the_same_tables(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("the bias of a head falls with distance " * 20)
     words = ["eval", tiny_llama, "--text", tmp_path / "t.txt", "--lengths", "8,12", "--output", tmp_path / "r.json"]

@@ -2,19 +2,15 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.checkpoint.helpers import convert
+from tests.test_documentation import script
 from tests.vllm.test_families import made
 
 ASK = """
@@ -73,33 +69,6 @@ def test_two_ranks_of_tensor_parallelism(options: dict[str, object], tmp_path: P
     assert found[0][2] == "0"
 
 
-@contextmanager
-def server(folder: Path, *options: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    vllm = Path(sys.executable).with_name("vllm")
-    command = [vllm, "serve", folder, "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", *options]
-    log = folder.with_name("server.log")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                assert process.poll() is None, log.read_text()[-3000:]
-                try:
-                    urllib.request.urlopen(f"{url}/health", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(1)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
 def test_the_server_answers_an_openai_client(tmp_path: Path):
     from openai import OpenAI
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,8 +76,9 @@ def test_the_server_answers_an_openai_client(tmp_path: Path):
     folder = tmp_path / "kept"
     convert("demo-llama", folder, check=False, policy="add", offset=480, sinks=4)
     prompt = "def sort(values):\n    " * 3
-    with server(folder, "--max-model-len", "2048", "--enforce-eager") as url:
-        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+    options = ("--dtype", "float32", "--max-model-len", "2048", "--enforce-eager")
+    with script("write_console_output").server(folder, *options, folder=tmp_path) as url:
+        client = OpenAI(base_url=url, api_key="none")
         assert [model.id for model in client.models.list()] == [str(folder)]
         said = client.completions.create(model=str(folder), prompt=prompt, max_tokens=20, temperature=0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
