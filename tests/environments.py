@@ -1,8 +1,6 @@
-"""Fresh virtual environments. Their packages are those that this Python has, linked file by file: the versions of constraints.txt, in
-seconds, without a network."""
+"""Fresh virtual environments. Their packages are those that this Python has, linked: the versions of constraints.txt, in a second, without
+a network."""
 
-import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,10 +18,13 @@ def environment(folder: Path, *packages: str) -> Path:
     paths = dict(base=str(folder), platbase=str(folder))
     here, there = Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("purelib", vars=paths))
     for package in _with_requirements(packages):
-        for file in package.files or ():
-            path = Path(package.locate_file(file))
-            if path.is_relative_to(here) and path.is_file():  # not commands, which begin with the path of their Python
-                _link(path, there / path.relative_to(here))
+        for name in {Path(file).parts[0] for file in package.files or ()} - {
+            "..",
+            "__pycache__",
+        }:  # commands begin with their Python's path
+            source = Path(package.locate_file(name))
+            if source.parent == here and source.exists() and not (there / name).exists():
+                (there / name).symlink_to(source)
     return python
 
 
@@ -51,12 +52,3 @@ def _with_requirements(names: tuple[str, ...]) -> Iterator[Distribution]:
             extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 wanted.append(needed)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        try:
-            os.link(source, target)
-        except OSError:  # another file system
-            shutil.copy2(source, target)

@@ -1,5 +1,6 @@
 """The verb `train`: a checkpoint and text -> a trained, verified checkpoint."""
 
+import gc
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,10 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
     check_sharding(settings, args)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(settings, budget, args.world_size)
     with exclusive(job.work) if args.process_index == 0 else nullcontext():
-        return _train(job, source, tokenizer, args, update)
+        report = _train(job, source, tokenizer, args, update)
+    if args.world_size > 1:
+        gc.collect()  # what was trained holds the process group, whose threads would outlive it and can abort the program at its end
+    return report
 
 
 def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) -> TrainReport:
