@@ -18,13 +18,13 @@ demo: $(READY)
 test: $(READY)
 	@$(MAKE) --no-print-directory -j 2 lint tests
 
-# A worker for each core, up to four; a file's tests stay together, because they share fixtures that are expensive to make.
+# A file's tests stay together, because they share fixtures that are expensive to make.
 tests: $(READY)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Lint, types, and the tests that take seconds: a minute.
 check: $(READY) lint
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --quick
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --quick
 
 # Converted checkpoints in the real engines, in environments of their own: llama.cpp, the packages of .venv and 35 MB more, a minute; what
 # else people use with a checkpoint (docs/compatibility.md), 900 MB, ten minutes; vLLM, 3.8 GB, a quarter of an hour.

@@ -89,8 +89,8 @@ def excess(q, k, v, causal=True, sinks=0, rotated=False, **options):
     q, k, v = (tensor.double() for tensor in (q, k, v))
     queries, keys = q.shape[2], k.shape[2]
     distances = Compact.of(queries, keys, causal, "cpu", sinks=sinks)
-    exact = attend(q, k, v, distances.entries(), **options)
-    weight = attend(q, k, v.abs(), distances.entries(), **options).amax(-1, keepdim=True)
+    exact, weights = attend(q, k, torch.cat([v, v.abs()], -1), distances.entries(), **options).chunk(2, -1)
+    weight = weights.amax(-1, keepdim=True)
     found = attend(q.float(), k.float(), v.float(), distances, **options)
     whole = attend(q.float(), k.float(), v.float(), distances.entries(), **options)
     return [((out - exact).abs() / weight.clamp_min(1e-9)).max().item() for out in (found, whole)]

@@ -34,7 +34,7 @@ def test_a_model_that_is_alibi_gets_its_slopes_back(family):
         student = alibi_model(family, TRUE).requires_grad_(False)
     start = torch.tensor(truth) * torch.tensor([0.5, 2.0, 0.7, 1.5, 1.8, 0.6])
     learnable = Learnable(student, start, "distil", length)
-    windows, held_out = random_windows(280_000 // length, length), random_windows(1500 // length, length, 1)
+    windows, held_out = random_windows(90_000 // length, length), random_windows(1500 // length, length, 1)
     curve = distil(learnable, Divergence(teacher, student), one_by_one(windows), [held_out])
     found = np.array(learnable.slopes())
     assert np.abs(found / np.array(truth) - 1).max() <= 0.02

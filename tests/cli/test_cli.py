@@ -14,7 +14,6 @@ from alibi_cli import AlibiError, get_slopes
 from alibi_cli.settings.presets import load_preset, parse_preset, preset_names, presets_folder
 from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
-from tests.python import python
 
 HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub", "yaml"}
 TYPER = {"typer", "annotated_doc", "shellingham"}
@@ -226,11 +225,6 @@ def test_interrupting_while_modules_are_loaded_is_one_line(module: str, tiny_gpt
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (result.returncode, result.stdout) == (130, "") and result.stderr.strip() == "Error: Interrupted."
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial*"))
-
-
-def test_the_documentation_of_the_command_line_is_current() -> None:
-    result = python("scripts/write_cli_docs.py", "--check", cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr
 
 
 def test_every_file_has_a_name_of_its_own() -> None:

@@ -161,8 +161,8 @@ def test_cached_equals_uncached(case: str) -> None:
 @pytest.mark.parametrize("case", DECODERS)
 def test_generation_with_and_without_cache_and_padding(case: str) -> None:
     _, converted = pair(case)
-    prompt = sample_tokens(2, 11)
-    settings = dict(max_new_tokens=OLD_MAX, do_sample=False, eos_token_id=None, pad_token_id=1)
+    prompt = sample_tokens(2, OLD_MAX - 4)
+    settings = dict(max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=1)
     mask = torch.ones_like(prompt)
     expected = converted.generate(prompt, attention_mask=mask, use_cache=False, **settings)
     assert torch.equal(converted.generate(prompt, attention_mask=mask, use_cache=True, **settings), expected)
