@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Every test's process would compile all files again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test tests check engines fuzz gpu bench heal-report study lint docs site demo-checkpoints clean
 

@@ -177,4 +177,5 @@ def main(wanted: str = "", check: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(*(word for word in sys.argv[1:] if word != "--check"), check="--check" in sys.argv)
+    named = [word for word in sys.argv[1:] if word != "--check"]
+    main(named[0] if named else "", check="--check" in sys.argv)

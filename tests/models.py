@@ -1,5 +1,6 @@
 """Tiny models of every family that a policy is registered for."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float64, **changes: Any) ->
         return cls(config).eval()
     finally:
         torch.set_default_dtype(before)
+
+
+@cache
+def skeleton(name: str) -> PreTrainedModel:
+    """One without weights, to choose cases by."""
+    with torch.device("meta"):
+        return tiny_model(name)
 
 
 def _language_model(config: Any) -> type[PreTrainedModel]:

@@ -88,7 +88,7 @@ def draw(study: Study, path: Path) -> None:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axvline(TRAINED_LENGTH, color="0.6", linewidth=0.8, linestyle=":")
-    ends = []
+    ends: list[tuple[float, float, str, str]] = []
     for arm, (words, color, dashes) in ROWS.items():
         points = [
             (start + STEP / 2, math.exp(mean))

@@ -24,7 +24,7 @@ from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_inside
 from tests.evaluation.helpers import asked, evaluate
 from tests.evaluation.test_run import LENGTHS, checkpoints, text  # noqa: F401
-from tests.models import FAMILIES, MODELS, OLD_MAX, is_encoder, sample_tokens, save_tiny, tiny_model
+from tests.models import FAMILIES, MODELS, OLD_MAX, is_encoder, sample_tokens, save_tiny, skeleton, tiny_model
 
 OLD_FILE = Path(__file__).parent / "data" / "results-0.1.0.json"
 ROTATIONS = ("linear", "dynamic", "yarn")
@@ -93,7 +93,7 @@ def layers_of(model: torch.nn.Module) -> list[str]:
 WITH_WINDOWS = [
     name
     for name in MODELS
-    if not (model := tiny_model(name)).config.is_encoder_decoder
+    if not (model := skeleton(name)).config.is_encoder_decoder
     and limits_of(model, is_encoder(model)).no_window is None
     and (limits_of(model).own_window or LENGTH) > 20
 ]
@@ -418,7 +418,7 @@ def test_a_picture_of_all_arms(checkpoints: dict[str, str], tmp_path: Path) -> N
 
 
 def test_encoders_are_refused_windows() -> None:
-    assert {limits_of(tiny_model(family), True).no_window for family in FAMILIES if is_encoder(tiny_model(family))} == {
+    assert {limits_of(skeleton(family), True).no_window for family in FAMILIES if is_encoder(skeleton(family))} == {
         "windows are for models that predict the next token"
     }
     assert Limits() == Limits(None, None, None)

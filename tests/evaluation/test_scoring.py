@@ -9,10 +9,10 @@ from alibi_cli.attention.benchmark import peak_of_allocations
 from alibi_cli.evaluation.protocols import make_protocol
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.text.tokens import TokenizedDocument
-from tests.models import COMMON, FAMILIES, is_encoder, sample_tokens, tiny_model
+from tests.models import COMMON, FAMILIES, is_encoder, sample_tokens, skeleton, tiny_model
 
 MASK = 4
-SCORED = [family for family in FAMILIES if not tiny_model(family).config.is_encoder_decoder]
+SCORED = [family for family in FAMILIES if not skeleton(family).config.is_encoder_decoder]
 
 
 def documents(*sizes: int) -> list[TokenizedDocument]:
@@ -34,7 +34,7 @@ def naive(model, tokens: np.ndarray, position: int, start: int, prefix: list[int
     return float(torch.logsumexp(logits, -1) - logits[tokens[position]])
 
 
-@pytest.mark.parametrize("family", [family for family in SCORED if not is_encoder(tiny_model(family))])
+@pytest.mark.parametrize("family", [family for family in SCORED if not is_encoder(skeleton(family))])
 @pytest.mark.parametrize("prefix", [[], [3]])
 def test_sliding_by_one_equals_brute_force(family: str, prefix: list[int]) -> None:
     model, docs, length = model_of(family), documents(25, 9), 8

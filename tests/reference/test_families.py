@@ -8,7 +8,7 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.models.families import family_policies
-from tests.models import FAMILIES, MODELS, OLD_MAX, OWN_BIAS, SPECIFIC, is_encoder, sample_tokens, tiny_model
+from tests.models import FAMILIES, MODELS, OLD_MAX, OWN_BIAS, SPECIFIC, is_encoder, sample_tokens, skeleton, tiny_model
 from tests.reference.textbook import textbook_logits, textbook_slopes
 
 NEW_MAX = 4 * OLD_MAX
@@ -136,7 +136,7 @@ def test_padding_changes_nothing(case: str) -> None:
 
 
 WITHOUT_CACHE = ("openai",)
-_encoders = {name for name in MODELS if is_encoder(tiny_model(name))}
+_encoders = {name for name in MODELS if is_encoder(skeleton(name))}
 DECODERS = [case for case, (name, _) in CASES.items() if name not in _encoders and name not in WITHOUT_CACHE]
 
 
