@@ -45,7 +45,7 @@ engines: $(READY)
 fuzz: $(READY)
 	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py \
 		tests/test_interrupted.py tests/evaluation/test_faults.py tests/evaluation/test_rotation.py tests/training/test_faults.py tests/training/test_machines.py \
-		tests/cli/test_environment.py
+		tests/cli/test_environment.py tests/test_benchmarks.py
 
 # What needs a GPU: tests on it, the table of attention in bfloat16, the study. Without one, the list of what would be run.
 gpu: $(READY)

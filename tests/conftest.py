@@ -70,11 +70,13 @@ LONG = [
     "reference/test_families",
     "test_canary",
     "attention/test_reach",
-    "test_benchmarks",
+    "test_console_output",
     "training/test_resume",
     "training/test_run",
     "cli/test_cli",
     "test_library",
+    "test_interrupted",
+    "evaluation/test_trust",
 ]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 REPOSITORY = Path(__file__).parent.parent

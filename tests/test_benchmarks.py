@@ -11,6 +11,10 @@ from benchmarks import __main__ as command
 from benchmarks import attention, convert, scoring, startup
 from benchmarks.claims import BEGIN, END, SHOWN, Claim, Results, page, table
 from tests.conftest import REPOSITORY
+from tests.fuzzing import THOROUGH
+
+# Seconds of measuring each, which `make bench` does at length.
+at_night = pytest.mark.skipif(not THOROUGH, reason="make fuzz")
 
 
 def claim(**changes) -> Claim:
@@ -26,6 +30,7 @@ def test_a_claim_is_met_up_to_its_bar_and_not_beyond() -> None:
             claim(**wrong)
 
 
+@at_night
 def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     small = {256: 9.0, 512: 9.0}
     measured = list(attention.measure(True, small, error_lengths=(320,)))
@@ -57,6 +62,7 @@ def test_attention_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     assert all(claim.met for claim in claims if "error" in claim.claim or "memory" in claim.claim)
 
 
+@at_night
 def test_converting_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory is real: 300 MB are verified in less than it takes to hold them. The largest matrix takes 23 MB, and up to 2 MB
     of the page cache are mapped for each tensor of three layers."""
@@ -77,6 +83,7 @@ def test_starting_in_small() -> None:
     assert {claim.claim for claim in claims} == set(startup.COMMANDS) and all(claim.ours > 0 for claim in claims)
 
 
+@at_night
 def test_scoring_in_small() -> None:
     """Without the harness, which is installed from the network."""
     measured = list(scoring.measure(True, ("demo-gpt2",), (96,), harness=False, head_length=512))

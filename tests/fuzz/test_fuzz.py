@@ -272,7 +272,7 @@ def test_lengths(lab: Laboratory) -> None:
 
 
 def test_texts(lab: Laboratory) -> None:
-    @bounded(20, 1500)
+    @bounded(10, 1500)
     @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode()))
     def run(content: bytes) -> None:
         lab.tries(try_text, content)
@@ -294,7 +294,7 @@ def test_slopes(lab: Laboratory) -> None:
 def test_result_files(lab: Laboratory) -> None:
     results, record = ((lab.folder / name).read_bytes() for name in ("r.json", "r.nll.safetensors"))
 
-    @bounded(25, 1500)
+    @bounded(12, 1500)
     @given(changed(json.loads(results)).map(dumped) | flipped(results))
     def run(content: bytes) -> None:
         lab.tries(try_results, content)

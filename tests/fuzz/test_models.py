@@ -148,7 +148,7 @@ def losses(model: Any, lengths: tuple[int, int]) -> list[float]:
     return [row.nll for row in results.rows]
 
 
-@bounded(10, 2000)
+@bounded(6, 2000)
 @given(drawn=drawn_models())
 def test_random_models(drawn: Drawn, place: Path, stranger: Stranger) -> None:
     stock = source_of(drawn, place)
