@@ -24,7 +24,7 @@ _HOME = {
     "evaluate_task": "alibi_cli.evaluation.tasks.run_task",
     "report": "alibi_cli.reporting.report",
     "load_results": "alibi_cli.evaluation.results_file",
-    "inspect_heads": "alibi_cli.calibration.head_report",
+    "inspect_heads": "alibi_cli.calibration.inspect_heads",
     "inspect_slopes": "alibi_cli.models.slopes_of",
     "inspect_policies": "alibi_cli.models.policies",
     "inspect_environment": "alibi_cli.environment",

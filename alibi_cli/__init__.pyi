@@ -24,8 +24,8 @@ from alibi_cli.errors import UsageError as UsageError
 from alibi_cli.evaluation.estimate import Estimate as Estimate
 from alibi_cli.evaluation.results import Results as Results
 from alibi_cli.evaluation.results_file import load_results as load_results
-from alibi_cli.evaluation.tasks.run_task import TaskResults as TaskResults
 from alibi_cli.evaluation.tasks.task import register_task as register_task
+from alibi_cli.evaluation.tasks.task_results import TaskResults as TaskResults
 from alibi_cli.exporting.export_report import ExportReport as ExportReport
 from alibi_cli.models.policies import PolicyRow as PolicyRow
 from alibi_cli.models.slopes_of import SlopesReport as SlopesReport

@@ -17,7 +17,7 @@ from alibi_cli.conversion.verify import Verdict
 from alibi_cli.environment import EnvironmentReport
 from alibi_cli.evaluation.estimate import Estimate
 from alibi_cli.evaluation.results import Results
-from alibi_cli.evaluation.tasks.run_task import TaskResults
+from alibi_cli.evaluation.tasks.task_results import TaskResults
 from alibi_cli.exporting.export_report import ExportReport
 from alibi_cli.models.policies import PolicyRow
 from alibi_cli.models.slopes_of import SlopesReport

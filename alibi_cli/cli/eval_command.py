@@ -66,8 +66,7 @@ def command(
 
 
 def _print_estimate(settings: EvaluateSettings, json: bool) -> None:
-    from alibi_cli.evaluation.estimate import run_estimate
-    from alibi_cli.evaluation.tables import estimate_table
+    from alibi_cli.evaluation.estimate import estimate_table, run_estimate
 
     with output.progress() as watch:
         found = run_estimate(settings, watch)

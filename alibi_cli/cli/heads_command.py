@@ -34,7 +34,7 @@ def command(
     The distance without sinks leaves out the first N tokens of a window, on which many heads rest whatever they read. Figures: --json.
     """
     output.check_plot(picture)
-    from alibi_cli.calibration.head_report import run_inspect_heads
+    from alibi_cli.calibration.inspect_heads import run_inspect_heads
 
     with output.progress() as watch:
         report = run_inspect_heads(settings, watch)

@@ -10,7 +10,7 @@ EXAMPLES = """Examples:\n
   alibi report results.json --format latex"""
 
 
-@options.takes(ReportSettings)
+@options.takes(ReportSettings, light=True)
 def command(settings: ReportSettings, form: options.Format = None, json: options.Json = False) -> None:
     """Show results side by side where they are comparable: as one self-contained page, in a model card, as tables. No model is run."""
     options.check_format(form, json)

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from alibi_cli.conversion.verified import Verification
 from alibi_cli.evaluation.suggestion import Suggestion
 
 
@@ -14,20 +15,6 @@ class Tensors(BaseModel):
     dropped: list[str]
     added: list[str]
     changed: list[str]
-
-
-class Verification(BaseModel):
-    """Logits of the checkpoint reloaded from disk against the surgery in memory, both in float32.
-
-    layers: null if all took part. Otherwise the model is large, every copied tensor was compared with the source byte by byte, and the
-    difference is that of the hidden states above these layers alone, in the model's own type.
-    """
-
-    max_abs_logit_difference: float
-    tolerance: float
-    tokens: int
-    layers: list[int] | None = None
-    passed: bool
 
 
 class ConvertReport(BaseModel):

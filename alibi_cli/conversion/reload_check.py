@@ -18,9 +18,9 @@ from accelerate.utils import set_module_tensor_to_device
 from transformers import PreTrainedModel, dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from alibi_cli.conversion.convert_report import Verification
 from alibi_cli.conversion.plan import Plan
 from alibi_cli.conversion.sampled import check_copied, load_layers, outputs_of_layers
+from alibi_cli.conversion.verified import Verification
 from alibi_cli.errors import AlibiError
 from alibi_cli.files.dtypes import as_tensor
 from alibi_cli.surgery.apply import apply_alibi

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from alibi_cli.conversion.convert_report import ConvertReport, Verification
+from alibi_cli.conversion.convert_report import ConvertReport
 from alibi_cli.conversion.model_card import model_card
 from alibi_cli.conversion.plan import Plan
 from alibi_cli.conversion.source_check import non_finite, unchanged
+from alibi_cli.conversion.verified import Verification
 from alibi_cli.errors import AlibiError, explained
 from alibi_cli.files.atomic import MARKER, check_output, partial_folder
 from alibi_cli.files.copying import FILES_AT_A_TIME, Writing, copy_file, link_file, sha256_of

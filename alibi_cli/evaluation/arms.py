@@ -19,6 +19,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
+from alibi_cli.evaluation.arm_names import ARMS, FULL, ROTATIONS, TRUNCATED, WINDOW, WINDOW_AND_SINKS
 from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
 from alibi_cli.evaluation.window_attention import attend, window_implementation
 from alibi_cli.models.body_and_head import device_of
@@ -28,10 +29,6 @@ from alibi_cli.runtime.alibi_rewrite import configs_of
 if TYPE_CHECKING:
     from alibi_cli.models.language_model import ModelInfo
 
-FULL = "full"  # what rows of the model itself are called where others name their arm
-TRUNCATED, WINDOW, WINDOW_AND_SINKS = "truncated", "window", "window+sinks"
-ROTATIONS = ("linear", "dynamic", "yarn")
-ARMS = (TRUNCATED, WINDOW, WINDOW_AND_SINKS, *ROTATIONS)
 SINKS = 4  # Xiao et al. 2023, arXiv 2309.17453: four are enough, more add nothing
 
 

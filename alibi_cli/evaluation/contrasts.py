@@ -2,7 +2,7 @@
 
 import math
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row, RowKey
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, LONGER_CONTEXT, Scored, difference, verdict
 

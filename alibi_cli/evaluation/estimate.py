@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.jobs import Job, rows_of
 from alibi_cli.evaluation.processes import ALONE
 from alibi_cli.evaluation.request import asked, jobs_of, text_of
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.scoring import budget_of
+from alibi_cli.evaluation.tables import Table, named
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 from alibi_cli.models.cost import Cost, cost_of
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import device_type, resolved_dtype
 from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
+from alibi_cli.names import short_names
 from alibi_cli.progress import Say, Watch, notes
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings, OnModels
@@ -198,3 +200,23 @@ def announce(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSetting
     )
     if found.seconds > WORTH_A_HINT:
         say("A dry run shows what each row takes. Fewer `lengths` take less, and so does `max_segments`.")
+
+
+def estimate_table(estimate: Estimate) -> Table:
+    """One row for each row that the evaluation is going to have."""
+    columns = ["model", "length", "passes", "tokens", "memory", "time", "note"]
+    total = f"about {duration(estimate.seconds)} on {estimate.device}, without loading"
+    speed = f"{estimate.operations_per_second / 1e9:,.0f} billion operations a second"
+    assumed = f"at {estimate.share:.0%} of the speed of its matrix products, {speed}"
+    labels = short_names(row.model for row in estimate.rows)
+    rows = [_estimate(row, labels) for row in estimate.rows]
+    return Table(f"{estimate.tokens:,} tokens, {total}\n({assumed})", columns, rows, columns[1:-1])
+
+
+def _estimate(row: RowEstimate, labels: dict[str, str]) -> list[str]:
+    name, memory = named(labels, row.model, row.arm), f"{row.peak_bytes / 1e9:.2f} GB"
+    if row.same_as is not None:
+        return [name, str(row.length), *["–"] * 4, f"the figures at {row.same_as}"]
+    note = "" if row.fits else "more memory than is free"
+    figures = [f"{row.windows:,}", f"{row.tokens:,}", memory, duration(row.seconds or 0.0)]
+    return [name, str(row.length), *figures, note]

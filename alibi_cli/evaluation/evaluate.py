@@ -13,7 +13,8 @@ import torch
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import results_file
-from alibi_cli.evaluation.arms import FULL, arm_of, parse_arm
+from alibi_cli.evaluation.arm_names import FULL
+from alibi_cli.evaluation.arms import arm_of, parse_arm
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.engine_scorer import EngineScorer
 from alibi_cli.evaluation.estimate import announce, rows_to_come

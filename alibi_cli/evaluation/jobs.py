@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.evaluation.arms import FULL, TRUNCATED, Arm, parse_arm, refusal
+from alibi_cli.evaluation.arm_names import FULL, TRUNCATED
+from alibi_cli.evaluation.arms import Arm, parse_arm, refusal
 from alibi_cli.evaluation.processes import Processes
 from alibi_cli.evaluation.protocols import Protocol, make_protocol
 from alibi_cli.evaluation.results import ModelFacts, Row

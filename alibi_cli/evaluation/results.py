@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.statistics import FEW_DOCUMENTS, Scored, by_context, mean_interval, per_document
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.evaluation.arms import TRUNCATED
+from alibi_cli.evaluation.arm_names import TRUNCATED
 from alibi_cli.evaluation.results import Results, Row, RowKey
 from alibi_cli.evaluation.statistics import Scored
 from alibi_cli.files.atomic import new_file

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TypeVar
 
-from alibi_cli.evaluation.arms import FULL, TRUNCATED
-from alibi_cli.evaluation.estimate import Estimate, RowEstimate
+from alibi_cli.evaluation.arm_names import FULL, TRUNCATED
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.names import short_names
-from alibi_cli.time_left import duration
 
 Cell = TypeVar("Cell", Row, Contrast)
 
@@ -71,26 +69,6 @@ def contrasts_table(results: Results) -> Table:
     title = DIFFERENCES if only is None else f"{DIFFERENCES}; baseline: {labels[only]}"
     columns = ["model", "length", "against", "delta NLL", "95 % interval", "verdict"]
     return Table(title, columns, [_contrast(each, labels, only) for each in results.contrasts], columns[3:5])
-
-
-def estimate_table(estimate: Estimate) -> Table:
-    """One row for each row that the evaluation is going to have."""
-    columns = ["model", "length", "passes", "tokens", "memory", "time", "note"]
-    total = f"about {duration(estimate.seconds)} on {estimate.device}, without loading"
-    speed = f"{estimate.operations_per_second / 1e9:,.0f} billion operations a second"
-    assumed = f"at {estimate.share:.0%} of the speed of its matrix products, {speed}"
-    labels = short_names(row.model for row in estimate.rows)
-    rows = [_estimate(row, labels) for row in estimate.rows]
-    return Table(f"{estimate.tokens:,} tokens, {total}\n({assumed})", columns, rows, columns[1:-1])
-
-
-def _estimate(row: RowEstimate, labels: dict[str, str]) -> list[str]:
-    name, memory = named(labels, row.model, row.arm), f"{row.peak_bytes / 1e9:.2f} GB"
-    if row.same_as is not None:
-        return [name, str(row.length), *["–"] * 4, f"the figures at {row.same_as}"]
-    note = "" if row.fits else "more memory than is free"
-    figures = [f"{row.windows:,}", f"{row.tokens:,}", memory, duration(row.seconds or 0.0)]
-    return [name, str(row.length), *figures, note]
 
 
 def perplexity_by_length(results: Results) -> Table:

@@ -1,11 +1,16 @@
 """Which file is this, and is it still the same?"""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from alibi_cli.errors import AlibiError, explained
 from alibi_cli.files.copying import sha256_of
+
+# What makes a checkpoint another model.
+WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
 class Stamp(NamedTuple):
@@ -38,3 +43,11 @@ def checked_sha256(path: Path) -> str:
             hint=f"Delete {path.resolve()} and run again.",
         )
     return found
+
+
+def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
+    """sha256 over names and contents of the files that a folder has of these."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}\0{checked_sha256(path)}\0".encode())
+    return digest.hexdigest()

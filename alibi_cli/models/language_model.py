@@ -12,16 +12,13 @@ from typing import Any
 import torch
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.files.digests import checked_sha256
+from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.models.families import CONVERTED, trained_length
 from alibi_cli.models.plausible import check_plausible
 from alibi_cli.models.source import locate
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_policies import POSITION_TABLES
-
-WEIGHTS = ("config.json", "*.safetensors", "pytorch_model*.bin")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -221,14 +218,6 @@ def positions_end(model: torch.nn.Module) -> bool:
         for module in model.modules()
         for name in names
     )
-
-
-def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
-    """sha256 over names and contents of the files that a folder has of these."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        digest.update(f"{path.name}\0{checked_sha256(path)}\0".encode())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from typing import Any
 
 from alibi_cli.conversion.card_results import METRIC, with_results
 from alibi_cli.errors import UsageError, explained
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import ModelFacts, Results
 from alibi_cli.evaluation.table_formats import in_markdown, markdown
 from alibi_cli.evaluation.tables import perplexity_by_length
 from alibi_cli.files.atomic import new_file
-from alibi_cli.models.language_model import TOKENIZER, WEIGHTS, digest_of
+from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
 from alibi_cli.reporting.sections import Section
 from alibi_cli.reporting.verdict import of_model
 

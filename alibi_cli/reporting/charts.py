@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import by_context
 from alibi_cli.evaluation.tables import labels_of, named, what_an_arm_does
-from alibi_cli.evaluation.tasks.run_task import TaskResults
+from alibi_cli.evaluation.tasks.task_results import TaskResults
 from alibi_cli.names import short_names
 from alibi_cli.plots.results_plot import joined, labelled, lines_of
 from alibi_cli.reporting.chart import Chart

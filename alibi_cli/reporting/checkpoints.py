@@ -7,11 +7,11 @@ from typing import Any
 
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.results import ModelFacts
+from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
 from alibi_cli.files.strict_json import read_json
-from alibi_cli.models.language_model import TOKENIZER, WEIGHTS, digest_of
 from alibi_cli.progress import Update
 from alibi_cli.slopes import is_slope, layers_of
-from alibi_cli.training.write_trained import RECORD
+from alibi_cli.training.train_report import RECORD
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alibi_cli.calibration.head_report import HeadReport
-from alibi_cli.evaluation.tasks.run_task import TaskRow
+from alibi_cli.evaluation.tasks.task_results import TaskRow
 from alibi_cli.names import short_names
 from alibi_cli.reporting.chart import Chart
 

@@ -11,7 +11,7 @@ from alibi_cli.calibration.head_report import HeadReport
 from alibi_cli.errors import UsageError, first_line
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.results_file import load_results
-from alibi_cli.evaluation.tasks.run_task import TaskResults
+from alibi_cli.evaluation.tasks.task_results import TaskResults
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.training.train_report import TrainReport
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from alibi_cli.evaluation.table_formats import written
 from alibi_cli.evaluation.tables import Table, contrasts_table, results_table
-from alibi_cli.evaluation.tasks.run_task import TaskResults
+from alibi_cli.evaluation.tasks.task_results import TaskResults
 from alibi_cli.progress import Watch, steps
 from alibi_cli.reporting.card import write_card
 from alibi_cli.reporting.checkpoints import look_into

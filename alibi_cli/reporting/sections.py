@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from alibi_cli.errors import UsageError
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.results import Contrast, ModelFacts, Results, Row, RowKey
 from alibi_cli.names import short_names

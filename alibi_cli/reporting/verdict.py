@@ -4,7 +4,7 @@ import math
 
 from pydantic import BaseModel
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, NO_CHANGE, verdict
 from alibi_cli.evaluation.tables import named, perplexity

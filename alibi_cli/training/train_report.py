@@ -2,18 +2,21 @@
 
 import shlex
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from alibi_cli.conversion.convert_report import Verification
+from alibi_cli.conversion.verified import Verification
 from alibi_cli.files.versions import versions
 from alibi_cli.training.budget import Budget, Stage
-from alibi_cli.training.data import Tokens
-from alibi_cli.training.job import Job
-from alibi_cli.training.trainer import HealingTrainer
+
+if TYPE_CHECKING:
+    from alibi_cli.training.data import Tokens
+    from alibi_cli.training.job import Job
+    from alibi_cli.training.trainer import HealingTrainer
 
 RECORDED_LOSSES = 200
+RECORD = "alibi-training.json"  # of a model that is not converted; a converted one has its record in alibi.json
 
 
 class Loss(BaseModel):
@@ -71,9 +74,9 @@ class TrainReport(BaseModel):
 
 
 def make_report(
-    job: Job,
-    trainer: HealingTrainer,
-    tokens: Tokens,
+    job: "Job",
+    trainer: "HealingTrainer",
+    tokens: "Tokens",
     seconds: float,
     resumed_at: list[int],
     digests: dict[str, str],

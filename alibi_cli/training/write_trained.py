@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from yaml import YAMLError
 
 from alibi_cli.conversion.card_results import without_results
-from alibi_cli.conversion.convert_report import Verification
 from alibi_cli.conversion.model_card import UNTRAINED
 from alibi_cli.conversion.reload_check import TOLERANCE, outputs, reload
+from alibi_cli.conversion.verified import Verification
 from alibi_cli.errors import AlibiError
 from alibi_cli.files.atomic import MARKER
 from alibi_cli.files.copying import copy_file, sha256_of
@@ -24,9 +24,8 @@ from alibi_cli.models.loading import load_model
 from alibi_cli.models.source import Source
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.slopes import Slopes
-from alibi_cli.training.train_report import TrainReport
+from alibi_cli.training.train_report import RECORD, TrainReport
 
-RECORD = "alibi-training.json"  # of a model that is not converted; a converted one has its record in alibi.json
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SAMPLE = (2, 64)  # rows and tokens on which the reloaded model is compared
 

@@ -14,6 +14,7 @@ from alibi_cli import AlibiError, get_slopes
 from alibi_cli.settings.presets import load_preset, parse_preset, preset_names, presets_folder
 from tests.cli.run import alibi, alibi_inside, alibi_json
 from tests.conftest import REPOSITORY
+from tests.reporting.helpers import BASE, flat, results_of
 
 HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "safetensors", "huggingface_hub", "yaml"}
 TYPER = {"typer", "annotated_doc", "shellingham"}
@@ -49,6 +50,13 @@ def test_the_two_quickest_commands_import_typer_and_nothing_else() -> None:
     for arguments in (["--help"], ["inspect", "slopes", "--json"]):
         others = imported(arguments) - sys.stdlib_module_names - ours - TYPER
         assert {name for name in others if not name.startswith("_")} == set()
+
+
+def test_a_report_of_what_lies_there_already_needs_no_model(tmp_path: Path) -> None:
+    """Results are data: what reads and shows them does not read what made them."""
+    results_of({"base": BASE, "a": flat(9)}, "base").save(tmp_path / "r.json")
+    for words in ([], ["--output", str(tmp_path / "r.html")], ["--format", "latex"]):
+        assert not {"torch", "transformers", "datasets"} & imported(["report", str(tmp_path / "r.json"), *words])
 
 
 def test_the_guard_sees_what_is_imported() -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.evaluation.results import ModelFacts, ProtocolFacts, Results, TextFacts, ok_row
 from alibi_cli.evaluation.results_file import digest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import alibi_cli as alibi
-from alibi_cli.evaluation.tasks.run_task import TaskFacts, TaskModel, TaskResults, TaskRow
+from alibi_cli.evaluation.tasks.task_results import TaskFacts, TaskModel, TaskResults, TaskRow
 from tests.browser import Page, chromium, needs_chromium
 from tests.cli.run import alibi_inside
 from tests.models import save_tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import alibi_cli as alibi
-from alibi_cli.evaluation.arms import FULL
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.reporting.report import Report
 from alibi_cli.text.documents import Text
 from tests.models import OLD_MAX, save_tiny
