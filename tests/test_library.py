@@ -227,7 +227,7 @@ def test_heads_and_calibration_hash_no_weights(tmp_path: Path, monkeypatch) -> N
     def hashed(path: Path) -> str:
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr("alibi_cli.models.language_model.checked_sha256", hashed)
+    monkeypatch.setattr("alibi_cli.files.digests.checked_sha256", hashed)
     alibi.inspect_heads(folder, tokens=64, length=16, text=[tmp_path / "t.txt"])
     alibi.convert(folder, tmp_path / "out", policy="add", slopes="calibrated", calibration_text=[tmp_path / "t.txt"])
     with pytest.raises(AssertionError, match="was hashed"):  # the control

@@ -41,7 +41,7 @@ def test_a_dry_run_counts_what_a_run_feeds_and_loads_nothing(models: list[str], 
     settings: dict[str, Any] = dict(lengths=LENGTHS, text=TEXT, protocol=protocol)
     with monkeypatch.context() as nothing:
         nothing.setattr(evaluate, "load_model", None)
-        nothing.setattr("alibi_cli.models.language_model.checked_sha256", None)  # no weight is read for a digest either
+        nothing.setattr("alibi_cli.files.digests.checked_sha256", None)  # no weight is read for a digest either
         found = alibi.estimate(models, **settings)
     results = alibi.evaluate(models, **settings)
     assert [row.key for row in found.rows] == [row.key for row in results.rows]
