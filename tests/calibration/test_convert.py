@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from alibi_cli.calibration import head_report as heads_report
+from alibi_cli.calibration import inspect_heads as heads_report
 from alibi_cli.calibration.inspect_heads import inspect_heads
 from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.windows import Parts, make_windows
