@@ -85,6 +85,11 @@ ARMS = (
         command=_calibrated("reach", "--sinks", "0", length=REACH_LENGTH),
     ),
     Arm(
+        "add-reach-long",
+        "add-reach, calibrated on 16,384 tokens instead of 12,288",
+        command=_calibrated("reach", length=LENGTH),
+    ),
+    Arm(
         "add-distil",
         "converted: rotation kept, slopes and offsets by distil, as many sinks as reach",
         command=_calibrated("distil", length=LENGTH),
