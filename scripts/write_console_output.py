@@ -31,6 +31,7 @@ OF_THE_MACHINE = re.compile(r"(?<= in )[\d.]+ s\b|[\d.]+ \w+ free|(?<= by )[\d.]
 DIGEST = re.compile(r"(?<=sha256 )[0-9a-f]{12}|(?<=set )[0-9a-f]{12}")
 RELATIVE, ABSOLUTE = 0.05, 0.005  # other processors add in another order; a figure near zero may change its sign
 WIDTH = "100"
+PATIENCE = 600
 
 
 def steps(block: str) -> Iterator[tuple[str, str]]:
@@ -66,7 +67,7 @@ def server(*words: str | Path, folder: Path) -> Iterator[str]:
     """`vllm serve WORDS` at a free port, ready to answer; gives its address. Its log stays in the folder.
 
     Raises:
-        RuntimeError: it ended before it was ready.
+        RuntimeError: it ended before it was ready, or was not in PATIENCE seconds.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -78,13 +79,14 @@ def server(*words: str | Path, folder: Path) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
     try:
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break
             except OSError:
-                if process.poll() is not None:
-                    raise RuntimeError(f"vllm ended with {process.returncode}: {log.read_text()[-8000:]}") from None
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"vllm is not ready: {log.read_text()[-8000:]}") from None
                 time.sleep(1)
         yield f"http://127.0.0.1:{port}/v1"
     finally:

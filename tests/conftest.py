@@ -84,7 +84,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: a fifth of the time of a test is spent waiting for processes and disks."""
+    """One more than there are cores, up to five: while one waits for processes and disks, the others compute."""
     return min(4, os.cpu_count() or 1) + 1
 
 

@@ -3,6 +3,7 @@
 import shlex
 import statistics
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -152,7 +153,8 @@ def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The lines about a calibration."""
     if record is None:
         return []
-    found = [("calibrated", f"{record['tokens']:,} tokens of {record['text']['name']} in {record['seconds']:.0f} s")]
+    text = shorten(record["text"]["name"], 60, placeholder=" …")  # the names of many files
+    found = [("calibrated", f"{record['tokens']:,} tokens of {text} in {record['seconds']:.0f} s")]
     kl, unseen = record["kl_nats_per_token"], "nats per token, text that had no part in it"
     if "press" in kl:
         learned = f"Press's slopes {kl['press']:.3f}, look-back {kl['look_back']:.3f}"

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real_model.arms import REACH_LENGTH as CALIBRATED
 from benchmarks.real_model.arms import TRAINED_LENGTH
 from benchmarks.real_model.report import FAR, HORIZON_BASELINE, NEAR, NONE, ORIGINAL, STEP, WINDOW, Study, table
 
@@ -103,16 +104,26 @@ def draw(study: Study, path: Path) -> None:
     axes.text(
         TRAINED_LENGTH - 80, axes.get_ylim()[1], "trained length", ha="right", va="top", color="0.4", fontsize="small"
     )
+    axes.axvline(CALIBRATED, color="0.6", linewidth=0.8, linestyle=":")
+    axes.text(
+        CALIBRATED - 80, axes.get_ylim()[1], "calibrated up to", ha="right", va="top", color="0.4", fontsize="small"
+    )
     axes.set(yscale="log", xlabel="tokens before the one that is predicted", ylabel="perplexity")
-    axes.set_yticks([8, 10, 15, 20, 30, 40], ["8", "10", "15", "20", "30", "40"])
+    ticks = [8, 10, 15, 20, 30, 50, 100, 200, 500, 1000]
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
+    axes.set_ylim(bottom=4)  # room for a name
     axes.set_xlim(0, max(x for x, *_ in ends) * 1.45)
     places = range(0, int(max(x for x, *_ in ends)) + STEP, 2048)
     axes.set_xticks(places, [f"{place:,}" for place in places])
     axes.spines[["top", "right"]].set_visible(False)
     figure.canvas.draw()
     above = -math.inf
+    last = max(x for x, *_ in ends)
     for x, y, words, color in sorted(ends, key=lambda end: end[1]):  # a line of text apart at least
+        if x < last:  # what goes on lies there
+            axes.annotate(words, (x, y), xytext=(0, -6), textcoords="offset points", color=color, va="top", ha="center")
+            continue
         height = axes.transData.transform((x, y))[1] * 72 / figure.dpi
         above = max(height, above + 14)
         axes.annotate(words, (x, y), xytext=(6, above - height), textcoords="offset points", color=color, va="center")
