@@ -10,7 +10,7 @@ from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.exporting.architectures import FAMILIES, REFACT, Family
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 
-STAY = "transformers runs the checkpoint as it is, and vLLM does for most families (docs/vllm.md)."
+STAY = "transformers runs the checkpoint as it is, and vLLM does for most families."
 PER_HEAD_NORMS = "it normalises queries and keys before it compares them"
 PARALLEL = "its attention and its feed-forward run side by side (parallel residual)"
 EXPERTS = "it has experts"
