@@ -1,6 +1,7 @@
-"""Short, unique names of models for tables and pictures. Records keep the full ones."""
+"""Short names for tables and pictures: of models, where they are unique, and of texts. Records keep the full ones."""
 
 from collections.abc import Iterable
+from textwrap import shorten
 
 ROOM = 19  # characters: a table's figures then fit beside it on 80 columns
 CUT = "…"
@@ -16,6 +17,11 @@ def short_names(names: Iterable[str], room: int = ROOM) -> dict[str, str]:
         ends = ((n, parts[name][-n:]) for n in range(1, len(parts[name]) + 1))
         labels[name] = next(("/".join(end) for n, end in ends if all(other[-n:] != end for other in others)), name)
     return _cut(labels, room)
+
+
+def short_text(name: str, room: int = 60) -> str:
+    """Of a text that is many files, the first names."""
+    return shorten(name, room, placeholder=f" {CUT}")
 
 
 def _cut(labels: dict[str, str], room: int) -> dict[str, str]:

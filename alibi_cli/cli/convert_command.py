@@ -3,12 +3,12 @@
 import shlex
 import statistics
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alibi_cli.cli import options, output
+from alibi_cli.names import short_text
 from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.slopes import is_per_layer, layers_of
 
@@ -153,7 +153,7 @@ def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
     """The lines about a calibration."""
     if record is None:
         return []
-    text = shorten(record["text"]["name"], 60, placeholder=" …")  # the names of many files
+    text = short_text(record["text"]["name"])
     found = [("calibrated", f"{record['tokens']:,} tokens of {text} in {record['seconds']:.0f} s")]
     kl, unseen = record["kl_nats_per_token"], "nats per token, text that had no part in it"
     if "press" in kl:

@@ -7,7 +7,7 @@ import typer
 
 from alibi_cli.cli import options, output
 from alibi_cli.cli.heat_map import HeatMap
-from alibi_cli.names import short_names
+from alibi_cli.names import short_names, short_text
 from alibi_cli.settings.looking import HeadsSettings
 
 if TYPE_CHECKING:
@@ -55,5 +55,5 @@ def command(
 
 def _what_was_read(report: "HeadReport") -> str:
     window, trained = report.window, report.trained_length
-    read = f"{report.tokens:,} tokens of {report.text['name']} in windows of {window:,}"
+    read = f"{report.tokens:,} tokens of {short_text(report.text['name'])} in windows of {window:,}"
     return read if trained in (None, window) else f"{read} (trained length {trained:,})"

@@ -4,6 +4,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from alibi_cli.cli import options, output
+from alibi_cli.names import short_text
 from alibi_cli.settings.healing import TrainSettings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _print(report: "TrainReport") -> None:
     if report.teacher_length is not None:
         teacher += f", fed {report.teacher_length} tokens at a time"
     lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
-    epochs = f"{report.passes:.2f} epochs of {report.text['name']}, {report.text['tokens']} tokens"
+    epochs = f"{report.passes:.2f} epochs of {short_text(report.text['name'])}, {report.text['tokens']} tokens"
     verified = report.verified
     output.print_facts(
         [

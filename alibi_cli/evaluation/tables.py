@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from html import escape
-from textwrap import shorten
 from typing import TypeVar
 
 from alibi_cli.evaluation.arm_names import FULL, TRUNCATED
 from alibi_cli.evaluation.results import Contrast, Results, Row
-from alibi_cli.names import short_names
+from alibi_cli.names import short_names, short_text
 
 Cell = TypeVar("Cell", Row, Contrast)
 
@@ -59,8 +58,7 @@ def what_was_scored(results: Results) -> str:
             f"{scored.tokens_scored} tokens of {scored.documents_scored} document{'s' * (scored.documents_scored != 1)}"
         )
         tokens = f"\n{found}, set {scored.scored_set_sha256[:12]}"
-    name = shorten(text.name, 60, placeholder=" …")  # the names of many files
-    return f"{protocol.name}{detail}: {kind} perplexity on {name}, sha256 {text.sha256[:12]}{tokens}"
+    return f"{protocol.name}{detail}: {kind} perplexity on {short_text(text.name)}, sha256 {text.sha256[:12]}{tokens}"
 
 
 def contrasts_table(results: Results) -> Table:

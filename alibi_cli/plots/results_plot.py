@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.names import short_names
+from alibi_cli.names import short_names, short_text
 from alibi_cli.plots.figures import as_it_is, for_print, write_figure
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
             _draw_positions(right, [by_context(results.record[row.key]) for row in rows], wider, colours[model])
     rows = [row for found in lines.values() for row in found]
     lengths = sorted({row.length for row in rows})
-    left.set(xlabel="length (tokens)", ylabel="perplexity", title=f"{results.protocol.name}, {results.text.name}")
+    left.set(
+        xlabel="length (tokens)",
+        ylabel="perplexity",
+        title=f"{results.protocol.name}, {short_text(results.text.name, 30)}",
+    )
     _scale(left, lengths, [row.perplexity or 1.0 for row in rows])
     right.set(
         xlabel="tokens before the scored one", ylabel="NLL (nats)", title="NLL by position, shorter lengths fainter"

@@ -29,6 +29,17 @@ def test_names_are_as_short_as_they_can_be_and_unique() -> None:
     assert len(set(labels)) == 20 and all(len(label) <= ROOM for label in labels)
 
 
+def test_a_text_of_many_files_does_not_fill_a_title() -> None:
+    files = ", ".join(f"document-{i}.txt" for i in range(30))
+    results = results_of({"base": BASE}, text=files)
+    left = results.plot().axes[0].get_title()
+    assert left == "fixed-target, document-0.txt, …" and files not in results.to_text("markdown")
+    assert "on document-0.txt, document-1.txt, document-2.txt, …, sha256" in results.to_text("latex").replace(
+        r"\ldots{}", "…"
+    )
+    assert results.text.name == files  # the record
+
+
 def test_csv_has_full_names_and_figures(tmp_path: Path) -> None:
     results = results_of({"build/a/base": BASE, "=HYPER": flat(9)}, "build/a/base")
     results.save(tmp_path / "r.json")
