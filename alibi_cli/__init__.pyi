@@ -90,6 +90,7 @@ def calibrate(
     calibration_length: int | None = ...,
     horizon: int | None = ...,
     grid: Literal["press"] | None = ...,
+    max_sequence_length: int | None = ...,
     seed: int = ...,
     tokenizer: Any = ...,
     trained_length: int | None = ...,
@@ -119,6 +120,8 @@ def calibrate(
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
         grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
             found, so that alibi export can write them. One of 'press'.
+        max_sequence_length: The length that the config declares, and for which an added bias is calibrated; no tensor
+            is sized by it. Default: 4 x the trained length.
         seed: Which windows of the text are fed.
 
     Raises:
@@ -137,11 +140,11 @@ def convert(
     calibration_length: int | None = ...,
     horizon: int | None = ...,
     grid: Literal["press"] | None = ...,
+    max_sequence_length: int | None = ...,
     seed: int = ...,
     slopes: str = ...,
     calibration_text: Sequence[str | Path] = ...,
     max_bias: float | None = ...,
-    max_sequence_length: int | None = ...,
     revision: str | None = ...,
     plugin: Sequence[str | Path] = ...,
     force: bool = ...,
@@ -174,13 +177,13 @@ def convert(
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
         grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
             found, so that alibi export can write them. One of 'press'.
+        max_sequence_length: The length that the config declares, and for which an added bias is calibrated; no tensor
+            is sized by it. Default: 4 x the trained length.
         seed: Which windows of the text are fed.
         slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
             list per layer.
         calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
         max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
-        max_sequence_length: The length that the config declares; no tensor is sized by it. Default: 4 x the trained
-            length.
         revision: Branch, tag or commit of a Hub repository.
         plugin: Load a plug-in that registers policies; repeatable.
         force: Replace a non-empty DIR, once the new one is verified.
@@ -460,11 +463,11 @@ def plan(
     calibration_length: int | None = ...,
     horizon: int | None = ...,
     grid: Literal["press"] | None = ...,
+    max_sequence_length: int | None = ...,
     seed: int = ...,
     slopes: str = ...,
     calibration_text: Sequence[str | Path] = ...,
     max_bias: float | None = ...,
-    max_sequence_length: int | None = ...,
     revision: str | None = ...,
     plugin: Sequence[str | Path] = ...,
     preset: str | None = ...,
@@ -490,13 +493,13 @@ def plan(
         horizon: Calibrate an added bias for the last H tokens instead of the trained length.
         grid: press: end a calibration of policy replace on Press et al.'s slopes, in the order nearest to what was
             found, so that alibi export can write them. One of 'press'.
+        max_sequence_length: The length that the config declares, and for which an added bias is calibrated; no tensor
+            is sized by it. Default: 4 x the trained length.
         seed: Which windows of the text are fed.
         slopes: Press et al.'s slopes; slopes that imitate the original's attention; or a JSON file: one list, or one
             list per layer.
         calibration_text: Calibrate on this text; repeatable. Default: the embedded text.
         max_bias: Exponent of the gentlest slope, 2^-B, instead of Press's 8.
-        max_sequence_length: The length that the config declares; no tensor is sized by it. Default: 4 x the trained
-            length.
         revision: Branch, tag or commit of a Hub repository.
         plugin: Load a plug-in that registers policies; repeatable.
 

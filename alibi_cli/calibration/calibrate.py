@@ -8,12 +8,14 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
+from alibi_cli.calibration.farther import Farther
 from alibi_cli.calibration.feed import HELD_OUT_TOKENS, REACH_LENGTH, REACH_SHARE, lengths_of, range_of, tokens_of
 from alibi_cli.calibration.grid import on_grid
 from alibi_cli.calibration.learnable import slope_bounds
 from alibi_cli.calibration.learned import Learned
-from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON, STEEPEST, gentlest_slope
+from alibi_cli.calibration.reach import EPSILON, FAMILIAR_EPSILON
 from alibi_cli.calibration.replaced import Grid, calibrate_replaced
+from alibi_cli.calibration.smallest_slopes import STEEPEST, gentlest_slope
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import layer_lists
 from alibi_cli.calibration.windows import Parts, make_windows
@@ -169,8 +171,9 @@ def _learn_added(
     n_first = max(1, (n_tokens // REACH_SHARE if distils else n_tokens) // first)
     windows = learned_from.split(n_first)[0].of_length(first, first)
     epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
+    farther = Farther(trained_length, settings.length_for(trained_length))
     found = calibrate_added(
-        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state, farther
     )
     fed = windows.n_tokens
     if parts is not None:
@@ -186,6 +189,7 @@ def _learn_added(
             **_facts(settings, everything.text, found.sinks, found.curve, found.seconds),
             "range": reach,
             "lengths": list(lengths),
+            "up_to": farther.length,
             "tokens": fed,
             "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
             "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,

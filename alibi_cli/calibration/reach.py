@@ -6,30 +6,36 @@ that is asked for) hold no more than a share epsilon of the weight of the querie
 within the range, to the bit. Layers are fitted in order, so that each sees what the layers before it hand on. A layer with a sliding window
 that ends within the range has nothing to hide, and gets the gentlest slope.
 
+A window ends long before the length that a checkpoint declares. What a head makes of distances that no window holds is imagined
+(`farther.py`), and gets a share of its own.
+
 Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from alibi_cli.calibration.farther import Farther, copies_of
+from alibi_cli.calibration.smallest_slopes import gentlest_slope, smallest_slopes
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import UsageError
 from alibi_cli.models.body_and_head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
-from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back
-from alibi_cli.shapes import Keys, PerHead, Places, Queries, Scores
+from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back, turn_by
+from alibi_cli.shapes import Keys, PerHead, Queries, Scores
 
 EPSILON = 0.001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
 QUERIES = 64  # sampled from each window, on each side on which they see something
-HALVINGS = 24  # of the interval of log-slopes: to less than a thousandth
-STEEPEST = 1.0  # a factor e for every token
+ALL_HIDDEN = 200.0  # nats: no score makes up for such a bias, so that what is farther away need not be looked at
+FAR_QUERIES = 16  # of these, for distances that are imagined
 
 
 @torch.no_grad()
@@ -40,9 +46,11 @@ def fit_reach(
     epsilon: float = EPSILON,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
     state: State = NOWHERE,
+    farther: Farther | None = None,
 ) -> list[list[float]]:
     """Runs (B, T) windows, T > reach, through a converted model with offsets and sinks, and sets its slopes; returns them by layer.
 
+    farther: distances beyond those of the windows whose keys are to hold no more than EPSILON of the weight either.
     state: keeps the slopes of layers that are done; a run that was interrupted does not fit them again.
 
     Raises:
@@ -54,29 +62,9 @@ def fit_reach(
     known: list[list[float]] = state.load("reach") or []
     fitted: list[list[float]] = []
 
-    def watch(
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        distances: torch.Tensor,
-        scaling: float | None,
-        softcap: float | None,
-        s_aux: torch.Tensor | None,
-    ) -> None:
-        if len(fitted) < len(known):
-            slopes = known[len(fitted)]
-        else:
-            sinks = getattr(module.config, "alibi_sinks", None) or 0
-            offsets = getattr(module, "alibi_offsets", None) or [0.0] * query.shape[1]
-            places = sampled_queries(distances, reach, sinks)
-            sampled = query[:, :, places]
-            scores = _scores(sampled, key, scaling, softcap)
-            if sinks and sees_sinks_as_near(module):
-                limit = module.config.alibi_sink_distance
-                near = as_if_near(module, sampled, turn_back(frequencies_of(module), places, limit, query.dtype))
-                scores[..., :sinks] = _scores(near, key[:, :, :sinks], scaling, softcap)
-            scores.masked_fill_(~_seen(distances, places)[:, None], -torch.inf)
-            slopes = smallest_slopes(scores, places, offsets, sinks, reach, epsilon, s_aux)
+    def watch(module: Any, *attended: Any) -> None:
+        done, layer = len(fitted), Layer(module, *attended)
+        slopes = known[done] if done < len(known) else _slopes_of(layer, reach, epsilon, farther)
         module.alibi_slopes = slopes
         fitted.append(slopes)
         if state.is_due() or len(fitted) == len(modules):
@@ -93,9 +81,70 @@ def fit_reach(
     return fitted
 
 
-def gentlest_slope(reach: int, epsilon: float) -> float:
-    """The slope whose bias reaches ln(1 / epsilon) over another range: windows are not endless, and no head is left without an end."""
-    return math.log(1 / epsilon) / reach
+@dataclass(frozen=True)
+class Layer:
+    """What the attention of a layer is called with: as many groups of keys as heads, scores before the bias."""
+
+    module: Any
+    query: Queries
+    key: Keys
+    distances: torch.Tensor
+    scaling: float | None
+    softcap: float | None
+    s_aux: PerHead | None
+
+    @property
+    def sinks(self) -> int:
+        return getattr(self.module.config, "alibi_sinks", None) or 0
+
+    @property
+    def offsets(self) -> list[float]:
+        return getattr(self.module, "alibi_offsets", None) or [0.0] * self.query.shape[1]
+
+    def scores(self, query: Queries, key: Keys) -> Scores:
+        """In float32 or better."""
+        exact = torch.promote_types(query.dtype, torch.float32)
+        scaling = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
+        scores = query.to(exact) @ key.to(exact).mT * scaling
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+
+def _slopes_of(layer: Layer, reach: int, epsilon: float, farther: Farther | None) -> list[float]:
+    sinks, offsets, key = layer.sinks, layer.offsets, layer.key
+    places = sampled_queries(layer.distances, reach, sinks)
+    sampled = layer.query[:, :, places]
+    scores = layer.scores(sampled, key)
+    if sinks and sees_sinks_as_near(layer.module):
+        limit = layer.module.config.alibi_sink_distance
+        turn = turn_back(frequencies_of(layer.module), places, limit, sampled.dtype)
+        scores[..., :sinks] = layer.scores(as_if_near(layer.module, sampled, turn), key[:, :, :sinks])
+    seen = _seen(layer.distances, places)
+    scores.masked_fill_(~seen[:, None], -torch.inf)
+    place = torch.arange(key.shape[2], device=places.device)
+    distance = (places[:, None] - place).abs().to(scores.dtype).masked_fill_(place < sinks, 0)  # (S, K)
+    gentlest = [gentlest_slope(reach, epsilon)] * len(offsets)
+    slopes = smallest_slopes(
+        lambda heads: scores[:, heads], distance, distance > reach, offsets, gentlest, epsilon, layer.s_aux
+    )
+    if farther is None or not hasattr(layer.module, "alibi_rotation"):
+        return slopes
+    few = slice(None, None, -(-len(places) // FAR_QUERIES))
+    end = min(farther.length, math.ceil(max(offsets) + ALL_HIDDEN / min(slopes)))
+    copies = copies_of(Farther(farther.trained_length, end), places[few], seen[:, few], sinks)
+    if not copies:
+        return slopes
+    frequencies = frequencies_of(layer.module)
+
+    def with_copies(heads: slice) -> Scores:
+        parts = [scores[:, heads, few]]
+        for copy in copies:
+            turned = as_if_near(layer.module, sampled[:, heads, few], turn_by(frequencies, copy.turned, sampled.dtype))
+            parts.append(layer.scores(turned, key[:, heads]).masked_fill_(~copy.seen[:, None], -torch.inf))
+        return torch.cat(parts, dim=-1)
+
+    distance = torch.cat([distance[few], *(copy.distance.to(scores.dtype) for copy in copies)], dim=-1)
+    imagined = torch.arange(distance.shape[-1], device=places.device) >= len(place)
+    return smallest_slopes(with_copies, distance, imagined, offsets, slopes, EPSILON, layer.s_aux)
 
 
 def sampled_queries(distances: torch.Tensor, reach: int, sinks: int) -> torch.Tensor:
@@ -106,59 +155,6 @@ def sampled_queries(distances: torch.Tensor, reach: int, sinks: int) -> torch.Te
         return behind.unique()
     ahead = torch.linspace(0, max(last - reach - 1, 0), QUERIES, device=distances.device).round().long()
     return torch.cat([ahead, behind]).unique()
-
-
-def smallest_slopes(
-    scores: Scores,
-    places: Places,
-    offsets: list[float],
-    sinks: int,
-    reach: int,
-    epsilon: float,
-    s_aux: PerHead | None = None,
-) -> list[float]:
-    """Scores of queries at `places`, -inf where hidden -> for each head the smallest slope under which keys at
-    distances beyond `reach` that are no sinks hold, on average over the queries, no more than `epsilon` of the weight; STEEPEST if none
-    does, `gentlest_slope` at least. s_aux: a score of each head that takes part in the softmax and has no key.
-
-    Raises:
-        AlibiError: scores that are not finite.
-    """
-    place = torch.arange(scores.shape[-1], device=scores.device)
-    distance = (places[:, None] - place).abs().to(scores.dtype).masked_fill_(place < sinks, 0)  # (S, K)
-    beyond = distance > reach
-    ramp = (distance - scores.new_tensor(offsets)[:, None, None]).clamp_min_(0)  # (H, S, K)
-    gentlest = scores.new_full((len(offsets),), math.log(gentlest_slope(reach, epsilon)))
-    low, high = gentlest, torch.full_like(gentlest, math.log(STEEPEST)).maximum(gentlest)
-
-    def share(log_slope: PerHead) -> PerHead:
-        """Of the weight that lies beyond."""
-        total = torch.zeros_like(log_slope)
-        for window in scores:  # one at a time: (H, S, K)
-            biased = window - log_slope.exp()[:, None, None] * ramp
-            whole = biased.logsumexp(-1, keepdim=True)
-            if s_aux is not None:
-                whole = torch.logaddexp(whole, s_aux.to(whole.dtype)[:, None, None])
-            total += (biased - whole).exp_().mul_(beyond).sum(-1).mean(-1)
-        return total / len(scores)
-
-    left = share(gentlest)
-    if not left.isfinite().all():
-        raise AlibiError("Calibration met attention scores that are not finite.", hint="Look for NaN weights.")
-    for _ in range(HALVINGS if (left > epsilon).any() else 0):
-        middle = (low + high) / 2
-        fits = share(middle) <= epsilon
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    slopes: list[float] = torch.where(left <= epsilon, gentlest, high).double().exp().tolist()
-    return slopes
-
-
-def _scores(query: Queries, key: Keys, scaling: float | None, softcap: float | None) -> Scores:
-    """Before the bias, in float32 or better; as many groups of keys as heads."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = query.to(exact) @ key.to(exact).mT * scaling
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _seen(distances: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -154,7 +154,8 @@ def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:
     if record is None:
         return []
     text = short_text(record["text"]["name"])
-    found = [("calibrated", f"{record['tokens']:,} tokens of {text} in {record['seconds']:.0f} s")]
+    length = f"up to {record['up_to']:,}: " if "up_to" in record else ""  # not in records of 0.1.0
+    found = [("calibrated", f"{length}{record['tokens']:,} tokens of {text} in {record['seconds']:.0f} s")]
     kl, unseen = record["kl_nats_per_token"], "nats per token, text that had no part in it"
     if "press" in kl:
         learned = f"Press's slopes {kl['press']:.3f}, look-back {kl['look_back']:.3f}"

@@ -215,7 +215,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
     """
     config, policy = source.config, settings.policy
     check_policy(config, policy, source.name, settings.sinks or 0)
-    declared = settings.max_sequence_length or 4 * (source.trained_length or 0)
+    declared = settings.length_for(source.trained_length)
     if declared < 1:
         raise UsageError("The config names no length.", hint="Give `max_sequence_length`.")
     heads, layers = config.num_attention_heads, config.num_hidden_layers

@@ -45,19 +45,24 @@ def frequencies_of(module: Any) -> Tensor:
     return getattr(rotation, f"{module.config.layer_types[layer]}_inv_freq")
 
 
-def turn_back(frequencies: Tensor, distance: Tensor, limit: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Distances (…, Q) from the first sink -> cos and sin (…, Q, R / 2) of the angles by which queries are turned to be at the distance
-    `limit` at most; zero angles where they are. In float32, or float64 for float64."""
-    of_angle = torch.float32 if distance.device.type == "mps" else torch.float64  # angles of many turns
+def turn_by(frequencies: Tensor, by: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Distances (…, Q) -> cos and sin (…, Q, R / 2) of the angles by which queries are turned to be so much farther away. In float32, or
+    float64 for float64."""
+    of_angle = torch.float32 if by.device.type == "mps" else torch.float64  # angles of many turns
     exact = torch.promote_types(dtype, torch.float32)
-    angle = (limit - distance).clamp_max(0)[..., None] * frequencies.to(device=distance.device, dtype=of_angle)
+    angle = by[..., None] * frequencies.to(device=by.device, dtype=of_angle)
     return angle.cos().to(exact), angle.sin().to(exact)
 
 
-def as_if_near(module: Any, query: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """(B, H, Q, D) rotated queries, `turn_back` of their distances -> the same from `alibi_sink_distance` at most.
+def turn_back(frequencies: Tensor, distance: Tensor, limit: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`turn_by` for queries at distances (…, Q) from the first sink that are to be at `limit` at most: zero angles where they are."""
+    return turn_by(frequencies, (limit - distance).clamp_max(0), dtype)
 
-    Rotated in float32 or better and rounded once; queries that are near enough stay as they are, to the bit.
+
+def as_if_near(module: Any, query: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, H, Q, D) rotated queries, `turn_by` or `turn_back` of their distances -> the same queries, turned.
+
+    Rotated in float32 or better and rounded once; queries that are not turned stay as they are, to the bit.
     """
     (cos, sin), (_, interleaved) = turn, module.alibi_rotation
     width = 2 * cos.shape[-1]

@@ -14,6 +14,7 @@ METHODS: dict[str, tuple[Method, ...]] = {
     "replace": ("distil", "look-back", "distil+norms"),
     "add": ("reach", "distil"),
 }
+DECLARED = 4  # of the trained length
 CALIBRATION = "Calibration"
 ONLY_CALIBRATED = ("calibrate", "calibration_text", "calibration_tokens", "calibration_length", "horizon", "grid")
 
@@ -90,6 +91,15 @@ class CalibrateSettings(Verb):
             panel=CALIBRATION,
         ),
     ] = None
+    max_sequence_length: Annotated[
+        int | None,
+        Setting(
+            "The length that the config declares, and for which an added bias is calibrated; no tensor is sized by it. Default: 4 x the "
+            "trained length.",
+            minimum=1,
+            maximum=LONGEST,
+        ),
+    ] = None
     seed: Annotated[int, Setting("Which windows of the text are fed.", option=False, preset=False)] = 0
 
     @property
@@ -109,6 +119,10 @@ class CalibrateSettings(Verb):
     def scheme(self) -> str:
         """How the slopes come about, in words."""
         return f"calibrated, {self.method}" + (", on Press's grid" if self.grid else "")
+
+    def length_for(self, trained_length: int | None) -> int:
+        """The length that the config is to declare; 0 if neither the settings nor the original name one."""
+        return self.max_sequence_length or DECLARED * (trained_length or 0)
 
     def check_method(self) -> None:
         """
@@ -162,14 +176,6 @@ class PlanSettings(CalibrateSettings):
         ),
     ] = ()
     max_bias: MaxBias = None
-    max_sequence_length: Annotated[
-        int | None,
-        Setting(
-            "The length that the config declares; no tensor is sized by it. Default: 4 x the trained length.",
-            minimum=1,
-            maximum=LONGEST,
-        ),
-    ] = None
     revision: Revision = None
     plugin: Plugin = ()
 

@@ -44,13 +44,13 @@ class Arm:
     drawn: bool = False
 
 
-def _convert(*options: str, length: int = LENGTH) -> tuple[str, ...]:
-    return ("convert", "{start}", "-o", "{output}", "--max-sequence-length", str(length), *options)
+def _convert(*options: str) -> tuple[str, ...]:
+    return ("convert", "{start}", "-o", "{output}", *options)
 
 
-def _calibrated(method: str, *options: str, length: int = LENGTH) -> tuple[str, ...]:
+def _calibrated(method: str, *options: str, length: int = REACH_LENGTH) -> tuple[str, ...]:
     words = ("--policy", "add", "--slopes", "calibrated", "--calibrate", method, "--calibration-length", str(length))
-    return _convert(*words, *options, "{texts}", length=length)
+    return _convert(*words, *options, "{texts}")
 
 
 ARMS = (
@@ -76,19 +76,15 @@ ARMS = (
     Arm(
         "add-reach",
         "converted: rotation kept, slopes and number of sinks by reach",
-        command=_calibrated("reach", length=REACH_LENGTH),
+        command=_calibrated("reach"),
         drawn=True,
     ),
     Arm(
-        "add-reach-no-sinks",
-        "the same without sinks",
-        command=_calibrated("reach", "--sinks", "0", length=REACH_LENGTH),
+        "add-reach-short",
+        "the same, calibrated for the 12,288 tokens of its window alone",
+        command=_calibrated("reach", "--max-sequence-length", str(REACH_LENGTH)),
     ),
-    Arm(
-        "add-reach-long",
-        "add-reach, calibrated on 16,384 tokens instead of 12,288",
-        command=_calibrated("reach", length=LENGTH),
-    ),
+    Arm("add-reach-no-sinks", "add-reach without sinks", command=_calibrated("reach", "--sinks", "0")),
     Arm(
         "add-distil",
         "converted: rotation kept, slopes and offsets by distil, as many sinks as reach",

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_model.arms import REACH_LENGTH as CALIBRATED
 from benchmarks.real_model.arms import TRAINED_LENGTH
 from benchmarks.real_model.report import FAR, HORIZON_BASELINE, NEAR, NONE, ORIGINAL, STEP, WINDOW, Study, table
 
@@ -37,8 +36,7 @@ def block(study: Study, figure: str) -> str:
         f"{_documents(study)} documents of prose and code; it was trained on {TRAINED_LENGTH:,}:",
         table(["", *(head[index] for index in columns)], shown),
         _against_windows(study),
-        "![Perplexity by context: the original rises beyond 8,192 tokens, the converted model beyond 12,288, where its calibration "
-        f"ended]({figure})",
+        f"![Perplexity by context: the original rises beyond 8,192 tokens, the converted model stays level]({figure})",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -103,10 +101,6 @@ def draw(study: Study, path: Path) -> None:
             ends.append((*points[-1], words, color))
     axes.text(
         TRAINED_LENGTH - 80, axes.get_ylim()[1], "trained length", ha="right", va="top", color="0.4", fontsize="small"
-    )
-    axes.axvline(CALIBRATED, color="0.6", linewidth=0.8, linestyle=":")
-    axes.text(
-        CALIBRATED - 80, axes.get_ylim()[1], "calibrated up to", ha="right", va="top", color="0.4", fontsize="small"
     )
     axes.set(yscale="log", xlabel="tokens before the one that is predicted", ylabel="perplexity")
     ticks = [8, 10, 15, 20, 30, 50, 100, 200, 500, 1000]

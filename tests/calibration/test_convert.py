@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from alibi_cli import convert
 from alibi_cli.calibration import inspect_heads as heads_report
 from alibi_cli.calibration.inspect_heads import inspect_heads
 from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.conversion import reload_check as verify
+from alibi_cli.errors import AlibiError
 from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.surgery.apply import apply_alibi
@@ -214,3 +217,37 @@ def test_windows_of_long_models_are_short_unless_asked_for(tmp_path, text, monke
     monkeypatch.setattr(heads_report, "WEIGHTS_PER_BATCH", 6 * 16 * 16)  # room for the weights of one window
     inspect_heads(str(source), text=[text], tokens=96, progress=lambda step: seen.append((step.done, step.of)))
     assert seen[2:] == [(done, 6) for done in range(7)]
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (shutil.rmtree, "Cannot read .*model.safetensors: No such file"),
+        (lambda source: (source / "model.safetensors").unlink(), "Cannot read .*model.safetensors: No such file"),
+        (lambda source: (source / "config.json").unlink(), "config.json changed while it was being converted"),
+        (lambda source: (source / "tokenizer.json").unlink(), "tokenizer.json changed while it was being converted"),
+        (lambda source: _flip(source / "model.safetensors"), "model.safetensors changed while it was being converted"),
+    ],
+    ids=["folder", "weights", "config", "tokenizer", "a byte"],
+)
+def test_a_source_that_goes_away_during_calibration_leaves_nothing_half_written(happens, said, tmp_path, text):
+    source, waiting = save_tiny("llama", tmp_path / "source"), [True]
+
+    def watch(progress: Any) -> None:
+        if progress.what.startswith("Fitting") and waiting:
+            waiting.clear()
+            happens(source)
+
+    settings = {"policy": "add", "slopes": "calibrated", "calibration_text": [text], "progress": watch}
+    with pytest.raises(AlibiError, match=said):
+        convert(source, tmp_path / "out", **settings)
+    assert not waiting and {path.name for path in tmp_path.iterdir()} <= {"source", "out.calibration"}
+    shutil.rmtree(source, ignore_errors=True)
+    save_tiny("llama", source)
+    assert convert(source, tmp_path / "out", **settings).verified.passed

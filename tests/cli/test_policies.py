@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from alibi_cli import time_left
 from alibi_cli.calibration import added, divergence, feed
 from alibi_cli.calibration import calibrate as run
+from alibi_cli.calibration.farther import Farther
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.models.families import family_policies
 from alibi_cli.settings.presets import load_preset
@@ -355,4 +356,16 @@ def test_reach_is_fitted_on_what_was_asked_for(sources, tmp_path, text, monkeypa
     report = json.loads(result.stdout)
     assert fed[0].shape == (5, 60) and report["calibration"]["tokens"] == 300
     assert report["calibration"]["range"] == 12 and report["offsets"] == [[12.0] * 6] * 2
-    assert report["trained_length"] == 24 and report["max_sequence_length"] == 96
+    assert report["trained_length"] == 24 and report["max_sequence_length"] == report["calibration"]["up_to"] == 96
+
+
+@pytest.mark.parametrize(("options", "length"), [((), 96), (("--max-sequence-length", "4000"), 4000)])
+def test_reach_hides_distances_up_to_the_declared_length(options, length, sources, tmp_path, text, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        added, "fit_reach", lambda model, ids, *rest: given.append(rest[-1]) or fit_reach(model, ids, *rest)
+    )
+    options = (*ADD, *CALIBRATED, *options, "--no-verify", "--json", *text)
+    result = alibi_here("convert", sources["llama"], "-o", tmp_path / "out", *options)
+    assert given == [Farther(trained_length=24, length=length)]
+    assert json.loads(result.stdout)["calibration"]["up_to"] == length
