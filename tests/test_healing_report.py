@@ -1,13 +1,14 @@
 """The healing report: its arms, its figures from known sums, and that it says nothing of what was not run."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.healing import report
-from benchmarks.healing.arms import LENGTHS, MODELS, PRETRAINING_TOKENS, SEEDS, arms
+from benchmarks.healing import report, run
+from benchmarks.healing.arms import LENGTHS, MODELS, PRETRAINING_TOKENS, SEEDS, Arm, arms
 from benchmarks.healing.report import Ladder, section
 
 DOCUMENTS = 30
@@ -72,3 +73,22 @@ def test_the_arms_are_those_that_are_documented():
                     assert arm.tokens == PRETRAINING_TOKENS * budget // 100
                     assert ("--teacher" in arm.command) == ("teacher" in kind)
                     assert arm.needs in names
+
+
+def test_an_arm_is_run_and_leaves_a_record_that_the_report_can_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "WORK", tmp_path / "work")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "SEGMENTS", 2)
+    monkeypatch.setattr(run, "PASSKEY", ("--lengths", "256", "--samples", "1"))
+    monkeypatch.setattr(run, "LENGTHS", (128,))
+    monkeypatch.setattr(run, "TARGETS", 32)
+    monkeypatch.setattr(run, "arms", lambda: [Arm("llama-original", "llama", lengths=(64, 128))])
+    monkeypatch.setattr(sys, "argv", ["run"])
+    run.main()
+    content = json.loads((tmp_path / "records" / "llama-original.json").read_text())
+    assert [(row["length"], row["status"]) for row in content["rows"]] == [(64, "ok"), (128, "ok")]
+    assert all(sum(row["counts"]) == 64 for row in content["rows"]) and len(content["passkey"]) == 1
+    assert content["text"]["sha256"] and content["protocol"]["targets"] == 32
+    monkeypatch.setattr(report, "record_of", run.record_of)
+    read = Ladder("llama").at("llama-original", 128)
+    assert read.sums.sum() / read.counts.sum() == pytest.approx(content["rows"][1]["nll"])

@@ -121,9 +121,9 @@ def _alibi(arm: Arm, *words: str, code: int | None = 0) -> Any:
         log.flush()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    if code is not None and result.returncode != code:
+    if code not in (None, result.returncode) or not result.stdout.startswith("{"):
         raise RuntimeError(f"{arm.name}: exit {result.returncode}; see {WORK / arm.name}.log")
-    return json.loads(result.stdout) if result.stdout.startswith("{") else {}
+    return json.loads(result.stdout)
 
 
 def _write_record(
@@ -156,8 +156,8 @@ def _write_record(
         "seconds_of_command": (made or {}).get("seconds"),
         "seconds": round(seconds, 1),
         "training": training,
-        "text": evaluated.text,
-        "protocol": evaluated.protocol,
+        "text": evaluated.text.model_dump(),
+        "protocol": evaluated.protocol.model_dump(),
         "versions": evaluated.versions,
         "rows": rows,
         "passkey": [
