@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from alibi_cli.calibration.distil import Curve, distil
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
-from alibi_cli.calibration.farther import Farther
+from alibi_cli.calibration.farther import Beyond
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.reach import EPSILON, fit_reach
 from alibi_cli.calibration.sinks import choose_sinks
@@ -48,12 +48,12 @@ def calibrate_added(
     epsilon: float = EPSILON,
     update: Update = lambda *_: None,
     state: State = NOWHERE,
-    farther: Farther | None = None,
+    beyond: Beyond | None = None,
 ) -> Added:
     """Slopes by reach, in one forward pass over `windows`, which must be longer than `reach` tokens; `model` is not changed.
 
     sinks: chosen by the attention of the original if not given. offset: distance in tokens up to which heads have no bias, `reach` if not
-    given. farther: distances beyond those of the windows that are hidden as well.
+    given. beyond: distances that no window holds and that are hidden as well.
     """
     started = time.monotonic()
     model.eval()
@@ -75,7 +75,7 @@ def calibrate_added(
             epsilon,
             lambda done, of: update("Fitting the slopes, layer by layer", done, of),
             state,
-            farther,
+            beyond,
         )
     return Added(slopes, offsets, sinks, {}, None, time.monotonic() - started)
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
-from alibi_cli.calibration.farther import Farther
+from alibi_cli.calibration.farther import Beyond
 from alibi_cli.calibration.feed import HELD_OUT_TOKENS, REACH_LENGTH, REACH_SHARE, lengths_of, range_of, tokens_of
 from alibi_cli.calibration.grid import on_grid
 from alibi_cli.calibration.learnable import slope_bounds
@@ -31,6 +31,7 @@ from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.settings.declaration import declared
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
+from alibi_cli.surgery.rotations import depends_on_length
 from alibi_cli.text.documents import Text, as_text
 from alibi_cli.time_left import announcing
 from alibi_cli.version import __version__
@@ -171,9 +172,12 @@ def _learn_added(
     n_first = max(1, (n_tokens // REACH_SHARE if distils else n_tokens) // first)
     windows = learned_from.split(n_first)[0].of_length(first, first)
     epsilon = EPSILON if reach == trained_length else FAMILIAR_EPSILON
-    farther = Farther(trained_length, settings.length_for(trained_length))
+    # At another length, such a rotation is another one: its scores there cannot be extrapolated.
+    extrapolates = depends_on_length(model.config) is None
+    beyond = Beyond(trained_length, settings.length_for(trained_length)) if extrapolates else None
+    up_to = max(longest, beyond.length) if beyond and not distils else longest
     found = calibrate_added(
-        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state, farther
+        model, windows, reach, settings.policy, settings.sinks, settings.offset, epsilon, update, state, beyond
     )
     fed = windows.n_tokens
     if parts is not None:
@@ -189,7 +193,7 @@ def _learn_added(
             **_facts(settings, everything.text, found.sinks, found.curve, found.seconds),
             "range": reach,
             "lengths": list(lengths),
-            "up_to": farther.length,
+            "up_to": up_to,
             "tokens": fed,
             "chosen_by_tokens": parts.chosen_by.n_tokens if parts else 0,
             "reported_on_tokens": parts.reported_on.n_tokens if parts else 0,
@@ -219,7 +223,10 @@ def _facts(
 
 def facts_of(settings: CalibrateSettings) -> dict[str, Any]:
     """What a calibration depends on, of the settings of whatever it is part of."""
-    return {each.name: getattr(settings, each.name) for each in declared(CalibrateSettings)}
+    names = {each.name for each in declared(CalibrateSettings)}
+    if settings.policy == DEFAULT_POLICY:
+        names.remove("max_sequence_length")  # where positions are replaced, nothing is extrapolated
+    return {each.name: getattr(settings, each.name) for each in declared(CalibrateSettings) if each.name in names}
 
 
 def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained_length: int) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Keys at distances that no window holds: those of a window once more, as if they stood farther back.
+"""Distances that no calibration window holds, extrapolated by the rotation.
 
-A rotation gives a query that is turned by r, and a key at a distance d, the score that they would have at d + r. So one window shows what
-its heads would make of keys at any distance: what the keys say is what is said in the window, and their distance alone is imagined. A query
-at place p sees the p + 1 keys up to itself again from the first distance that is neither in the window nor trained for, then once more
-behind these, and so on. In an encoder, queries of the first half see the keys after them, farther ahead.
+A rotation gives a query that is turned by r, and a key at a distance d, the score that they would have at the distance d + r. So one window
+shows what its heads would make of its keys at any distance. The p + 1 keys up to the query at place p are repeated from the first distance
+on that is neither in the window nor below the trained length, then again behind these, up to the declared length. In an encoder, queries
+of the first half see the keys after them repeated ahead.
 
 Shapes: B windows, S sampled queries, K keys.
 """
@@ -16,8 +16,8 @@ from alibi_cli.shapes import Places
 
 
 @dataclass(frozen=True)
-class Farther:
-    """trained_length: in tokens, within which no distance is strange. length: of the longest sequences, which the checkpoint declares."""
+class Beyond:
+    """trained_length: distances below it need no extrapolation. length: of the longest sequences; distances end below it."""
 
     trained_length: int
     length: int
@@ -25,29 +25,29 @@ class Farther:
 
 @dataclass(frozen=True)
 class Copy:
-    """The keys of a window once more. distance (S, K) from each query, and by how much, signed, its queries (S,) are `turned`; seen (B or
-    1, S, K): within the longest sequences, and by a query on whose side they are."""
+    """The keys of a window, repeated. distance (S, K) from each query; turned (S,): by how many tokens each query is turned, below zero for
+    keys ahead of it; seen (B or 1, S, K): which of the keys count."""
 
     distance: torch.Tensor
     turned: Places
     seen: torch.Tensor
 
 
-def copies_of(farther: Farther, places: Places, seen: torch.Tensor, sinks: int) -> list[Copy]:
-    """For queries at `places` that see (B or 1, S, K) keys, of which the first `sinks` are sinks and have no copies. None where the layer
-    hides what is far: what its window hides here, it hides farther away as well."""
+def copies_of(beyond: Beyond, places: Places, seen: torch.Tensor, sinks: int) -> list[Copy]:
+    """For queries at `places` that see (B or 1, S, K) keys, of which the first `sinks` are sinks and are not repeated. Empty where a query
+    does not see the end of the window on its side: what the layer hides here, it hides farther away as well."""
     last = seen.shape[-1] - 1
     place = torch.arange(last + 1, device=places.device)
     ahead = seen[:, :, last].all(0) & (2 * places < last)  # (S,): a decoder sees nothing ahead
     if not torch.where(ahead, seen[:, :, last].all(0), seen[:, :, 0].all(0)).all():
         return []
-    near = torch.where(ahead[:, None], place - places[:, None], places[:, None] - place)  # below 0: on the other side
-    side = torch.where(ahead, last - places, places) + 1
-    mine = seen & (near >= 0) & (place >= sinks)
-    begin = torch.full_like(side, max(last + 1, farther.trained_length))
+    near = torch.where(ahead[:, None], place - places[:, None], places[:, None] - place)  # below zero on the other side
+    visible = seen & (near >= 0) & (place >= sinks)
+    period = torch.where(ahead, last - places, places) + 1  # keys on the side of the query, itself included
+    shift = torch.full_like(period, max(last + 1, beyond.trained_length))
     copies = []
-    while int(begin.min()) < farther.length:
-        distance = near + begin[:, None]
-        copies.append(Copy(distance, torch.where(ahead, -begin, begin), mine & (distance < farther.length)))
-        begin = begin + side
+    while int(shift.min()) < beyond.length:
+        distance = near + shift[:, None]
+        copies.append(Copy(distance, torch.where(ahead, -shift, shift), visible & (distance < beyond.length)))
+        shift = shift + period
     return copies

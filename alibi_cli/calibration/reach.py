@@ -1,13 +1,13 @@
 """Slopes from what lies beyond the range: the gentlest that hide it, head by head, in one forward pass. No gradient is taken.
 
-A rotation that is kept has never been seen at distances beyond the trained length, and what scores it gives there is anybody's guess. So
-each head gets the bias -m max(0, d - offset), with the smallest m under which the keys beyond the range R (the trained length, or a horizon
-that is asked for) hold no more than a share epsilon of the weight of the queries that have keys there. With an offset of R nothing changes
-within the range, to the bit. Layers are fitted in order, so that each sees what the layers before it hand on. A layer with a sliding window
-that ends within the range has nothing to hide, and gets the gentlest slope.
+A model has not learned what scores a kept rotation gives at distances beyond the trained length. So each head gets the bias
+-m max(0, d - offset), with the smallest m under which the keys beyond the range R (the trained length, or a horizon that is asked for) hold
+no more than a share epsilon of the weight of the queries that have keys there. With an offset of R nothing changes within the range, to the
+bit. Layers are fitted in order, so that each sees what the layers before it hand on. A layer with a sliding window that ends within the
+range has nothing to hide, and gets the gentlest slope.
 
-A window ends long before the length that a checkpoint declares. What a head makes of distances that no window holds is imagined
-(`farther.py`), and gets a share of its own.
+A window ends long before the length that a checkpoint declares. The scores of distances that no window holds are extrapolated
+(`farther.py`), and their keys get a share of their own.
 
 Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 """
@@ -21,21 +21,21 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.calibration.farther import Farther, copies_of
+from alibi_cli.calibration.farther import Beyond, copies_of
 from alibi_cli.calibration.smallest_slopes import gentlest_slope, smallest_slopes
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.errors import UsageError
 from alibi_cli.models.body_and_head import BodyAndHead
 from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
-from alibi_cli.runtime.alibi_sinks import as_if_near, frequencies_of, sees_sinks_as_near, turn_back, turn_by
+from alibi_cli.runtime.alibi_sinks import frequencies_of, sees_sinks_as_near, turn_back, turn_by, turn_query
 from alibi_cli.shapes import Keys, PerHead, Queries, Scores
 
 EPSILON = 0.001
-FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and what lies beyond it is no stranger
+FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and the model knows the distances beyond it
 QUERIES = 64  # sampled from each window, on each side on which they see something
-ALL_HIDDEN = 200.0  # nats: no score makes up for such a bias, so that what is farther away need not be looked at
-FAR_QUERIES = 16  # of these, for distances that are imagined
+FAR_QUERIES = 16  # of the sampled ones, for distances that are extrapolated
+NEGLIGIBLE = 200.0  # nats of bias, for which no score makes up: farther away nothing is extrapolated
 
 
 @torch.no_grad()
@@ -46,11 +46,11 @@ def fit_reach(
     epsilon: float = EPSILON,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
     state: State = NOWHERE,
-    farther: Farther | None = None,
+    beyond: Beyond | None = None,
 ) -> list[list[float]]:
     """Runs (B, T) windows, T > reach, through a converted model with offsets and sinks, and sets its slopes; returns them by layer.
 
-    farther: distances beyond those of the windows whose keys are to hold no more than EPSILON of the weight either.
+    beyond: distances that are extrapolated; their keys are to hold no more than EPSILON of the weight, whatever `epsilon` is.
     state: keeps the slopes of layers that are done; a run that was interrupted does not fit them again.
 
     Raises:
@@ -64,7 +64,7 @@ def fit_reach(
 
     def watch(module: Any, *attended: Any) -> None:
         done, layer = len(fitted), Layer(module, *attended)
-        slopes = known[done] if done < len(known) else _slopes_of(layer, reach, epsilon, farther)
+        slopes = known[done] if done < len(known) else _slopes_of(layer, reach, epsilon, beyond)
         module.alibi_slopes = slopes
         fitted.append(slopes)
         if state.is_due() or len(fitted) == len(modules):
@@ -89,9 +89,10 @@ class Layer:
     query: Queries
     key: Keys
     distances: torch.Tensor
-    scaling: float | None
+    scaling: float
     softcap: float | None
     s_aux: PerHead | None
+    window: int | None  # tokens that its queries see, where the attention is told
 
     @property
     def sinks(self) -> int:
@@ -104,12 +105,11 @@ class Layer:
     def scores(self, query: Queries, key: Keys) -> Scores:
         """In float32 or better."""
         exact = torch.promote_types(query.dtype, torch.float32)
-        scaling = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
-        scores = query.to(exact) @ key.to(exact).mT * scaling
+        scores = query.to(exact) @ key.to(exact).mT * self.scaling
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
 
-def _slopes_of(layer: Layer, reach: int, epsilon: float, farther: Farther | None) -> list[float]:
+def _slopes_of(layer: Layer, reach: int, epsilon: float, beyond: Beyond | None) -> list[float]:
     sinks, offsets, key = layer.sinks, layer.offsets, layer.key
     places = sampled_queries(layer.distances, reach, sinks)
     sampled = layer.query[:, :, places]
@@ -117,34 +117,35 @@ def _slopes_of(layer: Layer, reach: int, epsilon: float, farther: Farther | None
     if sinks and sees_sinks_as_near(layer.module):
         limit = layer.module.config.alibi_sink_distance
         turn = turn_back(frequencies_of(layer.module), places, limit, sampled.dtype)
-        scores[..., :sinks] = layer.scores(as_if_near(layer.module, sampled, turn), key[:, :, :sinks])
+        scores[..., :sinks] = layer.scores(turn_query(layer.module, sampled, turn), key[:, :, :sinks])
     seen = _seen(layer.distances, places)
     scores.masked_fill_(~seen[:, None], -torch.inf)
     place = torch.arange(key.shape[2], device=places.device)
     distance = (places[:, None] - place).abs().to(scores.dtype).masked_fill_(place < sinks, 0)  # (S, K)
     gentlest = [gentlest_slope(reach, epsilon)] * len(offsets)
     slopes = smallest_slopes(
-        lambda heads: scores[:, heads], distance, distance > reach, offsets, gentlest, epsilon, layer.s_aux
+        lambda heads: scores[:, heads], len(scores), distance, distance > reach, offsets, gentlest, epsilon, layer.s_aux
     )
-    if farther is None or not hasattr(layer.module, "alibi_rotation"):
+    if beyond is None or not hasattr(layer.module, "alibi_rotation"):
         return slopes
-    few = slice(None, None, -(-len(places) // FAR_QUERIES))
-    end = min(farther.length, math.ceil(max(offsets) + ALL_HIDDEN / min(slopes)))
-    copies = copies_of(Farther(farther.trained_length, end), places[few], seen[:, few], sinks)
+    few = torch.linspace(0, len(places) - 1, min(FAR_QUERIES, len(places)), device=places.device).round().long()
+    end = min(beyond.length, math.ceil(max(offsets) + NEGLIGIBLE / min(slopes)), layer.window or beyond.length)
+    copies = copies_of(Beyond(beyond.trained_length, end), places[few], seen[:, few], sinks)
     if not copies:
         return slopes
     frequencies = frequencies_of(layer.module)
 
     def with_copies(heads: slice) -> Scores:
+        queries = sampled[:, heads, few]
         parts = [scores[:, heads, few]]
         for copy in copies:
-            turned = as_if_near(layer.module, sampled[:, heads, few], turn_by(frequencies, copy.turned, sampled.dtype))
-            parts.append(layer.scores(turned, key[:, heads]).masked_fill_(~copy.seen[:, None], -torch.inf))
+            far = turn_query(layer.module, queries, turn_by(frequencies, copy.turned, queries.dtype))
+            parts.append(layer.scores(far, key[:, heads]).masked_fill_(~copy.seen[:, None], -torch.inf))
         return torch.cat(parts, dim=-1)
 
     distance = torch.cat([distance[few], *(copy.distance.to(scores.dtype) for copy in copies)], dim=-1)
-    imagined = torch.arange(distance.shape[-1], device=places.device) >= len(place)
-    return smallest_slopes(with_copies, distance, imagined, offsets, slopes, EPSILON, layer.s_aux)
+    extrapolated = torch.arange(distance.shape[-1], device=places.device) >= len(place)
+    return smallest_slopes(with_copies, len(scores), distance, extrapolated, offsets, slopes, EPSILON, layer.s_aux)
 
 
 def sampled_queries(distances: torch.Tensor, reach: int, sinks: int) -> torch.Tensor:

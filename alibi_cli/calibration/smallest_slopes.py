@@ -24,6 +24,7 @@ def gentlest_slope(reach: int, epsilon: float) -> float:
 
 def smallest_slopes(
     scores: Callable[[slice], Scores],
+    windows: int,
     distance: torch.Tensor,
     counted: torch.Tensor,
     offsets: list[float],
@@ -41,7 +42,7 @@ def smallest_slopes(
         AlibiError: scores that are not finite.
     """
     found: list[float] = []
-    at_once = max(1, NUMBERS // distance.numel())
+    at_once = max(1, NUMBERS // (windows * distance.numel()))
     for begin in range(0, len(offsets), at_once):
         heads = slice(begin, begin + at_once)
         some = scores(heads)
@@ -54,7 +55,7 @@ def smallest_slopes(
             rest = some[:, todo], distance, counted, starts[todo]
             share = partial(_share, *rest, s_aux=None if free is None else free[todo])
             slopes[todo] = _found(share, slopes[todo], epsilon)
-        found += slopes.double().tolist()
+        found += slopes.tolist()
     return found
 
 

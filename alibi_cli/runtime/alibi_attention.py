@@ -24,7 +24,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs
 from .alibi_reach import reaches
 from .alibi_sinks import (
-    as_if_near,
     attend_beside_sinks,
     can_attend_beside,
     far_sinks,
@@ -32,6 +31,7 @@ from .alibi_sinks import (
     matrix_of,
     sees_sinks_as_near,
     turn_back,
+    turn_query,
     what_far_sinks_add,
 )
 
@@ -110,7 +110,7 @@ def alibi_attention(
     elif groups != heads:  # every query head keeps its own slope
         key, value = (each.repeat_interleave(heads // groups, dim=1) for each in (key, value))  # (B, H, K, D)
     if watch is not None:
-        watch(module, query, key, attention_mask, scaling, softcap, s_aux)
+        watch(module, query, key, attention_mask, scaling, softcap, s_aux, kwargs.get("sliding_window"))
     options = (scaling, dropout, softcap, s_aux, module.training)
     same_keys = attention_mask.shape[-1] == key.shape[2]
     in_blocks = same_keys and relative is None and not keeps_weights and not as_rows
@@ -297,23 +297,23 @@ def _far_sinks(
     if one_query:
         change = (query.flatten(1, 2).to(turn.dtype) @ turn).view(query.shape)
     else:
-        change = (as_if_near(module, query, turn) - query) * scaling
+        change = (turn_query(module, query, turn) - query) * scaling
     return what_far_sinks_add(change, key, found)
 
 
 def _nearer(module: Any, query: Tensor, mask: Tensor, place: Any, distance: Tensor) -> Tensor:
-    """`as_if_near`; the angles are those of a place in the mask that all layers receive."""
+    """`turn_query`; the angles are those of a place in the mask that all layers receive."""
     limit, frequencies = module.config.alibi_sink_distance, frequencies_of(module)
 
     def angles() -> tuple[Tensor, Tensor]:
         return turn_back(frequencies, distance, limit, query.dtype)
 
-    return as_if_near(module, query, once(mask, ("angles", place), (limit, frequencies, query.dtype), angles))
+    return turn_query(module, query, once(mask, ("angles", place), (limit, frequencies, query.dtype), angles))
 
 
 def _change(module: Any, query: Tensor, distance: Tensor, scaling: float) -> Tensor:
     turn = turn_back(frequencies_of(module), distance, module.config.alibi_sink_distance, query.dtype)
-    return (as_if_near(module, query, turn) - query) * scaling
+    return (turn_query(module, query, turn) - query) * scaling
 
 
 def _bias_of_layer(

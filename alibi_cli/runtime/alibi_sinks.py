@@ -59,7 +59,7 @@ def turn_back(frequencies: Tensor, distance: Tensor, limit: int, dtype: torch.dt
     return turn_by(frequencies, (limit - distance).clamp_max(0), dtype)
 
 
-def as_if_near(module: Any, query: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def turn_query(module: Any, query: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """(B, H, Q, D) rotated queries, `turn_by` or `turn_back` of their distances -> the same queries, turned.
 
     Rotated in float32 or better and rounded once; queries that are not turned stay as they are, to the bit.
@@ -80,7 +80,7 @@ def as_if_near(module: Any, query: Tensor, turn: tuple[Tensor, Tensor]) -> Tenso
 def matrix_of(module: Any, width: int, turn: tuple[Tensor, Tensor]) -> Tensor:
     """(B, D, D) for `turn_back` (B, 1, 1, R / 2): the product of a query and this is how it changes as it turns."""
     unit = torch.eye(width, dtype=turn[0].dtype, device=turn[0].device).expand(len(turn[0]), 1, -1, -1)
-    return (as_if_near(module, unit, turn) - unit).squeeze(1)
+    return (turn_query(module, unit, turn) - unit).squeeze(1)
 
 
 def far_sinks(sink: Tensor, distance: Tensor, limit: int) -> tuple[Any, Tensor, Tensor | None] | None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from alibi_cli.surgery.rotations import depends_on_length
+
 # By vLLM's own models.
 NATIVE = (
     "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gpt2", "gpt_oss", "gptj", "granite", "llama", "mistral",
@@ -12,9 +14,6 @@ BACKEND = (
     "biogpt", "glm", "gpt_bigcode", "gpt_neox", "olmo", "olmo2", "olmo3", "persimmon", "phi", "smollm3", "starcoder2",
 )  # fmt: skip
 MODEL_TYPES = {"gemma3": "gemma3_text"}  # where the family's name is not the model's type
-
-# Rotations that depend on the length of the text in transformers, and on the server's settings in vLLM.
-CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 def architectures() -> dict[str, str]:
@@ -40,17 +39,8 @@ def check(config: Any) -> None:
     policy = config.alibi_policy or "replace"
     if policy not in ("replace", "add"):
         raise ValueError(f"Policy {policy!r} is a plug-in's; vLLM serves checkpoints with 'replace' and 'add'.")
-    kinds = {each.get("rope_type") for each in _rotations(getattr(config, "rope_parameters", None))}
-    if policy == "add" and (changing := kinds.intersection(CHANGING_ROTATIONS)):
+    if policy == "add" and (kind := depends_on_length(config)):
         raise ValueError(
-            f"This checkpoint keeps a rotation of the kind {changing.pop()!r}, which depends on the length of the text; vLLM's depends "
+            f"This checkpoint keeps a rotation of the kind {kind!r}, which depends on the length of the text; vLLM's depends "
             "on the length that it was started with. Serve it with transformers."
         )
-
-
-def _rotations(parameters: Any) -> list[dict[str, Any]]:
-    """The parameters of every rotation: one, or one for each type of layer."""
-    if not parameters:
-        return []
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return nested or [parameters]

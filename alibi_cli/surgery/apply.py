@@ -17,6 +17,7 @@ from alibi_cli.runtime.modeling_alibi import (
 )
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.optimizers import Optimizers, the_one, update_params_in_optimizer
+from alibi_cli.surgery.rotations import rotation_reads_length
 
 
 def apply_alibi(
@@ -130,19 +131,6 @@ def _check_sinks(sinks: int, distance: int | None) -> None:
         raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
     if distance is not None and (type(distance) is not int or distance < max(1, sinks)):
         raise ValueError(f"sink_distance must be a whole number of tokens, at least {max(1, sinks)}, not {distance!r}.")
-
-
-def rotation_reads_length(config: Any) -> bool:
-    """True if a rotation that is kept would change with the maximum length: that of dynamic NTK, YaRN and LongRoPE may, and that of Llama 3
-    if the config names no original length, for which transformers then takes the maximum."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    for kind in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
-        original, name = kind.get("original_max_position_embeddings"), kind.get("rope_type", "default")
-        if name not in ("default", "linear", "proportional", "llama3"):
-            return True
-        if name == "llama3" and original in (None, config.max_position_embeddings):
-            return True
-    return False
 
 
 def _outermost_models(module: torch.nn.Module) -> list[PreTrainedModel]:

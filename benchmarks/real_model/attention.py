@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 SINKS = 4
@@ -82,10 +82,12 @@ def _attend(
         if frequencies is not None and stop > window + sinks:
             back = (window + sinks - 1 - place[start:stop]).clamp(max=0)
             near = _turned(queries, back[:, None] * frequencies)  # what queries would be at the end of window + sinks
-            scores = torch.cat([near @ keys[:, :, :sinks].mT, queries @ keys[:, :, sinks:].mT], -1) * scaling
-            parts.append(scores.masked_fill(~visible, -torch.inf).softmax(-1) @ values)
-        else:
-            parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scaling))
+            # A query of twice the width: one half meets the sinks, the other half the window.
+            queries, width = torch.cat([queries, near], -1), queries.shape[-1]
+            keys = torch.cat([pad(keys[:, :, :sinks], (width, 0)), pad(keys[:, :, sinks:], (0, width))], 2)
+            values = pad(values, (0, width))  # as wide, for the kernel that holds no matrix of scores
+        part = scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scaling)
+        parts.append(part[..., : query.shape[-1]])
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 

@@ -36,7 +36,7 @@ def block(study: Study, figure: str) -> str:
         f"{_documents(study)} documents of prose and code; it was trained on {TRAINED_LENGTH:,}:",
         table(["", *(head[index] for index in columns)], shown),
         _against_windows(study),
-        f"![Perplexity by context: the original rises beyond 8,192 tokens, the converted model stays level]({figure})",
+        f"![Perplexity by context: the original, a window, and the converted model]({figure})",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 from alibi_cli import time_left
 from alibi_cli.calibration import added, divergence, feed
 from alibi_cli.calibration import calibrate as run
-from alibi_cli.calibration.farther import Farther
+from alibi_cli.calibration.farther import Beyond
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.models.families import family_policies
+from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.settings.presets import load_preset
 from alibi_cli.slopes import get_slopes
 from tests.calibration.kill_calibrations import TEXT
@@ -367,5 +368,29 @@ def test_reach_hides_distances_up_to_the_declared_length(options, length, source
     )
     options = (*ADD, *CALIBRATED, *options, "--no-verify", "--json", *text)
     result = alibi_here("convert", sources["llama"], "-o", tmp_path / "out", *options)
-    assert given == [Farther(trained_length=24, length=length)]
+    assert given == [Beyond(trained_length=24, length=length)]
     assert json.loads(result.stdout)["calibration"]["up_to"] == length
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "up_to"),
+    [
+        ("default", ("--max-sequence-length", "10"), 36),  # windows are longer than what is declared
+        ("default", ("--max-sequence-length", "4000", "--calibrate", "distil"), 96),  # which learns from its windows
+        ("dynamic", (), 36),  # at another length its rotation is another one
+    ],
+)
+def test_up_to_is_what_calibration_has_seen(kind, options, up_to, tmp_path, text):
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}
+    source = save_tiny("llama", tmp_path / "source", **(dynamic if kind == "dynamic" else {}))
+    options = (*ADD, *CALIBRATED, *options, "--no-verify", "--json", *text)
+    report = json.loads(alibi_here("convert", source, "-o", tmp_path / "out", *options).stdout)
+    assert report["calibration"]["up_to"] == up_to
+
+
+def test_what_replaces_positions_is_resumed_whatever_length_is_declared():
+    replace, add = (
+        [run.facts_of(CalibrateSettings(policy=policy, max_sequence_length=n)) for n in (None, 4000)]
+        for policy in ("replace", "add")
+    )
+    assert replace[0] == replace[1] and add[0] != add[1]
