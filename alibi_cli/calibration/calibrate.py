@@ -223,10 +223,9 @@ def _facts(
 
 def facts_of(settings: CalibrateSettings) -> dict[str, Any]:
     """What a calibration depends on, of the settings of whatever it is part of."""
-    names = {each.name for each in declared(CalibrateSettings)}
-    if settings.policy == DEFAULT_POLICY:
-        names.remove("max_sequence_length")  # where positions are replaced, nothing is extrapolated
-    return {each.name: getattr(settings, each.name) for each in declared(CalibrateSettings) if each.name in names}
+    # Where positions are replaced, nothing depends on the length that is declared.
+    without = {"max_sequence_length"} if settings.policy == DEFAULT_POLICY else set()
+    return {each.name: getattr(settings, each.name) for each in declared(CalibrateSettings) if each.name not in without}
 
 
 def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained_length: int) -> dict[str, int]:
@@ -240,7 +239,9 @@ def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained
     # Reach feeds all windows to one layer after the other.
     at_once = max(longest, n_tokens if settings.method == "reach" else TOKENS_PER_BATCH)
     numbers = 40 * at_once * config.hidden_size * layers
-    return {"tokens": n_tokens, "passes": -(-n_tokens // longest), "bytes": model_bytes + 4 * numbers}
+    passes = n_tokens // longest
+    tokens = n_tokens if distils else passes * longest  # a distillation feeds shorter windows too
+    return {"tokens": tokens, "passes": passes, "bytes": model_bytes + 4 * numbers}
 
 
 def state_key(settings: CalibrateSettings, source_digest: str, text: Text) -> str:

@@ -58,8 +58,8 @@ def calibrate_source(
     width = {"bfloat16": 2, "float16": 2}.get(found.stored_dtype, 4)
     cost = estimate(source.weight_bytes * 4 // width, source.config, settings, trained)
     say(
-        f"Calibrating by {settings.method}: about {cost['tokens']:,} tokens in {cost['passes']:,} windows of "
-        f"{lengths_of(settings, trained)[-1]:,}, and {cost['bytes'] / 1e9:.1f} GB of memory."
+        f"Calibrating by {settings.method}: about {cost['tokens']:,} tokens in {cost['passes']:,} "
+        f"window{'s' * (cost['passes'] != 1)} of {lengths_of(settings, trained)[-1]:,}, and {cost['bytes'] / 1e9:.1f} GB of memory."
     )
     state = State(folder, state_key(settings, source.fingerprint, text))
     if folder is not None and folder.is_dir():

@@ -124,7 +124,7 @@ def test_calibration_tokens_are_what_is_fed_to_learn_from(policy, method, n_toke
     assert record["tokens"] == fed
     assert max(n_tokens - 3 * longest, 0) < fed <= max(n_tokens, least)
     expected = estimate(0, source[0].config, settings, TRAINED)
-    assert fed <= max(expected["tokens"], least) and expected["passes"] == -(-max(n_tokens, longest) // longest)
+    assert fed <= max(expected["tokens"], least) and expected["passes"] == max(n_tokens, longest) // longest
 
 
 @pytest.mark.parametrize(("policy", "method"), [("replace", "look-back"), ("replace", "distil"), ("add", "distil")])

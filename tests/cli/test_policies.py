@@ -313,7 +313,7 @@ def test_what_is_said_before_and_meanwhile_where_stderr_is_no_terminal(sources, 
     )
     assert json.loads(result.stdout)["calibration"]["method"] == "distil"  # nothing but JSON
     said = result.stderr.splitlines()
-    assert said[0].startswith("Calibrating by distil: about 2,500 tokens in 27 windows of 96, and 0.0 GB of memory.")
+    assert said[0].startswith("Calibrating by distil: about 2,500 tokens in 26 windows of 96, and 0.0 GB of memory.")
     for stage in ("Fitting the slopes", "Distilling"):
         assert sum(bool(re.fullmatch(rf"{stage}: about \d+ s left\.", line)) for line in said) == 1
 
