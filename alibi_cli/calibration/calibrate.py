@@ -31,7 +31,7 @@ from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.settings.declaration import declared
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
-from alibi_cli.surgery.rotations import depends_on_length
+from alibi_cli.surgery.kinds_of_rotation import depends_on_length
 from alibi_cli.text.documents import Text, as_text
 from alibi_cli.time_left import announcing
 from alibi_cli.version import __version__

@@ -28,7 +28,7 @@ from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.settings.conversion import PlanSettings
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes
 from alibi_cli.surgery.apply import alibi_settings
-from alibi_cli.surgery.rotations import rotation_reads_length
+from alibi_cli.surgery.kinds_of_rotation import rotation_reads_length
 
 RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
 # Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.

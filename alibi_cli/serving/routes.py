@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alibi_cli.surgery.rotations import depends_on_length
+from alibi_cli.surgery.kinds_of_rotation import depends_on_length
 
 # By vLLM's own models.
 NATIVE = (

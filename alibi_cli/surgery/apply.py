@@ -16,8 +16,8 @@ from alibi_cli.runtime.modeling_alibi import (
     stock_class,
 )
 from alibi_cli.slopes import Slopes, get_slopes
+from alibi_cli.surgery.kinds_of_rotation import rotation_reads_length
 from alibi_cli.surgery.optimizers import Optimizers, the_one, update_params_in_optimizer
-from alibi_cli.surgery.rotations import rotation_reads_length
 
 
 def apply_alibi(

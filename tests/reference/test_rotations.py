@@ -13,7 +13,7 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.runtime.modeling_alibi import AlibiConfigMixin
-from alibi_cli.surgery.rotations import rotation_reads_length
+from alibi_cli.surgery.kinds_of_rotation import rotation_reads_length
 from tests.checkpoint.helpers import convert
 from tests.models import OLD_MAX, sample_tokens, save_tiny, tiny_config, tiny_model
 
