@@ -34,13 +34,10 @@ class Copy:
 
 
 def copies_of(beyond: Beyond, places: Places, seen: torch.Tensor, sinks: int) -> list[Copy]:
-    """For queries at `places` that see (B or 1, S, K) keys, of which the first `sinks` are sinks and are not repeated. Empty where a query
-    does not see the end of the window on its side: what the layer hides here, it hides farther away as well."""
+    """For queries at `places` that see (B or 1, S, K) keys, of which the first `sinks` are sinks and are not repeated."""
     last = seen.shape[-1] - 1
     place = torch.arange(last + 1, device=places.device)
-    ahead = seen[:, :, last].all(0) & (2 * places < last)  # (S,): a decoder sees nothing ahead
-    if not torch.where(ahead, seen[:, :, last].all(0), seen[:, :, 0].all(0)).all():
-        return []
+    ahead = _ahead(places, seen)
     near = torch.where(ahead[:, None], place - places[:, None], places[:, None] - place)  # below zero on the other side
     visible = seen & (near >= 0) & (place >= sinks)
     period = torch.where(ahead, last - places, places) + 1  # keys on the side of the query, itself included
@@ -51,3 +48,13 @@ def copies_of(beyond: Beyond, places: Places, seen: torch.Tensor, sinks: int) ->
         copies.append(Copy(distance, torch.where(ahead, -shift, shift), visible & (distance < beyond.length)))
         shift = shift + period
     return copies
+
+
+def sees_ends(places: Places, seen: torch.Tensor) -> bool:
+    """Whether all queries at `places` see the end of the window on their side. What a layer hides here, it hides farther away as well."""
+    return bool(torch.where(_ahead(places, seen), seen[:, :, -1].all(0), seen[:, :, 0].all(0)).all())
+
+
+def _ahead(places: Places, seen: torch.Tensor) -> torch.Tensor:
+    """(S,): whether a query's side is ahead of it; a decoder sees nothing there."""
+    return seen[:, :, -1].all(0) & (2 * places < seen.shape[-1] - 1)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.calibration.farther import Beyond, copies_of
+from alibi_cli.calibration.farther import Beyond, copies_of, sees_ends
 from alibi_cli.calibration.smallest_slopes import gentlest_slope, smallest_slopes
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules
@@ -126,9 +126,9 @@ def _slopes_of(layer: Layer, reach: int, epsilon: float, beyond: Beyond | None) 
     slopes = smallest_slopes(
         lambda heads: scores[:, heads], len(scores), distance, distance > reach, offsets, gentlest, epsilon, layer.s_aux
     )
-    if beyond is None or not hasattr(layer.module, "alibi_rotation"):
+    if beyond is None or not hasattr(layer.module, "alibi_rotation") or not sees_ends(places, seen):
         return slopes
-    few = torch.linspace(0, len(places) - 1, min(FAR_QUERIES, len(places)), device=places.device).round().long()
+    few = slice(None, None, -(-len(places) // FAR_QUERIES))
     end = min(beyond.length, math.ceil(max(offsets) + NEGLIGIBLE / min(slopes)), layer.window or beyond.length)
     copies = copies_of(Beyond(beyond.trained_length, end), places[few], seen[:, few], sinks)
     if not copies:
