@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from alibi_cli.calibration.distil import Curve, distil
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH, Divergence
-from alibi_cli.calibration.farther import Beyond
+from alibi_cli.calibration.extrapolation import Beyond
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.reach import EPSILON, fit_reach
 from alibi_cli.calibration.sinks import choose_sinks

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from alibi_cli.calibration.added import calibrate_added, refine_added
 from alibi_cli.calibration.distil import Curve
 from alibi_cli.calibration.divergence import TOKENS_PER_BATCH
-from alibi_cli.calibration.farther import Beyond
+from alibi_cli.calibration.extrapolation import Beyond
 from alibi_cli.calibration.feed import HELD_OUT_TOKENS, REACH_LENGTH, REACH_SHARE, lengths_of, range_of, tokens_of
 from alibi_cli.calibration.grid import on_grid
 from alibi_cli.calibration.learnable import slope_bounds

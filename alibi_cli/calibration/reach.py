@@ -7,7 +7,7 @@ bit. Layers are fitted in order, so that each sees what the layers before it han
 range has nothing to hide, and gets the gentlest slope.
 
 A window ends long before the length that a checkpoint declares. The scores of distances that no window holds are extrapolated
-(`farther.py`), and their keys get a share of their own.
+(`extrapolation.py`), and their keys get a share of their own.
 
 Shapes: B windows, H query heads, S sampled queries, K keys, D head width.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.calibration.farther import Beyond, copies_of, sees_ends
+from alibi_cli.calibration.extrapolation import Beyond, copies_of, sees_ends
 from alibi_cli.calibration.smallest_slopes import gentlest_slope, smallest_slopes
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import attention_modules

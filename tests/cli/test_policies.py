@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from alibi_cli import time_left
 from alibi_cli.calibration import added, divergence, feed
 from alibi_cli.calibration import calibrate as run
-from alibi_cli.calibration.farther import Beyond
+from alibi_cli.calibration.extrapolation import Beyond
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.models.families import family_policies
 from alibi_cli.settings.conversion import CalibrateSettings

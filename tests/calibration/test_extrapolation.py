@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alibi_cli.calibration import reach as module
-from alibi_cli.calibration.farther import Beyond, copies_of
+from alibi_cli.calibration.extrapolation import Beyond, copies_of
 from alibi_cli.calibration.reach import fit_reach
 from alibi_cli.calibration.twin import converted_twin
 from tests.calibration.shares import share_beyond, shown
