@@ -1,4 +1,4 @@
-"""Short names for tables and pictures: of models, where they are unique, and of texts. Records keep the full ones."""
+"""Short names for tables and pictures: of models, where they are unique, of texts, and of sinks. Records keep the full ones."""
 
 from collections.abc import Iterable
 from textwrap import shorten
@@ -22,6 +22,11 @@ def short_names(names: Iterable[str], room: int = ROOM) -> dict[str, str]:
 def short_text(name: str, room: int = 60) -> str:
     """Of a text that is many files, the first names."""
     return shorten(name, room, placeholder=f" {CUT}")
+
+
+def first_tokens(n: int) -> str:
+    """What attention sinks are, in words."""
+    return f"the first {n} tokens of a document" if n > 1 else "the first token of a document"
 
 
 def _cut(labels: dict[str, str], room: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alibi_cli.cli import options, output
-from alibi_cli.names import short_text
+from alibi_cli.names import first_tokens, short_text
 from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.slopes import is_per_layer, layers_of
 
@@ -146,7 +146,7 @@ def _extent(slopes: list[Any], offsets: list[Any] | None) -> str:
 
 
 def _sinks(n: int) -> str:
-    return f"the first {n} tokens of a document" if n else "none"
+    return first_tokens(n) if n else "none"
 
 
 def _calibrated(record: dict[str, Any] | None) -> list[tuple[str, str]]:

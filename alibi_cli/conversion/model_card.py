@@ -5,6 +5,7 @@ from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
 from alibi_cli.conversion.plan import Plan
+from alibi_cli.names import first_tokens
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.slopes import extent
 
@@ -54,7 +55,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
         bias, (nearest, farthest) = "−m·max(0, |i−j| − o)", extent(plan.offsets)
         bias += f" with o = {nearest:.4g}" + (f" to {farthest:.4g} tokens" if farthest > nearest else " tokens")
     if plan.sinks:
-        bias += f", except those of the first {plan.sinks} tokens of a document"
+        bias += f", except those of {first_tokens(plan.sinks)}"
     if plan.sink_distance is not None:
         bias += f", which queries see as if they were at most {plan.sink_distance} tokens away"
     sinks = str(plan.sinks)

@@ -229,6 +229,13 @@ def test_the_preset_keep(family, sources, tmp_path, text):
     assert difference.abs().max() < 1e-5
 
 
+def test_one_sink_is_a_token(sources, tmp_path):
+    out = tmp_path / "out"
+    result = alibi_here("convert", sources["llama"], "-o", out, *ADD, "--sinks", "1")
+    assert "the first token of a document" in result.stdout and result.exit_code == 0
+    assert "except those of the first token of a document" in " ".join((out / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize(("policy", "method"), [("add", "reach"), ("add", "distil"), ("replace", "look-back")])
 def test_sinks_land_everywhere_and_verify_compares(policy, method, sources, tmp_path, text, monkeypatch):
     module = "added" if policy == "add" else "replaced"
