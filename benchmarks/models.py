@@ -1,10 +1,10 @@
 """Whole converted models against their originals with scaled dot product attention: a training step, a prefill, and decoding with a cache.
 
 The model is a small Llama of SmolLM's proportions with random weights, in float32. Policy replace has Press's slopes; policy add has
-offsets of 512 tokens, steep slopes and, with sinks, a distance of 512 from which they are seen.
+offsets of 512 tokens, steep slopes, other ones in every layer as calibration finds them, and, with sinks, a distance of 512 from which
+they are seen.
 
-Decoding reads one token at a time after a prefill;
-its cache is cut back to the same length after every step. A round visits all cases, and in each the models take turns, so that a slow
+Decoding reads one token at a time after a prefill; its cache is cut back to the same length after every step. A round visits all cases, and in each the models take turns, so that a slow
 minute decides nothing; of every case the least of all rounds counts. On a CPU that is the CPU time of all threads.
 """
 
@@ -20,12 +20,16 @@ from alibi_cli import apply_alibi
 from benchmarks.attention import DEVICE, _least
 from benchmarks.claims import Claim
 
-HEADS, OFFSET, STEEP, SINKS, VOCABULARY = 9, 512, 0.05, 4, 4096
+LAYERS, HEADS, OFFSET, STEEP, SINKS, VOCABULARY = 4, 9, 512, 0.05, 4, 4096
 TARGETS = {"training step": 1.05, "prefill": 1.0, "decoding": 1.0}  # of the original's time
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 STEPS = 8  # of decoding, at a time
 ROUNDS = 4
-ADDED: dict[str, Any] = dict(policy="add", slopes=[STEEP] * HEADS, offsets=[float(OFFSET)] * HEADS)
+ADDED: dict[str, Any] = dict(
+    policy="add",
+    slopes=[[STEEP * (1 + layer / 10)] * HEADS for layer in range(LAYERS)],
+    offsets=[float(OFFSET)] * HEADS,
+)
 CONVERSIONS: dict[str, dict[str, Any]] = {
     "replace": {},
     f"replace, {SINKS} sinks": dict(sinks=SINKS),
@@ -68,7 +72,7 @@ def models_of(longest: int, **proportions: int) -> dict[str, LlamaForCausalLM]:
         vocab_size=VOCABULARY,
         hidden_size=576,
         intermediate_size=1536,
-        num_hidden_layers=4,
+        num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=3,
         max_position_embeddings=longest + STEPS,

@@ -107,11 +107,6 @@ def _what(parameter: Any) -> str:
     text = [_cell(parameter.help or "")]
     if hasattr(parameter.type, "choices"):
         text.append("One of " + ", ".join(f"`{choice}`" for choice in parameter.type.choices) + ".")
-    low, high = (getattr(parameter.type, name, None) for name in ("min", "max"))
-    if low is not None and high is not None:
-        text.append(f"{low:,} to {high:,}.")
-    elif low is not None or high is not None:
-        text.append(f"At least {low:,}." if low is not None else f"At most {high:,}.")
     if getattr(parameter, "show_default", False) and parameter.default is not None and parameter.default is not False:
         flag = parameter.opts[0] if parameter.default is True else parameter.default
         text.append(f"Default: `{flag}`.")

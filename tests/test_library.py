@@ -23,6 +23,7 @@ from alibi_cli.conversion import meta_surgery, plan
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.models import source
 from alibi_cli.progress import Progress
+from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
 from alibi_cli.settings.declaration import Verb, declared
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.settings.measuring import EvaluateSettings
@@ -152,7 +153,7 @@ def test_wrong_settings_name_the_setting_and_its_nearest() -> None:
     for given, name, says in (
         ({"polcy": "add"}, "policy", "Did you mean `policy`?"),
         ({"sinks": -1}, "sinks", "`sinks` must be at least 0"),
-        ({"sinks": "two"}, "sinks", "`sinks` is of type int"),
+        ({"sinks": "two"}, "sinks", "`sinks` is a whole number such as 8192"),
         ({"calibrate": "guess"}, "calibrate", "`calibrate` is reach, look-back"),
         ({"max_bias": float("nan")}, "max_bias", "`max_bias` must be above 0"),
         ({"horizon": 8}, "horizon", "`horizon` needs `slopes=calibrated`"),
@@ -190,6 +191,31 @@ def test_lengths_are_written_as_people_write_them() -> None:
     for wrong in ("1.5k", "1e-3", "k", "", "8,", "4:2"):
         with pytest.raises(alibi.UsageError, match="`lengths`"):
             settings_of(EvaluateSettings, {"lengths": wrong})
+
+
+def test_every_number_is_written_as_people_write_it(tmp_path: Path) -> None:
+    """The same spellings everywhere: from the command line, in Python, in a preset."""
+    for written, number in (("32k", 32768), ("1M", 1 << 20), ("2e3", 2000), (" 17 ", 17), (17, 17)):
+        assert settings_of(PlanSettings, {"model": "m", "max_sequence_length": written}).max_sequence_length == number
+    for wrong in ("1.5k", "k", "", "seven", "1e400", "nan", True, 1.0):
+        with pytest.raises(alibi.UsageError, match="`max_sequence_length`"):
+            settings_of(PlanSettings, {"model": "m", "max_sequence_length": wrong})
+    with pytest.raises(alibi.UsageError, match="between 1 and 2,147,483,648"):
+        settings_of(PlanSettings, {"model": "m", "max_sequence_length": "4096M"})
+    preset = tmp_path / "own.yaml"
+    preset.write_text("command: convert\ndescription: own\nsettings: {max_sequence_length: 32k, sinks: 1e0}\n")
+    found = settings_of(ConvertSettings, {"model": "m"}, str(preset))
+    assert (found.max_sequence_length, found.sinks) == (32768, 1)
+    preset.write_text("command: convert\ndescription: own\nsettings: {max_sequence_length: 32q}\n")
+    with pytest.raises(alibi.UsageError, match=r"own.yaml: max_sequence_length: .*32q"):
+        settings_of(ConvertSettings, {"model": "m"}, str(preset))
+    folder = save_tiny("llama", tmp_path / "m")
+    shown = [
+        alibi_inside("inspect", "plan", folder, "--max-sequence-length", n, "--json").stdout for n in ("2k", "2048")
+    ]
+    assert shown[0] == shown[1] and "2048" in shown[0]
+    refused = alibi_inside("inspect", "plan", folder, "--max-sequence-length", "many", code=2)
+    assert "--max-sequence-length" in refused.stderr and "many" in refused.stderr
 
 
 def test_every_setting_is_read() -> None:

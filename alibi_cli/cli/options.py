@@ -10,7 +10,7 @@ import typer
 
 from alibi_cli import settings as settings_package
 from alibi_cli.errors import SETTING, UsageError
-from alibi_cli.settings.declaration import Declared, Verb, declared
+from alibi_cli.settings.declaration import Declared, Verb, declared, range_of
 from alibi_cli.settings.presets import settings_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -110,7 +110,7 @@ def _default(each: Declared) -> Any:
         if each.setting.parse is None:
             return None  # a repeatable option
         return ",".join(map(str, each.default)) if each.default else None
-    return each.default
+    return str(each.default) if type(each.default) is int else each.default
 
 
 def _annotation(each: Declared) -> Any:
@@ -120,14 +120,17 @@ def _annotation(each: Declared) -> Any:
         inner = get_args(kind)[0]
         one: Any = str if inner is Any else inner
         kind = str if setting.parse is not None else list[one]
-    elif kind is Any:
+    elif kind in (Any, int):  # a number may be 32k
         kind = str
     if default is None:
         kind = kind | None
-    extra: dict[str, Any] = {"help": setting.help, "metavar": setting.metavar, "rich_help_panel": setting.panel}
-    extra["show_default"] = default not in (None, inspect.Parameter.empty)
-    if each.kind in (int, float):
-        extra |= {"min": setting.minimum, "max": setting.maximum}
+    bounds = range_of(setting)
+    extra: dict[str, Any] = {
+        "help": setting.help + (f" {bounds.capitalize()}." if bounds else ""),
+        "metavar": setting.metavar or ("N" if each.kind is int else None),
+        "rich_help_panel": setting.panel,
+        "show_default": default not in (None, inspect.Parameter.empty),
+    }
     if setting.argument:
         return Annotated[kind, typer.Argument(**extra)]
     flags = setting.flags or ((option_of(each.name),) if kind is bool else ())

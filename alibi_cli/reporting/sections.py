@@ -93,6 +93,8 @@ def _together(parts: list[tuple[str, Results]], baseline: str | None) -> Results
     own: list[Contrast] = []
     for file, part in parts:
         names = _names(part, whole, file)
+        if baseline is not None and baseline not in {model.name for model in whole.models}:
+            baseline = names.get(baseline, baseline)
         whole.models += [
             model.model_copy(update={"name": names[model.name]})
             for model in part.models
@@ -123,16 +125,18 @@ def _together(parts: list[tuple[str, Results]], baseline: str | None) -> Results
 
 
 def _names(part: Results, whole: Results, file: str) -> dict[str, str]:
-    """{name in a part: name in the whole}: another one if a different model, or other figures of the same, have it already."""
-    taken = {model.name: model for model in whole.models}
+    """{name in a part: name in the whole}: that of the same model, which may lie at another path; another one if a different model, or
+    other figures of the same, have it already."""
     figures = {row.key: row for row in whole.rows}
-    found = {}
-    for model in part.models:
-        name, known = model.name, taken.get(model.name)
-        rows = [row for row in part.rows if row.model == name]
-        if known is not None and not (_same(known, model) and all(_agrees(row, figures) for row in rows)):
-            name = f"{name} ({Path(file).stem})"
-            while name in taken:
+    known = {model.name: model for model in whole.models}
+    found: dict[str, str] = {}
+    for model in sorted(part.models, key=lambda model: model.name not in known):
+        rows = [row for row in part.rows if row.model == model.name]
+        free = [name for name in (model.name, *known) if name in known and name not in found.values()]
+        same = (name for name in free if _same(known[name], model) and all(_agrees(row, name, figures) for row in rows))
+        if (name := next(same, None)) is None:
+            name = model.name if model.name not in known else f"{model.name} ({Path(file).stem})"
+            while name in known:
                 name += "'"
         found[model.name] = name
     return found
@@ -142,8 +146,8 @@ def _same(one: ModelFacts, other: ModelFacts) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in MEASURED)
 
 
-def _agrees(row: Row, figures: dict[RowKey, Row]) -> bool:
-    known = figures.get(row.key)
+def _agrees(row: Row, name: str, figures: dict[RowKey, Row]) -> bool:
+    known = figures.get(row.key._replace(model=name))
     return known is None or (known.status, known.nll) == (row.status, row.nll)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 RUNTIME_FILES = (
     "alibi_slopes.py",
     "alibi_distances.py",
+    "alibi_decoding.py",
     "alibi_attention.py",
     "alibi_sinks.py",
     "alibi_reach.py",

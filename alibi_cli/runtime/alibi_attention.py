@@ -21,7 +21,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs
+from .alibi_decoding import bias_of_row, is_row
+from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs, sloped
 from .alibi_reach import reaches
 from .alibi_sinks import (
     attend_beside_sinks,
@@ -56,26 +57,8 @@ def alibi_bias(distances: Tensor, slopes: Any, dtype: torch.dtype, offsets: Any 
         return torch.zeros_like(distances, dtype=dtype).masked_fill_(distances == HIDDEN, lowest)
     exact = torch.promote_types(dtype, torch.float32)
     ramp = (distances + 1).to(exact).masked_fill_(distances < SINK, 0)  # (B, 1, Q, K)
-    bias = _sloped(ramp, slopes, offsets)
+    bias = sloped(ramp, slopes, offsets)
     return bias.masked_fill_(distances == HIDDEN, lowest).clamp_min_(lowest).to(dtype)
-
-
-def bias_of_row(row: Any, slopes: Any, dtype: torch.dtype, offsets: Any = None) -> Tensor:
-    """As `alibi_bias` for what `row_of` gives, where nothing is hidden: in decoding every operation counts."""
-    ramp = torch.arange(1 - row.shape[-1], 1, dtype=torch.promote_types(dtype, torch.float32), device=row.device)
-    bias = _sloped(ramp[None, None, None], slopes, offsets)
-    if row.alibi_row:
-        bias[..., : row.alibi_row] = 0
-    return bias if bias.dtype == dtype else bias.clamp_min_(torch.finfo(dtype).min).to(dtype)
-
-
-def _sloped(ramp: Tensor, slopes: Any, offsets: Any) -> Tensor:
-    """(B, 1, Q, K) of -|i - j| -> (B, H, Q, K) of -m_h * max(0, |i - j| - o_h)"""
-    slopes = torch.as_tensor(slopes, dtype=ramp.dtype, device=ramp.device)[:, None, None]
-    if offsets is not None:
-        offsets = torch.as_tensor(offsets, dtype=ramp.dtype, device=ramp.device)[:, None, None]
-        ramp = -torch.relu(-ramp - offsets)  # no gradient by an offset at its edge, nor from a sink, as a clamp has
-    return ramp * slopes
 
 
 def alibi_attention(
@@ -118,11 +101,14 @@ def alibi_attention(
         line = _bias_of_layer(module, attention_mask.line, attention_mask.line, query.dtype)
         return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
     entries = attention_mask if same_keys else attention_mask[..., : key.shape[2]]
-    bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
+    if is_row(entries) and isinstance(getattr(module, "alibi_slopes", None), list):  # neither learned nor missing
+        bias, far = bias_of_row(module, entries, query, key, scaling, softcap)
+    else:
+        bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
+        far = _far_sinks(module, query, key, entries, attention_mask, scaling)
     if relative is not None:
         bias = (bias + relative).clamp_min(torch.finfo(query.dtype).min)
     explicit = keeps_weights or (bias.dtype != query.dtype)  # learned in 16 bits
-    far = _far_sinks(module, query, key, entries, attention_mask, scaling)
     output, weights = _attend(query, key, value, bias, *options, explicit, far=far)
     if as_rows:
         output = output.transpose(1, 2).reshape(batch, 1, heads, value.shape[-1])
@@ -278,13 +264,7 @@ def _far_sinks(
 
     def find() -> Any:
         """`far_sinks` and the turn of the queries, which is a matrix if there is one query, whose heads all turn alike"""
-        found: tuple[Any, Tensor, Tensor | None] | None
-        if not torch.compiler.is_compiling() and hasattr(entries, "alibi_row"):
-            last = torch.full((1, 1, 1), entries.shape[-1] - 1, device=entries.device)
-            sinks = entries.alibi_row
-            found = (slice(0, sinks), last, None) if sinks else None
-        else:
-            found = far_sinks((entries < SINK) & (entries != HIDDEN), SINK - 1 - entries, limit)
+        found = far_sinks((entries < SINK) & (entries != HIDDEN), SINK - 1 - entries, limit)
         if found is None:
             return None
         turn = turn_back(frequencies, found[1], limit, query.dtype)
@@ -326,11 +306,8 @@ def _bias_of_layer(
     kind = torch.promote_types(dtype, torch.float32) if learned else dtype
 
     def make() -> Tensor:
-        if not torch.compiler.is_compiling():
-            if slopes is not None and hasattr(distances, "alibi_row"):
-                return in_groups(bias_of_row(distances, slopes, kind, offsets))
-            if distances.numel() and distances.max() >= 0:  # once per forward, not once per layer
-                raise ValueError(NO_DISTANCES)
+        if not torch.compiler.is_compiling() and distances.numel() and distances.max() >= 0:  # once per forward
+            raise ValueError(NO_DISTANCES)
         return in_groups(alibi_bias(distances, slopes, kind, offsets))
 
     def in_groups(bias: Tensor) -> Tensor:

@@ -259,6 +259,15 @@ def once(mask: Tensor, what: Any, key: tuple[Any, ...], make: Callable[[], Made]
     return before[1]
 
 
+def sloped(ramp: Tensor, slopes: Any, offsets: Any) -> Tensor:
+    """(B, 1, Q, K) of -|i - j| -> (B, H, Q, K) of -m_h * max(0, |i - j| - o_h)"""
+    slopes = torch.as_tensor(slopes, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+    if offsets is not None:
+        offsets = torch.as_tensor(offsets, dtype=ramp.dtype, device=ramp.device)[:, None, None]
+        ramp = -torch.relu(-ramp - offsets)  # no gradient by an offset at its edge, nor from a sink, as a clamp has
+    return ramp * slopes
+
+
 def _with_sinks(distances: Tensor, free: Tensor | None) -> Tensor:
     """`distances` with the entries of the keys that are `free` (…, K) lowered; hidden ones stay hidden."""
     return distances if free is None else torch.where(free & (distances != HIDDEN), distances + SINK, distances)

@@ -10,6 +10,23 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alibi_cli.errors import UsageError
 
+UNITS = {"k": 1 << 10, "K": 1 << 10, "M": 1 << 20}
+
+
+def parse_count(text: str) -> int:
+    """'8192', '8k' (of 1,024), '1M' (of 1,048,576) or '1e6'.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    text = text.strip()
+    if text[-1:] in UNITS:
+        return int(text[:-1]) * UNITS[text[-1]]
+    number = float(text) if "e" in text.lower() else int(text)
+    if not math.isfinite(number) or number != int(number):
+        raise ValueError(f"{text} is no whole number")
+    return int(number)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -98,6 +115,11 @@ def normal(declared: Declared, value: Any) -> Any:
         return None
     if isinstance(value, str) and setting.parse is not None:
         value = setting.parse(value)
+    elif isinstance(value, str) and kind is int:
+        try:
+            value = parse_count(value)
+        except ValueError:
+            raise UsageError(f"`{name}` is a whole number such as 8192, 8k or 1e6; it is {value!r}.") from None
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         parts: list[Any] = [value] if isinstance(value, (str, Path)) else list(value)
@@ -122,12 +144,15 @@ def normal(declared: Declared, value: Any) -> Any:
 def _check_range(name: str, value: float, setting: Setting) -> None:
     low, high, above = setting.minimum, setting.maximum, setting.above
     inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    if inside and math.isfinite(value):
-        return
-    if above is not None:
-        must = f"above {above:g}" + ("" if high is None else f" and at most {high:g}")
-    elif low is not None:
-        must = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-    else:
-        must = "finite" if high is None else f"at most {high:g}"
-    raise UsageError(f"`{name}` must be {must}; it is {value}.")
+    if not (inside and math.isfinite(value)):
+        raise UsageError(f"`{name}` must be {range_of(setting) or 'finite'}; it is {value}.")
+
+
+def range_of(setting: Setting) -> str:
+    """'at least 2', 'between 0 and 1'; '' if there is no bound."""
+    low, high = (None if bound is None else f"{bound:,}" for bound in (setting.minimum, setting.maximum))
+    if setting.above is not None:
+        return f"above {setting.above:,}" + ("" if high is None else f" and at most {high}")
+    if low is not None:
+        return f"at least {low}" if high is None else f"between {low} and {high}"
+    return "" if high is None else f"at most {high}"

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.declaration import Verb, declared, normal
+from alibi_cli.settings.declaration import Verb, declared, normal, parse_count
 
 Settings = TypeVar("Settings", bound=Verb)
 
@@ -140,14 +140,15 @@ def parse_preset(text: str, where: str) -> tuple[str, str, dict[str, Any]]:
 
 def preset_schema(command: str) -> Any:
     """The pydantic model of what a preset of a command may hold."""
-    from pydantic import ConfigDict, Field, create_model
+    from pydantic import BeforeValidator, ConfigDict, Field, create_model
 
+    count = Annotated[int, BeforeValidator(lambda value: parse_count(value) if isinstance(value, str) else value)]
     found: dict[str, Any] = {}
     for each in declared(settings_class(command)):
         if each.setting.preset:
-            kind = str if each.setting.parse is not None else each.kind
+            kind: Any = str if each.setting.parse is not None else count if each.kind is int else each.kind
             bounds: dict[str, Any] = {"ge": each.setting.minimum, "le": each.setting.maximum, "gt": each.setting.above}
-            if kind not in (int, float):
+            if each.kind not in (int, float):
                 bounds.clear()
             found[each.name] = (kind | None if each.optional else kind, Field(None, **bounds))
     return create_model(command, __config__=ConfigDict(extra="forbid"), **found)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.declaration import Setting
+from alibi_cli.settings.declaration import Setting, parse_count
 
-UNITS = {"k": 1 << 10, "K": 1 << 10, "M": 1 << 20}
 LONGEST = 1 << 31  # no tensor is sized by it, but figures must stay readable
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 SplitOn = Literal["file", "blank-line"]
@@ -27,21 +26,6 @@ Plugin = Annotated[
 ]
 MaxBias = Annotated[float | None, Setting("Exponent of the gentlest slope, 2^-B, instead of Press's 8.", above=0)]
 Command = Annotated[str, Setting("What the record says was run.", option=False, preset=False)]
-
-
-def parse_count(text: str) -> int:
-    """'8192', '8k' (of 1,024), '1M' (of 1,048,576) or '1e6'.
-
-    Raises:
-        ValueError: it is no whole number.
-    """
-    text = text.strip()
-    if text[-1:] in UNITS:
-        return int(text[:-1]) * UNITS[text[-1]]
-    number = float(text) if "e" in text.lower() else int(text)
-    if number != int(number):
-        raise ValueError(f"{text} is no whole number")
-    return int(number)
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:

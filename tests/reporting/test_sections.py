@@ -1,6 +1,8 @@
 """Models of different runs stand side by side if and only if their tokens are the same."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +81,34 @@ def test_two_models_of_one_name_are_told_apart_and_the_same_one_is_there_once(tm
     assert names(alibi.report(files)) == [["m", "m (second)"]]
     (section,) = alibi.report([files[0], files[0]]).sections
     assert [model.name for model in section.results.models] == ["m"] and len(section.results.rows) == 4
+
+
+def test_one_checkpoint_at_two_paths_is_one_model(tmp_path: Path) -> None:
+    """With the figures that either run has of it; one that says other things of the same lengths is another."""
+    folder = save_tiny("llama", tmp_path / "base")
+    text = Text("t", [(f"d{i}", f"the words of document {i} fall with distance " * 6) for i in range(4)])
+    there = tmp_path / "moved" / "base"
+    shutil.copytree(folder, there)
+    alibi.convert(str(folder), tmp_path / "one", verify=False)
+    one, here, moved = str(tmp_path / "one"), str(folder), str(there)
+    options: Any = {"targets": OLD_MAX // 4, "text": text}
+    runs = [
+        alibi.evaluate([here], lengths=[OLD_MAX], **options),
+        alibi.evaluate([one], baseline=moved, lengths=[OLD_MAX // 2, OLD_MAX], **options),
+    ]
+    (section,) = alibi.report(runs).sections
+    assert [model.name for model in section.results.models] == [here, one]
+    assert {(row.model, row.length) for row in section.results.rows} == {
+        (name, length) for name in (here, one) for length in (OLD_MAX // 2, OLD_MAX)
+    }
+    assert {each.baseline for each in section.results.contrasts if each.baseline != each.model} == {here}
+    (chosen,) = alibi.report(runs, baseline=moved).sections
+    assert {each.baseline for each in chosen.results.contrasts if each.baseline != each.model} == {here}
+    for row in runs[1].rows:
+        if row.model == moved:
+            row.nll = (row.nll or 0) + 1
+    (section,) = alibi.report(runs).sections
+    assert [model.name for model in section.results.models] == [here, moved, one]
 
 
 @pytest.mark.parametrize(
