@@ -33,10 +33,10 @@ def bias_of_row(
     if not sinks:  # other kernels want rows that do not begin where they please
         return bias if bias.device.type == "cpu" else bias.clone(), None
     more = _more(module, row, query, key.narrow(2, 0, sinks), scaling)
-    bias, of_sinks = bias.clone() if more is None else bias.repeat(len(more), 1, 1, 1), slice(0, sinks)
+    bias = (bias if more is None else bias.expand(len(more), -1, -1, -1)).clone()
     if more is None or softcap is not None:
-        bias[..., of_sinks] = 0
-        return bias, None if more is None else (of_sinks, more)
+        bias[..., :sinks] = 0
+        return bias, None if more is None else (slice(0, sinks), more)
     bias.narrow(-1, 0, sinks).copy_(more)
     return bias, None
 
