@@ -4,8 +4,9 @@ The model is a small Llama of SmolLM's proportions with random weights, in float
 offsets of 512 tokens, steep slopes, other ones in every layer as calibration finds them, and, with sinks, a distance of 512 from which
 they are seen.
 
-Decoding reads one token at a time after a prefill; its cache is cut back to the same length after every step. A round visits all cases, and in each the models take turns, so that a slow
-minute decides nothing; of every case the least of all rounds counts. On a CPU that is the CPU time of all threads.
+Decoding reads one token at a time after a prefill; its cache is cut back to the same length after every step. A round visits all cases,
+and in each the models take turns, so that a slow minute decides nothing; of every case the least of all rounds counts. On a CPU that is the
+CPU time of all threads.
 """
 
 import copy
