@@ -5,6 +5,7 @@ A benchmark is a module in this folder with a function `measure(short: bool) -> 
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,8 +115,27 @@ def page(text: str, results: Results) -> str:
             ours, theirs = (_rounded(value, claim.unit) for value in (claim.ours, claim.baseline))
             lines.append(f"| {what} | {ours} | {against} | {theirs} | {claim.ratio:.2f} |")
     before, rest = text.split(BEGIN)
-    found = "\n".join([*lines, "", f"Measured on: {facts}."])
+    found = "\n".join([*lines, "", *of_models(results.claims.get("models", [])), f"Measured on: {facts}."])
     return f"{before}{BEGIN}\n\n{found}\n\n{END}{rest.split(END)[1]}"
+
+
+def of_models(claims: Sequence[Claim]) -> list[str]:
+    """Lines of a Markdown table: the ratios of whole models, a column for each length; none without claims."""
+    parts = [re.fullmatch(r"(.+), (\d+) tokens, policy (.+)", claim.claim) for claim in claims]
+    ratios = {found.groups(): claim.ratio for found, claim in zip(parts, claims, strict=True) if found}
+    lengths = sorted({int(length) for _, length, _ in ratios})
+    if not lengths:
+        return []
+    head = (
+        "| time of a converted model, in that of its original | "
+        + " | ".join(f"{length:,}" for length in lengths)
+        + " |"
+    )
+    rows = [
+        f"| {what}, {policy} | " + " | ".join(f"{ratios[what, str(length), policy]:.2f}" for length in lengths) + " |"
+        for what, policy in dict.fromkeys((what, policy) for what, _, policy in ratios)
+    ]
+    return [head, "|---|" + "---:|" * len(lengths), *rows, ""]
 
 
 def _rounded(value: float, unit: str) -> str:
