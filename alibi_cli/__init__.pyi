@@ -422,7 +422,7 @@ def inspect_heads(
         model: a folder, a Hub name, a model in memory, or a pair of one and its tokenizer.
         progress: is called with each `Progress`.
         text: Look at the heads on this text; repeatable. Default: the embedded text.
-        tokens: Tokens of text to look at, two windows at least.
+        tokens: Tokens of text to look at; two windows are the least.
         length: Tokens in a window. Default: the trained length, but at most 1,024.
         sinks: First tokens of a window that count as attention sinks.
         revision: Branch, tag or commit of a Hub repository.

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
 from benchmarks import attention, convert, scoring, startup
-from benchmarks.claims import BEGIN, END, SHOWN, Claim, Results, page, table
+from benchmarks.claims import BEGIN, END, SHOWN, Claim, Results, of_models, page, table
 from tests.conftest import REPOSITORY
 from tests.fuzzing import THOROUGH
 
@@ -115,6 +115,22 @@ def test_the_page_shows_what_was_measured() -> None:
     assert page(text, measured) == text and text.count("\n| ") == len(SHOWN) + 1
     measured.claims["startup"][0].ours *= 2
     assert page(text, measured) != text
+
+
+def test_whole_models_are_a_table_of_ratios() -> None:
+    claims = [
+        Claim(claim=f"{what}, {length} tokens, policy {name}", against="a", unit="s", ours=ours, baseline=2.0, target=1)
+        for what, name, ours in (("prefill", "add, 4 sinks", 1.0), ("decoding", "replace", 3.0))
+        for length in (8192, 512)
+    ]
+    assert of_models([*claims, claims[0].model_copy(update={"claim": "alibi --help"})]) == [
+        "| time of a converted model, in that of its original | 512 | 8,192 |",
+        "|---|---:|---:|",
+        "| prefill, add, 4 sinks | 0.50 | 0.50 |",
+        "| decoding, replace | 1.50 | 1.50 |",
+        "",
+    ]
+    assert of_models([]) == []
 
 
 def test_an_unknown_benchmark_is_refused(capsys) -> None:

@@ -197,7 +197,7 @@ def test_every_number_is_written_as_people_write_it(tmp_path: Path) -> None:
     """The same spellings everywhere: from the command line, in Python, in a preset."""
     for written, number in (("32k", 32768), ("1M", 1 << 20), ("2e3", 2000), (" 17 ", 17), (17, 17)):
         assert settings_of(PlanSettings, {"model": "m", "max_sequence_length": written}).max_sequence_length == number
-    for wrong in ("1.5k", "k", "", "seven", "1e400", "nan", True, 1.0):
+    for wrong in ("1.5k", "k", "", "seven", "1e400", "nan", "9" * 400, 10**400, True, 1.0):
         with pytest.raises(alibi.UsageError, match="`max_sequence_length`"):
             settings_of(PlanSettings, {"model": "m", "max_sequence_length": wrong})
     with pytest.raises(alibi.UsageError, match="between 1 and 2,147,483,648"):
@@ -207,13 +207,19 @@ def test_every_number_is_written_as_people_write_it(tmp_path: Path) -> None:
     found = settings_of(ConvertSettings, {"model": "m"}, str(preset))
     assert (found.max_sequence_length, found.sinks) == (32768, 1)
     preset.write_text("command: convert\ndescription: own\nsettings: {max_sequence_length: 32q}\n")
-    with pytest.raises(alibi.UsageError, match=r"own.yaml: max_sequence_length: .*32q"):
+    with pytest.raises(alibi.UsageError, match=r"own.yaml: max_sequence_length: .*is a whole number .* it is '32q'"):
         settings_of(ConvertSettings, {"model": "m"}, str(preset))
+    budget = {"checkpoint": "m", "output": "o", "tokens": "1e6", "length_schedule": "1k:0.5,2k:0.5"}
+    healed = settings_of(TrainSettings, budget)
+    assert (healed.tokens, healed.length_schedule) == (10**6, ((1024, 0.5), (2048, 0.5)))
+    assert (
+        alibi_inside("inspect", "bias", "--length", "1k").stdout
+        == alibi_inside("inspect", "bias", "--length", 1024).stdout
+    )
     folder = save_tiny("llama", tmp_path / "m")
-    shown = [
-        alibi_inside("inspect", "plan", folder, "--max-sequence-length", n, "--json").stdout for n in ("2k", "2048")
-    ]
-    assert shown[0] == shown[1] and "2048" in shown[0]
+    for written in ("2k", "2048"):
+        planned = alibi_json("inspect", "plan", folder, "--max-sequence-length", written)
+        assert planned["max_sequence_length"] == 2048
     refused = alibi_inside("inspect", "plan", folder, "--max-sequence-length", "many", code=2)
     assert "--max-sequence-length" in refused.stderr and "many" in refused.stderr
 

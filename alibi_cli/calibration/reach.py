@@ -31,7 +31,7 @@ from alibi_cli.runtime.alibi_distances import HIDDEN, Compact
 from alibi_cli.runtime.alibi_sinks import frequencies_of, sees_sinks_as_near, turn_back, turn_by, turn_query
 from alibi_cli.shapes import Keys, PerHead, Queries, Scores
 
-EPSILON = 0.001
+EPSILON = 0.0001
 FAMILIAR_EPSILON = 0.05  # where the range is a horizon, and the model knows the distances beyond it
 QUERIES = 64  # sampled from each window, on each side on which they see something
 FAR_QUERIES = 16  # of the sampled ones, for distances that are extrapolated

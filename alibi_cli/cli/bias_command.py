@@ -6,16 +6,15 @@ from typing import Annotated
 import typer
 
 from alibi_cli.cli import output
+from alibi_cli.cli.options import takes
+from alibi_cli.settings.looking import BiasSettings
 
 EXAMPLES = "Examples:\n\n  alibi inspect bias --heads 8 --length 64\n\n  alibi inspect bias --heads 12 --length 512 -o bias.png"
 
 
+@takes(BiasSettings, light=True)
 def command(
-    heads: Annotated[int, typer.Option(min=1, max=256, help="Number of attention heads.")] = 8,
-    length: Annotated[int, typer.Option(min=1, max=65536, help="Number of tokens.")] = 64,
-    causal: Annotated[
-        bool, typer.Option("--causal/--symmetric", help="Decoders see the past alone; encoders both sides.")
-    ] = True,
+    settings: BiasSettings,
     picture: Annotated[
         Path | None,
         typer.Option(
@@ -33,7 +32,7 @@ def command(
     from alibi_cli.plots.bias_plot import draw, lines
 
     if picture is None:
-        for line in lines(heads, length, causal):
+        for line in lines(settings.heads, settings.length, settings.causal):
             output.print_text(line)
     else:
-        draw(picture, heads, length, causal)
+        draw(picture, settings.heads, settings.length, settings.causal)

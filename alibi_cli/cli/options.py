@@ -10,7 +10,7 @@ import typer
 
 from alibi_cli import settings as settings_package
 from alibi_cli.errors import SETTING, UsageError
-from alibi_cli.settings.declaration import Declared, Verb, declared, range_of
+from alibi_cli.settings.declaration import Declared, Verb, bounds_in_words, declared
 from alibi_cli.settings.presets import settings_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -124,7 +124,7 @@ def _annotation(each: Declared) -> Any:
         kind = str
     if default is None:
         kind = kind | None
-    bounds = range_of(setting)
+    bounds = bounds_in_words(setting)
     extra: dict[str, Any] = {
         "help": setting.help + (f" {bounds.capitalize()}." if bounds else ""),
         "metavar": setting.metavar or ("N" if each.kind is int else None),

@@ -37,17 +37,21 @@ class Checkpoint:
 def look_into(models: Iterable[ModelFacts], folders: Iterable[Path], update: Update) -> list[Checkpoint]:
     """Of measured models whose folder is still what was measured, and of folders that were named."""
     found: dict[Path, Checkpoint] = {}
+    read: set[str] = set()  # a checkpoint may lie at several paths
     for folder in folders:
         found[folder.resolve()] = _read(str(folder), folder)
     for model in models:
         folder = Path(model.name)
         if model.commit is not None or not (folder / "config.json").is_file() or folder.resolve() in found:
             continue
+        if model.digest in read:
+            continue
         if not ((folder / "alibi.json").is_file() or (folder / RECORD).is_file()):
             continue  # an original tells nothing of this kind
         update(f"Comparing {model.name} with what was measured", 0, 0)
         if digest_of(folder, (*TOKENIZER, *WEIGHTS)) == model.digest:
             found[folder.resolve()] = _read(model.name, folder)
+            read.add(model.digest)
         else:
             found[folder.resolve()] = Checkpoint(model.name, missing="its files have changed since it was measured")
     return list(found.values())

@@ -43,6 +43,7 @@ def make_sections(runs: Sequence[tuple[str, Results]], baseline: str | None = No
     if baseline is not None and all(model.name != baseline for _, run in runs for model in run.models):
         known = dict.fromkeys(model.name for _, run in runs for model in run.models)
         raise UsageError(f"`baseline`: no result is of {baseline}; there are {', '.join(known) or 'none'}.")
+    baselines = _paths_of(baseline, runs)
     groups: dict[Tokens, list[tuple[str, Results]]] = {}
     for file, run in runs:
         for tokens, models in _by_tokens(run).items():
@@ -50,7 +51,7 @@ def make_sections(runs: Sequence[tuple[str, Results]], baseline: str | None = No
     first = next(iter(groups), None)
     sections = []
     for tokens, parts in groups.items():
-        results = _together(parts, baseline)
+        results = _together(parts, baselines)
         why = "" if tokens == first or first is None else _why(tokens, first, results, groups[first][0][1])
         sections.append(
             Section(
@@ -58,6 +59,13 @@ def make_sections(runs: Sequence[tuple[str, Results]], baseline: str | None = No
             )
         )
     return sections
+
+
+def _paths_of(name: str | None, runs: Sequence[tuple[str, Results]]) -> list[str]:
+    """The names that runs have for the model that one of them names so; a checkpoint may lie at several paths."""
+    models = [model for _, run in runs for model in run.models]
+    named = [model for model in models if model.name == name]
+    return list(dict.fromkeys([*(m.name for m in named), *(m.name for m in models if any(_same(m, n) for n in named))]))
 
 
 def _by_tokens(run: Results) -> dict[Tokens, list[str]]:
@@ -86,15 +94,14 @@ def _part(run: Results, models: list[str]) -> Results:
     return chosen
 
 
-def _together(parts: list[tuple[str, Results]], baseline: str | None) -> Results:
-    """One run out of several on the same tokens, with the paired differences between models of all of them."""
+def _together(parts: list[tuple[str, Results]], chosen: list[str]) -> Results:
+    """One run out of several on the same tokens, with the paired differences between models of all of them. chosen: the names of the
+    baseline, none for those of the runs."""
     whole = parts[0][1].model_copy(update={"models": [], "rows": [], "contrasts": []})
     whole._record = {}
     own: list[Contrast] = []
     for file, part in parts:
         names = _names(part, whole, file)
-        if baseline is not None and baseline not in {model.name for model in whole.models}:
-            baseline = names.get(baseline, baseline)
         whole.models += [
             model.model_copy(update={"name": names[model.name]})
             for model in part.models
@@ -115,8 +122,8 @@ def _together(parts: list[tuple[str, Results]], baseline: str | None) -> Results
     whole.rows.sort(key=lambda row: (order[row.model], row.length, row.arm != FULL))
     whole.contrasts = own
     baselines = list(dict.fromkeys(each.baseline for each in own if each.baseline != each.model))
-    if baseline is not None:
-        whole.contrasts, baselines = [], [baseline] if baseline in order else []
+    if chosen:
+        whole.contrasts, baselines = [], [name for name in chosen if name in order][:1]
     found = {each.key: each for each in whole.contrasts}
     if len(baselines) < 2:  # of several, each model keeps the one that it was measured with
         found |= {each.key: each for each in contrasts(whole, baselines[0] if baselines else None)}
@@ -129,6 +136,7 @@ def _names(part: Results, whole: Results, file: str) -> dict[str, str]:
     other figures of the same, have it already."""
     figures = {row.key: row for row in whole.rows}
     known = {model.name: model for model in whole.models}
+    taken = {*known, *(model.name for model in part.models)}
     found: dict[str, str] = {}
     for model in sorted(part.models, key=lambda model: model.name not in known):
         rows = [row for row in part.rows if row.model == model.name]
@@ -136,8 +144,9 @@ def _names(part: Results, whole: Results, file: str) -> dict[str, str]:
         same = (name for name in free if _same(known[name], model) and all(_agrees(row, name, figures) for row in rows))
         if (name := next(same, None)) is None:
             name = model.name if model.name not in known else f"{model.name} ({Path(file).stem})"
-            while name in known:
+            while name in taken and name != model.name:
                 name += "'"
+            taken.add(name)
         found[model.name] = name
     return found
 

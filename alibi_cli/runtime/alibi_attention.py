@@ -7,7 +7,8 @@ Two functions are registered under one name. The *mask* function knows where eve
 With the queries in reverse order the bias is a Hankel matrix, entry (r, j) = line[r + j], which is a view of a line of Q + K - 1 numbers,
 and the fused kernel reads it through its strides, a block of queries at a time. A block is given the keys from the first to the last that
 it sees; if some in between are hidden, as at the edges of windows and of packed documents, its bias is a copy. Keys too far away to matter
-are left out (alibi_reach.py). Attention sinks, which get no bias, are attended to beside the others (alibi_sinks.py).
+are left out (alibi_reach.py). Attention sinks, which get no bias, are attended to beside the others (alibi_sinks.py). A single query has
+a row of a line that its layer keeps (alibi_decoding.py).
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
@@ -21,7 +22,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .alibi_decoding import bias_of_row, is_row
+from .alibi_decoding import bias_and_far, is_row
 from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs, sloped
 from .alibi_reach import reaches
 from .alibi_sinks import (
@@ -102,7 +103,7 @@ def alibi_attention(
         return _in_blocks(module, query, key, value, line, attention_mask, options).contiguous(), None
     entries = attention_mask if same_keys else attention_mask[..., : key.shape[2]]
     if is_row(entries) and isinstance(getattr(module, "alibi_slopes", None), list):  # neither learned nor missing
-        bias, far = bias_of_row(module, entries, query, key, scaling, softcap)
+        bias, far = bias_and_far(module, entries, query, key, scaling, softcap)
     else:
         bias = _bias_of_layer(module, entries, attention_mask, query.dtype, groups if as_rows else None)
         far = _far_sinks(module, query, key, entries, attention_mask, scaling)
@@ -306,7 +307,7 @@ def _bias_of_layer(
     kind = torch.promote_types(dtype, torch.float32) if learned else dtype
 
     def make() -> Tensor:
-        if not torch.compiler.is_compiling() and distances.numel() and distances.max() >= 0:  # once per forward
+        if not torch.compiler.is_compiling() and distances.numel() and distances.max() >= 0:
             raise ValueError(NO_DISTANCES)
         return in_groups(alibi_bias(distances, slopes, kind, offsets))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .alibi_distances import once, sloped
 from .alibi_sinks import frequencies_of, matrix_of, sees_sinks_as_near, turn_back
 
-SHORTEST = 256  # keys that a layer's line is made for; then twice as many, whenever they do not suffice
+SPARE = 256  # keys, at least, for which a layer's line has room beyond those that are asked for
 
 
 def is_row(mask: Tensor) -> bool:
@@ -23,25 +23,27 @@ def is_row(mask: Tensor) -> bool:
     return not torch.compiler.is_compiling() and hasattr(mask, "alibi_row")
 
 
-def bias_of_row(
+def bias_and_far(
     module: Any, row: Any, query: Tensor, key: Tensor, scaling: float, softcap: float | None
 ) -> tuple[Tensor, tuple[Any, Tensor] | None]:
     """query (B, G, H / G, D), or (B, H, 1, D), and key (B, G or H, K, D) -> bias (1 or B, G, H / G, K) or (1 or B, H, 1, K), 0 for sinks,
-    which are the first `row.alibi_row` keys; where there is a soft cap, (columns, what is to be added to their scores before it)."""
-    line, keys, sinks = _line(module, row.shape[-1], query), row.shape[-1], row.alibi_row
+    which are the first `row.alibi_row` keys, plus what they get where they are far; with a soft cap that is (columns, what is to be added
+    to their scores before it) instead."""
+    keys, sinks, line = row.shape[-1], row.alibi_row, _line(module, row.shape[-1], query)
     bias = line.narrow(-1, line.shape[-1] - keys, keys)
     if not sinks:  # other kernels want rows that do not begin where they please
         return bias if bias.device.type == "cpu" else bias.clone(), None
-    more = _more(module, row, query, key.narrow(2, 0, sinks), scaling)
-    bias = (bias if more is None else bias.expand(len(more), -1, -1, -1)).clone()
-    if more is None or softcap is not None:
+    far = _of_far_sinks(module, row, query, key.narrow(2, 0, sinks), scaling)
+    if far is None or softcap is not None:
+        bias = bias.clone()
         bias[..., :sinks] = 0
-        return bias, None if more is None else (slice(0, sinks), more)
-    bias.narrow(-1, 0, sinks).copy_(more)
+        return bias, None if far is None else (slice(0, sinks), far)
+    bias = bias.expand(len(far), -1, -1, -1).clone()
+    bias.narrow(-1, 0, sinks).copy_(far)
     return bias, None
 
 
-def _more(module: Any, row: Tensor, query: Tensor, sinks: Tensor, scaling: float) -> Tensor | None:
+def _of_far_sinks(module: Any, row: Tensor, query: Tensor, sinks: Tensor, scaling: float) -> Tensor | None:
     """(B, G, H / G, N) or (B, H, 1, N): what sinks (B, G or H, N, D) get beside their scores; None where the first is not too far away."""
     if not sees_sinks_as_near(module) or row.shape[-1] - 1 <= module.config.alibi_sink_distance:
         return None
@@ -62,12 +64,11 @@ def _line(module: Any, keys: int, query: Tensor) -> Tensor:
     """(1, G, H / G, L) or (1, H, 1, L), L >= keys: -m max(0, d - o) for the distances d from L - 1 down to 0, in the queries' dtype."""
     slopes, offsets = module.alibi_slopes, getattr(module, "alibi_offsets", None)
     of = tuple(slopes), None if offsets is None else tuple(offsets), query.dtype, query.device, query.shape[1:3]
-    kept = getattr(module, "alibi_line", None)
+    kept: tuple[Any, Tensor] | None = getattr(module, "alibi_line", None)
     if kept is None or kept[0] != of or kept[1].shape[-1] < keys:
+        exact, length = torch.promote_types(query.dtype, torch.float32), keys + max(SPARE, keys // 8)
         with torch.inference_mode(False):  # it may be needed where a gradient is taken
-            exact = torch.promote_types(query.dtype, torch.float32)
-            ramp = torch.arange(1 - max(SHORTEST, 1 << (keys - 1).bit_length()), 1, dtype=exact, device=query.device)
+            ramp = torch.arange(1 - length, 1, dtype=exact, device=query.device)
             line = sloped(ramp[None, None, None], slopes, offsets).clamp_min_(torch.finfo(query.dtype).min)
             kept = module.alibi_line = of, line.to(query.dtype).view(1, *query.shape[1:3], -1)
-    line_of_layer: Tensor = kept[1]
-    return line_of_layer
+    return kept[1]

@@ -17,15 +17,16 @@ def parse_count(text: str) -> int:
     """'8192', '8k' (of 1,024), '1M' (of 1,048,576) or '1e6'.
 
     Raises:
-        ValueError: it is no whole number.
+        ValueError: it is none of these; its message says so, without a subject.
     """
-    text = text.strip()
-    if text[-1:] in UNITS:
-        return int(text[:-1]) * UNITS[text[-1]]
-    number = float(text) if "e" in text.lower() else int(text)
-    if not math.isfinite(number) or number != int(number):
-        raise ValueError(f"{text} is no whole number")
-    return int(number)
+    digits, unit = (text.strip()[:-1], UNITS[text.strip()[-1]]) if text.strip()[-1:] in UNITS else (text.strip(), 1)
+    try:
+        number = float(digits) if "e" in digits.lower() and unit == 1 else int(digits)
+        if number == int(number):
+            return int(number) * unit
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"is a whole number such as 8192, 8k or 1e6; it is {text!r}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def normal(declared: Declared, value: Any) -> Any:
     elif isinstance(value, str) and kind is int:
         try:
             value = parse_count(value)
-        except ValueError:
-            raise UsageError(f"`{name}` is a whole number such as 8192, 8k or 1e6; it is {value!r}.") from None
+        except ValueError as error:
+            raise UsageError(f"`{name}` {error}.") from None
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         parts: list[Any] = [value] if isinstance(value, (str, Path)) else list(value)
@@ -144,11 +145,11 @@ def normal(declared: Declared, value: Any) -> Any:
 def _check_range(name: str, value: float, setting: Setting) -> None:
     low, high, above = setting.minimum, setting.maximum, setting.above
     inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    if not (inside and math.isfinite(value)):
-        raise UsageError(f"`{name}` must be {range_of(setting) or 'finite'}; it is {value}.")
+    if not inside or (type(value) is float and not math.isfinite(value)):
+        raise UsageError(f"`{name}` must be {bounds_in_words(setting) or 'finite'}; it is {value:,}.")
 
 
-def range_of(setting: Setting) -> str:
+def bounds_in_words(setting: Setting) -> str:
     """'at least 2', 'between 0 and 1'; '' if there is no bound."""
     low, high = (None if bound is None else f"{bound:,}" for bound in (setting.minimum, setting.maximum))
     if setting.above is not None:

@@ -25,7 +25,7 @@ class HeadsSettings(Verb):
         tuple[Path, ...],
         Setting("Look at the heads on this text; repeatable. Default: the embedded text.", metavar="FILE"),
     ] = ()
-    tokens: Annotated[int, Setting("Tokens of text to look at, two windows at least.", minimum=1)] = 8192
+    tokens: Annotated[int, Setting("Tokens of text to look at; two windows are the least.", minimum=1)] = 8192
     length: Annotated[
         int | None, Setting("Tokens in a window. Default: the trained length, but at most 1,024.", minimum=2)
     ] = None
@@ -54,6 +54,17 @@ class SlopesSettings(Verb):
         super().check()
         if self.model is not None and self.heads is not None:
             raise UsageError("Give a model or `heads`, not both.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasSettings(Verb):
+    """Of which heads the bias is drawn, and how far."""
+
+    heads: Annotated[int, Setting("Number of attention heads.", minimum=1, maximum=256)] = 8
+    length: Annotated[int, Setting("Number of tokens.", minimum=1, maximum=65536)] = 64
+    causal: Annotated[
+        bool, Setting("Decoders see the past alone; encoders both sides.", flags=("--causal/--symmetric",))
+    ] = True
 
 
 @dataclass(frozen=True, kw_only=True)

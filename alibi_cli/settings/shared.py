@@ -76,7 +76,7 @@ def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
     """
     try:
         pairs = [part.split(":") for part in text.split(",")]
-        return tuple((int(length), float(share)) for length, share in pairs)
+        return tuple((parse_count(length), float(share)) for length, share in pairs)
     except ValueError:
         raise UsageError(f"`length_schedule`: {text!r} is not a list like 512:0.7,1024:0.3.") from None
 

@@ -1,6 +1,7 @@
 """One query at a time, as in decoding: exact, nothing that is cached is copied, and what layers share is computed once."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,45 @@ def test_layers_share_distances_bias_and_angles(settings: dict) -> None:
         assert few.get(name, 0) == many.get(name, 0), name
     assert few["aten::arange"] and ("policy" not in settings or few["aten::eye"])
     assert many["aten::scaled_dot_product_attention"] == 3 * few["aten::scaled_dot_product_attention"]
+
+
+def test_the_line_that_a_layer_keeps_follows_every_change() -> None:
+    """One module from step to step, against its own general path: a copy of the distances says nothing of a row."""
+    module, steep, in_place = layer([0.5, 0.25, 0.125, 0.0625]), [0.7, 0.3, 0.2, 0.1], list.reverse
+    calls: list[tuple[int, dict]] = [(keys, {}) for keys in (255, 256, 257, 600, 3, 1)]
+    calls += [
+        (600, {"dtype": torch.float64}),
+        (600, {"groups": 4}),
+        (600, {"dtype": torch.bfloat16, "batch": 2}),
+        (600, {}),
+    ]
+    changes = [
+        lambda: setattr(module, "alibi_slopes", steep),
+        lambda: in_place(module.alibi_slopes),
+        lambda: setattr(module, "alibi_offsets", [0.0, 30.0, 5.0, 400.0]),
+        lambda: in_place(module.alibi_offsets),
+        lambda: setattr(module, "alibi_offsets", None),
+    ]
+    before = None
+    for change in [None, *changes]:
+        if change is not None:
+            change()
+        for keys, options in calls:
+            q, k, v = qkv(1, keys, **{"groups": 2, "width": 16, **options})
+            row = alibi_distances(1, 1, keys, q_offset=keys - 1, config=SimpleNamespace(alibi_sinks=2))
+            with torch.inference_mode():
+                found = alibi_attention(module, q, k, v, row)[0]
+            exact = alibi_attention(module, q, k, v, row.clone())[0]
+            assert (found - exact).abs().max() <= (6e-2 if q.dtype == torch.bfloat16 else 1e-5), (keys, options)
+        assert before is None or (found - before).abs().max() > 1e-3, "this change would not be noticed"
+        before = found
+    q, k, v = qkv(1, 600, groups=2, width=16, requires_grad=True)
+    row = alibi_distances(1, 1, 600, q_offset=599)
+    gradients = [
+        torch.autograd.grad(alibi_attention(module, q, k, v, d)[0].sum(), (q, k, v)) for d in (row, row.clone())
+    ]
+    assert all((one - other).abs().max() <= 1e-5 for one, other in zip(*gradients, strict=True))
+    assert module.alibi_line[1].shape[-1] < 1.5 * 600 and not module.alibi_line[1].is_inference()
 
 
 @torch.no_grad()

@@ -104,11 +104,30 @@ def test_one_checkpoint_at_two_paths_is_one_model(tmp_path: Path) -> None:
     assert {each.baseline for each in section.results.contrasts if each.baseline != each.model} == {here}
     (chosen,) = alibi.report(runs, baseline=moved).sections
     assert {each.baseline for each in chosen.results.contrasts if each.baseline != each.model} == {here}
+    of_other = alibi.evaluate([moved, one], lengths=[OLD_MAX], targets=OLD_MAX // 4, text=Text("u", text.documents[:3]))
+    for name in (here, moved):  # whichever path is named, in every section
+        sections = alibi.report([*runs, of_other], baseline=name).sections
+        assert [
+            {c.baseline for c in each.results.contrasts if c.model == one and c.baseline != one} for each in sections
+        ] == [
+            {here},
+            {moved},
+        ]
     for row in runs[1].rows:
         if row.model == moved:
             row.nll = (row.nll or 0) + 1
     (section,) = alibi.report(runs).sections
     assert [model.name for model in section.results.models] == [here, moved, one]
+
+
+def test_no_two_models_get_one_name(tmp_path: Path) -> None:
+    """Not even where a run has a model of the name that another would be given."""
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    results_of({"m": flat(10)}).save(files[0])
+    results_of({"m": flat(12), "m (b)": flat(14)}).save(files[1])
+    (section,) = alibi.report(files).sections
+    assert [model.name for model in section.results.models] == ["m", "m (b)'", "m (b)"]
+    assert len({row.key for row in section.results.rows}) == len(section.results.rows) == 12
 
 
 @pytest.mark.parametrize(
