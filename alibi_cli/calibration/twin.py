@@ -60,7 +60,7 @@ def norm_weights(model: PreTrainedModel) -> list[str]:
 
 def position_vectors(model: PreTrainedModel) -> list[str]:
     """Names of the vectors that stand where position embeddings were."""
-    from alibi_cli.runtime.alibi_policies import NoPosition
+    from alibi_cli.runtime.alibi_positions import NoPosition
 
     return [
         f"{name}.vector"

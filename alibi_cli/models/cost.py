@@ -8,7 +8,7 @@ from typing import Any
 from alibi_cli.files.tensor_files import read_header
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import resolved_dtype
-from alibi_cli.runtime.alibi_policies import POSITION_TABLES
+from alibi_cli.runtime.alibi_positions import POSITION_TABLES
 
 # A score of attention is read and written several times around its two products, which keeps memory busy and not arithmetic.
 SCORES = 3

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.models.auto_classes import PREFIX as CONVERTED
 from alibi_cli.models.plausible import check_plausible
-from alibi_cli.runtime.alibi_policies import can_turn_back, policy_registry, take_bias, take_bias_as_mask
+from alibi_cli.runtime.alibi_modules import take_bias, take_bias_as_mask
+from alibi_cli.runtime.alibi_policies import policy_registry
+from alibi_cli.runtime.alibi_positions import can_turn_back
 from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
@@ -85,7 +87,7 @@ def sink_distance(config: "PreTrainedConfig", policy: str, sinks: int) -> int | 
 
 
 def _rotates(config: "PreTrainedConfig") -> bool:
-    """False if none of the layers rotates, which `runtime.alibi_policies.rotates` says of a module."""
+    """False if none of the layers rotates, which `runtime.alibi_positions.rotates` says of a module."""
     if config.model_type == "cohere2":
         return "sliding_attention" in (config.layer_types or []) and config.sliding_window is not None
     return any(getattr(config, "no_rope_layers", None) or [True])

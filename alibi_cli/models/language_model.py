@@ -18,7 +18,7 @@ from alibi_cli.models.families import CONVERTED, trained_length
 from alibi_cli.models.plausible import check_plausible
 from alibi_cli.models.source import locate
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.runtime.alibi_policies import POSITION_TABLES
+from alibi_cli.runtime.alibi_positions import POSITION_TABLES
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ RUNTIME_FILES = (
     "alibi_sinks.py",
     "alibi_reach.py",
     "alibi_surgery.py",
+    "alibi_positions.py",
+    "alibi_modules.py",
     "alibi_policies.py",
     "alibi_rewrite.py",
     "modeling_alibi.py",

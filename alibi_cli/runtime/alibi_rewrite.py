@@ -11,20 +11,13 @@ from transformers import PreTrainedModel
 
 from .alibi_attention import ATTENTION_NAME
 from .alibi_distances import NOT_PACKED, restarts
-from .alibi_policies import (
-    NO_SINKS,
-    NO_TURN,
-    POSITION_TABLES,
-    NoPosition,
-    NoRotation,
-    NoTable,
-    can_turn_back,
-    policy_registry,
-    rescale_own_bias,
-    rotates,
-)
+from .alibi_modules import NO_SINKS, rescale_own_bias
+from .alibi_policies import policy_registry
+from .alibi_positions import POSITION_TABLES, NoPosition, NoRotation, NoTable, can_turn_back, rotates
 from .alibi_slopes import is_per_layer, is_slope, layers_of
 from .alibi_surgery import DEFAULT_POLICY, replace_modules
+
+NO_TURN = "has no rotation that its attention could turn back, so it cannot have a sink_distance."
 
 
 def rewrite(model: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models import ModelRegistry
 
-from alibi_cli.runtime.alibi_policies import POSITION_TABLES, NoPosition
+from alibi_cli.runtime.alibi_positions import POSITION_TABLES, NoPosition
 from alibi_cli.serving.layers import Attentions, layers_here
 from alibi_cli.serving.routes import check
 

@@ -7,7 +7,7 @@ import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from alibi_cli.runtime.alibi_policies import NoPosition
+from alibi_cli.runtime.alibi_positions import NoPosition
 from alibi_cli.runtime.alibi_rewrite import policies
 from alibi_cli.runtime.alibi_surgery import replace_modules
 from alibi_cli.serving.layers import Attentions, layers_here

@@ -53,8 +53,8 @@ def _lines(found: Sequence[Declared]) -> Iterator[str]:
 
 
 def accepted(each: Declared) -> Any:
-    """The type of the values that `normal` turns into the setting's own. It reads whole numbers off text, too, for command lines and presets;
-    in Python a type checker is to find out who gives the wrong text."""
+    """The type of the values that `normal` turns into the setting's own. Whole numbers may be text on command lines
+    and in presets; in Python a type checker is to find out who gives text."""
     kind = _accepted(each.kind)
     if each.setting.parse is not None:
         kind = kind | str

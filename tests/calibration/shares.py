@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alibi_cli.attention.in_models import registered
-from alibi_cli.runtime import alibi_policies
+from alibi_cli.runtime import alibi_modules
 from alibi_cli.runtime.alibi_attention import alibi_attention
 
 
@@ -26,7 +26,7 @@ def shown(converted: torch.nn.Module, tokens: torch.Tensor) -> list[dict[str, An
         return alibi_attention(layer, query, key, value, mask, **options)
 
     with registered(catch), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alibi_policies, "alibi_attention", catch)  # GPT-J calls it by its name
+        patch.setattr(alibi_modules, "alibi_attention", catch)  # GPT-J calls it by its name
         converted(input_ids=tokens)
     return caught
 

@@ -48,9 +48,9 @@ def change_slopes(folder: Path) -> None:
 
 def change_code(folder: Path) -> None:
     """A checkpoint whose heads take each other's slopes: nothing but running it can tell."""
-    code, line = (folder / "alibi_policies.py").read_text(), "    return [float(value) for value in values]"
+    code, line = (folder / "alibi_modules.py").read_text(), "    return [float(value) for value in values]"
     assert line in code
-    (folder / "alibi_policies.py").write_text(code.replace(line, f"{line}[::-1]"))
+    (folder / "alibi_modules.py").write_text(code.replace(line, f"{line}[::-1]"))
 
 
 def test_shards_keep_the_names_that_their_index_gives_them(large: Path, tmp_path: Path) -> None:

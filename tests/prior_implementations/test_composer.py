@@ -30,7 +30,7 @@ from alibi_cli import (
     zero_and_freeze_expand_position_embeddings,
 )
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
-from alibi_cli.runtime.alibi_policies import NoPosition
+from alibi_cli.runtime.alibi_positions import NoPosition
 from tests.conftest import REPOSITORY
 from tests.models import OLD_MAX, sample_tokens, tiny_config, tiny_model
 from tests.reference.textbook import textbook_logits

@@ -13,7 +13,7 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.models.families import family_policies, sink_distance
-from alibi_cli.runtime.alibi_policies import rotates
+from alibi_cli.runtime.alibi_positions import rotates
 from tests.models import OLD_MAX, is_encoder, sample_tokens, tiny_config, tiny_model
 from tests.reference.test_rotations import KINDS, settings_of
 from tests.reference.textbook import textbook_logits

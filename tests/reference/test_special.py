@@ -7,7 +7,7 @@ import torch
 from transformers import BertLMHeadModel, BertModel, GPT2LMHeadModel, GPT2Model, LlamaForCausalLM
 
 from alibi_cli import apply_alibi, get_slopes
-from alibi_cli.runtime.alibi_policies import NoPosition
+from alibi_cli.runtime.alibi_positions import NoPosition
 from tests.models import OLD_MAX, sample_tokens, tiny_config, tiny_model
 from tests.reference.textbook import textbook_logits
 

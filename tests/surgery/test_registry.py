@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alibi_cli import PolicyRegistry, policy_registry
-from alibi_cli.runtime.alibi_policies import take_bias
+from alibi_cli.runtime.alibi_modules import take_bias
 from alibi_cli.runtime.alibi_surgery import origin
 
 
