@@ -43,6 +43,8 @@ SHOWN = {
     ("alibi --help", "import typer, rich"): ("`alibi --help`", "`import typer, rich`"),
 }
 
+POLICIES = ("replace", "add, 4 sinks")  # of whole models: the least and the most that conversion adds
+
 
 class Claim(BaseModel):
     """Met if ours / baseline is at most `target`. Both are in `unit` and of this run; the baseline of an error is what is allowed."""
@@ -106,7 +108,7 @@ def rows(claims: Sequence[Claim]) -> list[tuple[str, ...]]:
 
 
 def page(text: str, results: Results) -> str:
-    """Markdown with another table between its marks: the claims of `SHOWN`, in its order."""
+    """Markdown with other tables between its marks: the claims of `SHOWN`, in its order, and whole models."""
     facts = ", ".join(f"{name} {value}" for name, value in results.machine.items())
     measured = {(claim.claim, claim.against): claim for claims in results.claims.values() for claim in claims}
     lines = ["| what | alibi | baseline | | ratio |", "|---|---:|---|---:|---:|"]
@@ -123,6 +125,7 @@ def of_models(claims: Sequence[Claim]) -> list[str]:
     """Lines of a Markdown table: the ratios of whole models, a column for each length; none without claims."""
     parts = [re.fullmatch(r"(.+), (\d+) tokens, policy (.+)", claim.claim) for claim in claims]
     ratios = {found.groups(): claim.ratio for found, claim in zip(parts, claims, strict=True) if found}
+    ratios = {key: ratio for key, ratio in ratios.items() if key[2] in POLICIES}
     lengths = sorted({int(length) for _, length, _ in ratios})
     if not lengths:
         return []
