@@ -10,6 +10,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import torch
+
 import benchmarks
 from benchmarks.claims import Results, machine, page, table
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in names:
         print(f"{name} …", file=sys.stderr)
         results.claims[name] = list(found[name].measure(options.short))
+        results.threads[name] = torch.get_num_threads()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
     if options.page is not None:

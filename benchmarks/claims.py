@@ -75,12 +75,13 @@ class Claim(BaseModel):
 
 
 class Results(BaseModel):
-    """The file that `python -m benchmarks` writes: schema_version, the machine, the claims of each benchmark."""
+    """The file that `python -m benchmarks` writes: schema_version, the machine, threads and claims of each benchmark."""
 
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = 1
     machine: dict[str, str | int]
+    threads: dict[str, int] = {}
     claims: dict[str, list[Claim]]
 
 
@@ -90,7 +91,6 @@ def machine() -> dict[str, str | int]:
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -109,7 +109,8 @@ def rows(claims: Sequence[Claim]) -> list[tuple[str, ...]]:
 
 def page(text: str, results: Results) -> str:
     """Markdown with other tables between its marks: the claims of `SHOWN`, in its order, and whole models."""
-    facts = ", ".join(f"{name} {value}" for name, value in results.machine.items())
+    threads = ", ".join(f"{n} ({', '.join(names)})" for n, names in _by_value(results.threads))
+    facts = ", ".join(f"{name} {value}" for name, value in {**results.machine, "threads": threads}.items())
     measured = {(claim.claim, claim.against): claim for claims in results.claims.values() for claim in claims}
     lines = ["| what | alibi | baseline | | ratio |", "|---|---:|---|---:|---:|"]
     for key, (what, against) in SHOWN.items():
@@ -119,6 +120,10 @@ def page(text: str, results: Results) -> str:
     before, rest = text.split(BEGIN)
     found = "\n".join([*lines, "", *of_models(results.claims.get("models", [])), f"Measured on: {facts}."])
     return f"{before}{BEGIN}\n\n{found}\n\n{END}{rest.split(END)[1]}"
+
+
+def _by_value(threads: dict[str, int]) -> list[tuple[int, list[str]]]:
+    return [(n, [name for name in threads if threads[name] == n]) for n in sorted(set(threads.values()))]
 
 
 def of_models(claims: Sequence[Claim]) -> list[str]:

@@ -118,6 +118,16 @@ def test_the_page_shows_what_was_measured() -> None:
     assert page(text, measured) != text
 
 
+def test_a_run_with_other_threads_keeps_what_was_measured(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "measured.json"
+    for name, threads in (("startup", 2), ("scoring", 1)):
+        monkeypatch.setattr({"startup": startup, "scoring": scoring}[name], "measure", lambda short: [claim()])
+        monkeypatch.setattr(command.torch, "get_num_threads", lambda n=threads: n)
+        command.main([name, "--output", str(file)])
+    found = Results.model_validate_json(file.read_text())
+    assert list(found.claims) == ["startup", "scoring"] and found.threads == {"startup": 2, "scoring": 1}
+
+
 def test_whole_models_are_a_table_of_ratios() -> None:
     claims = [
         Claim(claim=f"{what}, {length} tokens, policy {name}", against="a", unit="s", ours=ours, baseline=2.0, target=1)
