@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from alibi_cli.attention.registry import attention_names
 from benchmarks import __main__ as command
-from benchmarks import attention, convert, scoring, startup
-from benchmarks.claims import BEGIN, END, SHOWN, Claim, Results, of_models, page, table
+from benchmarks import attention, convert, models, scoring, startup
+from benchmarks.claims import BEGIN, END, POLICIES, SHOWN, Claim, Results, of_models, page, table
 from tests.conftest import REPOSITORY
 from tests.fuzzing import THOROUGH
 
@@ -126,6 +126,15 @@ def test_a_run_with_other_threads_keeps_what_was_measured(tmp_path: Path, monkey
         command.main([name, "--output", str(file)])
     found = Results.model_validate_json(file.read_text())
     assert list(found.claims) == ["startup", "scoring"] and found.threads == {"startup": 2, "scoring": 1}
+
+
+def test_whole_models_in_small() -> None:
+    """Every case is timed, and the page's table finds its rows by the names that they have."""
+    claims = list(models.measure(False, (16, 24), rounds=1, hidden_size=72, intermediate_size=96))
+    assert len(claims) == 2 * len(models.TARGETS) * len(models.CONVERSIONS)
+    assert all(claim.ours > 0 and claim.baseline > 0 for claim in claims)
+    head, _, *rows, _ = of_models(claims)
+    assert head.endswith("| 16 | 24 |") and len(rows) == len(models.TARGETS) * len(POLICIES)
 
 
 def test_whole_models_are_a_table_of_ratios() -> None:
