@@ -1,5 +1,7 @@
 """A training run and the folder beside its output that holds its text and its states until it is finished."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,6 +68,10 @@ class Job:
             "output": str(self.settings.output.resolve()),
             "processes": processes,
         }
+
+    def request(self, processes: int) -> str:
+        """The sha256 of `identity`: what was trained says by it which run it is of, and no paths."""
+        return hashlib.sha256(json.dumps(self.identity(processes), sort_keys=True).encode()).hexdigest()
 
 
 def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:

@@ -24,13 +24,13 @@ from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
-from alibi_cli.training.job import Job, clear, prepare
+from alibi_cli.training.job import REQUEST, Job, clear, prepare
 from alibi_cli.training.sharded import check_sharding, gathered_weights, loaded_whole
 from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.train_report import TrainReport, make_report
 from alibi_cli.training.trainable_slopes import attach_slopes, settle_slopes
 from alibi_cli.training.trainer import Guard, HealingTrainer, SaveWhole, last_state, training_arguments
-from alibi_cli.training.write_trained import verify_trained, write_files, write_record, write_weights
+from alibi_cli.training.write_trained import finished, verify_trained, write_files, write_record, write_weights
 
 DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless `batch_size` says otherwise
 
@@ -67,9 +67,8 @@ def train(
 def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainReport:
     """`train`, by settings."""
     load_plugins(settings.plugin, notes(progress))
-    update = steps(progress)
     source = open_source(settings.checkpoint, settings.revision)
-    check_output(settings.output, source.folder, settings.force)
+    check_output(settings.output, source.folder, settings.force or settings.resume)  # see `_finished`
     info = describe(settings.checkpoint, settings.revision, settings.trust_remote_code)
     teacher_info = None if settings.teacher is None else describe(settings.teacher, None, settings.trust_remote_code)
     tokenizer = load_tokenizer(info, settings.trust_remote_code)
@@ -83,10 +82,26 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
     check_sharding(settings, args)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = _batches(settings, budget, args.world_size)
     with exclusive(job.work) if args.process_index == 0 else nullcontext():
-        report = _train(job, source, tokenizer, args, update)
+        report = _finished(job, args) if settings.resume else None
+        if report is None:
+            check_output(settings.output, source.folder, settings.force)
+            report = _train(job, source, tokenizer, args, steps(progress))
+        else:
+            notes(progress)(f"{settings.output} holds this run, finished; nothing was trained.")
     if args.world_size > 1:
         gc.collect()  # what was trained holds the process group, whose threads would outlive it and can abort the program at its end
     return report
+
+
+def _finished(job: Job, args: Any) -> TrainReport | None:
+    """The report of a run that needs no continuation, to every process."""
+    reports: list[TrainReport | None] = [None]
+    if args.process_index == 0 and (report := finished(job, args.world_size)) is not None:
+        if job.claimed and read_json(job.work / REQUEST) == job.identity(args.world_size):
+            clear(job.work)
+        reports = [report]
+    broadcast_object_list(reports)
+    return reports[0]
 
 
 def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) -> TrainReport:

@@ -33,7 +33,8 @@ class Loss(BaseModel):
 
 class TrainReport(BaseModel):
     """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated epochs included. teacher_length: how
-    many tokens the teacher was fed of longer sequences, see `Teacher`; null if all."""
+    many tokens the teacher was fed of longer sequences, see `Teacher`; null if all. request: a digest of what was asked for, by which a finished run is
+    known; null before 0.2.0."""
 
     output: str
     source: str
@@ -64,6 +65,7 @@ class TrainReport(BaseModel):
     hidden_weight: float | None
     train_slopes: bool
     text: dict[str, Any]
+    request: str | None = None
     resumed_at: list[int]
     losses: list[Loss]
     verified: Verification
@@ -84,10 +86,8 @@ def make_report(
 ) -> TrainReport:
     settings, info, budget = job.settings, job.info, job.budget
     taught = job.teacher is not None
-    auto = "AutoModelForMaskedLM" if info.masked else "AutoModelForCausalLM"
     data: Any = trainer.train_dataset
     collator: Any = trainer.data_collator
-    remote = ", trust_remote_code=True" if info.converted else ""
     return TrainReport(
         output=str(settings.output),
         source=settings.checkpoint,
@@ -118,14 +118,21 @@ def make_report(
         hidden_weight=settings.hidden_weight if taught else None,
         train_slopes=settings.train_slopes,
         text=tokens.fingerprint,
+        request=job.request(trainer.args.world_size),
         resumed_at=resumed_at,
         losses=_losses(trainer.state.log_history, budget),
         verified=verified,
         sha256=digests,
         versions={**versions("safetensors"), "accelerate": version("accelerate")},
-        loads_with=f'{auto}.from_pretrained("{settings.output}"{remote})',
+        loads_with=loads_with(job),
         command=settings.command or shlex.join(["alibi", "train", settings.checkpoint, "-o", str(settings.output)]),
     )
+
+
+def loads_with(job: "Job") -> str:
+    auto = "AutoModelForMaskedLM" if job.info.masked else "AutoModelForCausalLM"
+    remote = ", trust_remote_code=True" if job.info.converted else ""
+    return f'{auto}.from_pretrained("{job.settings.output}"{remote})'
 
 
 def _losses(history: list[dict[str, float]], budget: Budget) -> list[Loss]:

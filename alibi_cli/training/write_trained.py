@@ -24,9 +24,12 @@ from alibi_cli.models.loading import load_model
 from alibi_cli.models.source import Source
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.slopes import Slopes
-from alibi_cli.training.train_report import RECORD, TrainReport
+from alibi_cli.training.job import Job
+from alibi_cli.training.train_report import RECORD, TrainReport, loads_with
+from alibi_cli.training.trainer import COMPLETE, last_state
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+OF_THE_FOLDER = {"output", "verified", "sha256", "loads_with"}  # in a report, and not in the record of its training
 SAMPLE = (2, 64)  # rows and tokens on which the reloaded model is compared
 
 
@@ -102,7 +105,7 @@ def write_record(report: TrainReport, source: Source, folder: Path) -> None:
     name = "alibi.json" if report.converted else RECORD
     old = source.folder / name
     before: dict[str, Any] = json.loads(old.read_text(encoding="utf-8")) if old.is_file() else {}
-    training = report.model_dump(mode="json", exclude={"output", "verified", "sha256", "loads_with"})
+    training = report.model_dump(mode="json", exclude=OF_THE_FOLDER)
     if "training" in before:
         training["before"] = before["training"]
     verified = {"verified": report.verified.model_dump(), "sha256": report.sha256}
@@ -112,6 +115,27 @@ def write_record(report: TrainReport, source: Source, folder: Path) -> None:
         before["files"] = {**before.get("files", {}), "config.json": sha256_of(folder / "config.json")}
     write_json(folder / name, {**before, **verified, "training": training})
     (folder / "README.md").write_text(_card(report, source), encoding="utf-8")
+
+
+def finished(job: Job, processes: int) -> TrainReport | None:
+    """The report of this very run, if its output is there, whole: a signal, or the machine, can end a program just after its work is done,
+    and who continues it then shall not be told that something is in the way."""
+    output = job.settings.output
+    path = output / ("alibi.json" if job.info.converted else RECORD)
+    try:
+        state = last_state(job.work)
+        if state is not None and path.stat().st_mtime < (state[0] / COMPLETE).stat().st_mtime:
+            return None  # it was begun once more, with `force`
+        record = read_json(path)
+        training, sha256 = record["training"], record["sha256"]
+        if training["request"] != job.request(processes):
+            return None
+        if any(sha256_of(output / name) != digest for name, digest in sha256.items()):
+            return None
+        here = {"output": str(output), "verified": record["verified"], "sha256": sha256, "loads_with": loads_with(job)}
+        return TrainReport.model_validate({**training, **here})
+    except (AlibiError, OSError, KeyError, TypeError, ValueError):
+        return None  # something else is there, or nothing
 
 
 def _card(report: TrainReport, source: Source) -> str:

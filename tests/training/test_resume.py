@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from alibi_cli.training import trainer
 from alibi_cli.training.budget import Budget, Stage
 from alibi_cli.training.train import _batches, train
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
+from tests.checkpoint.helpers import snapshot
 from tests.python import python
 from tests.training.helpers import command, heal, launch, same_weights, text_file, tiny_converted
 
@@ -89,6 +91,31 @@ def test_an_interrupted_run_continues_exactly(family: str, slopes: bool, text: P
     ]
     assert config[0] == config[1] and (not slopes or config[0]["alibi_slopes"] != config[2]["alibi_slopes"])
     assert [row.model_dump() for row in again.losses] == [row.model_dump() for row in whole.losses]
+
+
+def test_a_finished_run_is_not_in_its_own_way(text: Path, tmp_path: Path) -> None:
+    """A program can be ended just after its work is done, before or after what it kept is gone, and be continued by a batch system."""
+    source, out, work = tiny_converted(tmp_path), tmp_path / "out", tmp_path / "out.training"
+    interrupted(source, out, text, at="Writing")
+    shutil.copytree(work, tmp_path / "kept")
+    report = heal(source, out, text, steps=12, resume=True)
+    before, said = snapshot(out), []
+    again = heal(source, out, text, steps=12, resume=True, progress=said.append)
+    shutil.copytree(tmp_path / "kept", work)
+    assert report == again == heal(source, out, text, steps=12, resume=True)
+    assert [str(each) for each in said] == [f"{out} holds this run, finished; nothing was trained."]
+    assert snapshot(out) == before and not work.exists()
+
+    with pytest.raises(AlibiError, match="is not empty"):
+        heal(source, out, text, steps=12)
+    with pytest.raises(AlibiError, match="is not empty"):
+        heal(source, out, text, steps=12, resume=True, seed=1)
+    interrupted(source, out, text, at=5, force=True, learning_rate=1e-12)  # begun once more: what it kept is continued
+    assert heal(source, out, text, steps=12, resume=True, force=True, learning_rate=1e-12).resumed_at == [3]
+    with (out / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(AlibiError, match="is not empty"):
+        heal(source, out, text, steps=12, resume=True)
 
 
 def test_a_continuation_has_the_same_data_and_may_have_another_learning_rate(text: Path, tmp_path: Path) -> None:
