@@ -33,8 +33,8 @@ class Loss(BaseModel):
 
 class TrainReport(BaseModel):
     """The JSON of `alibi train`, kept in the checkpoint too. tokens: that were fed, those of repeated epochs included. teacher_length: how
-    many tokens the teacher was fed of longer sequences, see `Teacher`; null if all. request: a digest of what was asked for, by which a finished run is
-    known; null before 0.2.0."""
+    many tokens the teacher was fed of longer sequences, see `Teacher`; null if all. request: a digest of what was asked for, by which a
+    finished run is known; null before 0.2.0."""
 
     output: str
     source: str
