@@ -31,10 +31,10 @@ SAID = {signal.SIGINT: (130, "Error: Interrupted."), signal.SIGTERM: (143, "Erro
 
 
 class Verb:
-    """words: of the command. again: of its continuation. result: what it wrote, without times."""
+    """words: of the command. again: of its continuation. result: what it wrote, without times. left: what an interrupt says of it."""
 
-    def __init__(self, words: list[str], again: list[str], result: Callable[[], Any]):
-        self.words, self.again, self.result = words, again, result
+    def __init__(self, words: list[str], again: list[str], result: Callable[[], Any], left: Callable[[], str]):
+        self.words, self.again, self.result, self.left = words, again, result, left
 
 
 def verbs(folder: Path) -> dict[str, Verb]:
@@ -52,14 +52,24 @@ def verbs(folder: Path) -> dict[str, Verb]:
     def slopes() -> Any:
         return json.loads((folder / "out" / "config.json").read_text())
 
+    def rows_left() -> str:
+        there = (folder / "out.json").is_file()
+        return f"Finished rows are in {folder / 'out.json'}; --resume continues" if there else "No row was finished."
+
+    def conversion_left() -> str:
+        if (folder / "out.calibration").is_dir():
+            return f"What was calibrated is in {folder / 'out.calibration'}; the same command continues from there."
+        return f"{folder / 'out'} is whole." if (folder / "out").is_dir() else "Nothing was written."
+
     return {
         "eval": Verb(
             [*evaluate, "--output", str(folder / "out.json")],
             [*evaluate, "--output", str(folder / "out.json"), "--resume"],
             lambda: [{k: v for k, v in facts(folder / "out.json")[0].items() if k != "command"}],
+            rows_left,
         ),
-        "calibrate": Verb(calibrate, [*calibrate, "--force"], slopes),  # it may have its name already
-        "train": Verb(train, [*train, "--resume"], weights),
+        "calibrate": Verb(calibrate, [*calibrate, "--force"], slopes, conversion_left),  # it may have its name already
+        "train": Verb(train, [*train, "--resume"], weights, lambda: f"What was saved is in {folder / 'out'}.training"),
     }
 
 
@@ -119,7 +129,7 @@ def main(folder: Path, moments: int) -> dict[str, Any]:
             where, said = f"{name}, {number.name}, {moment} of {moments}", log.read_text()
             if code == 0:
                 found["finished"] += 1
-            elif code != SAID[number][0] or SAID[number][1] not in said or "Traceback" in said:
+            elif code != SAID[number][0] or f"{SAID[number][1]}\n{verb.left()}" not in said or "Traceback" in said:
                 found["failures"].append(f"{where}: exit {code}: {said[-600:]}")
             else:
                 found["ended"][name] = found["ended"].get(name, 0) + 1

@@ -1,10 +1,8 @@
 """Wires the commands. A command's module is imported when the command is run, and torch when it needs it."""
 
 import atexit
-import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -13,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from alibi_cli.cli import output
+from alibi_cli.cli import interrupts, output
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, UsageError, first_line
 from alibi_cli.version import __version__
 
@@ -129,23 +127,7 @@ def main() -> None:
     # While libraries load, Python would look again and again through what they have made, which stays.
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)  # nor does it when the process ends: that took most of a second
-    interrupted = 0
-
-    def interrupt(signal_number: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = signal_number  # libraries turn an interrupt while they are imported into errors of their own
-        raise KeyboardInterrupt
-
-    def end_of_interrupt() -> NoReturn:
-        terminated = interrupted == signal.SIGTERM  # by a batch system, or `timeout`
-        _end(
-            AlibiError("Terminated." if terminated else "Interrupted."),
-            128 + signal.SIGTERM if terminated else EXIT_INTERRUPTED,
-        )
-
-    with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, interrupt)
+    interrupts.listen()
     try:
         _check_names()
         app()
@@ -155,17 +137,17 @@ def main() -> None:
         _end(error, error.exit_code)
     except KeyboardInterrupt:
         _debug()
-        end_of_interrupt()
+        _end(*interrupts.error())
     except SystemExit as end:
         if end.code == EXIT_INTERRUPTED:  # typer has caught the interrupt
-            end_of_interrupt()
+            _end(*interrupts.error())
         if not end.code:
             _flushed()
         raise
     except Exception as error:
         _debug()
-        if interrupted:
-            end_of_interrupt()
+        if interrupts.received():
+            _end(*interrupts.error())
         what = f"{type(error).__name__}: {first_line(error)}"
         _end(AlibiError(what, hint="This is not expected; ALIBI_DEBUG=1 shows where it happened."), EXIT_FAILED, True)
 

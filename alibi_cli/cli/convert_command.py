@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import interrupts, options, output
 from alibi_cli.names import first_tokens, short_text
 from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.slopes import is_per_layer, layers_of
@@ -31,8 +31,11 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
-    from alibi_cli.conversion.convert import run_convert, run_plan
+    from alibi_cli.conversion.convert import default_output, run_convert, run_plan, unfinished
 
+    if not dry_run:
+        target = settings.output or default_output(settings.model)
+        interrupts.leaves_nothing_but(target, unfinished(target))
     with output.progress() as watch:
         if dry_run:
             planned = run_plan(settings, watch)

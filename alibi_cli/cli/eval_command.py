@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import interrupts, options, output
 from alibi_cli.errors import EXIT_FAILED, UsageError
 from alibi_cli.settings.measuring import EvaluateSettings
 
@@ -48,6 +48,7 @@ def command(
     if dry_run:
         _print_estimate(settings, json)
         return
+    interrupts.leaves_rows(settings.output, "`resume` continues from there.")
     with output.progress() as watch:
         results = run_evaluate(settings, watch)
     if json:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import interrupts, options, output
 from alibi_cli.settings.files_for_engines import ExportSettings
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def command(settings: ExportSettings, json: options.Json = False) -> None:
     """Write a converted checkpoint as a GGUF file, which a stock llama.cpp runs. Needs Press et al.'s slopes, in any order."""
     from alibi_cli.exporting.export import run_export
 
+    interrupts.leaves_nothing_but(settings.output)
     with output.progress() as watch:
         report = run_export(settings, watch)
     if json:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import interrupts, options, output
 from alibi_cli.cli.eval_command import BROKEN
 from alibi_cli.errors import EXIT_FAILED
 from alibi_cli.settings.measuring import TaskSettings
@@ -21,6 +21,7 @@ def command(settings: TaskSettings, verbose: Verbose = False, json: options.Json
     """Measure accuracy on a generated long-range task at every length, with intervals."""
     from alibi_cli.evaluation.tasks.run_task import run_task
 
+    interrupts.leaves_rows(settings.output)
     with output.progress(remarks=verbose) as watch:
         results = run_task(settings, watch)
     if json:

@@ -3,7 +3,7 @@
 import shlex
 from typing import TYPE_CHECKING
 
-from alibi_cli.cli import options, output
+from alibi_cli.cli import interrupts, options, output
 from alibi_cli.names import short_text
 from alibi_cli.settings.healing import TrainSettings
 
@@ -24,13 +24,10 @@ def command(settings: TrainSettings, preset: options.Preset = None, json: option
 
     from alibi_cli.training.train import run_train
 
-    try:
-        with output.progress() as watch:
-            report = run_train(settings, watch)
-        PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it
-    except KeyboardInterrupt:
-        output.note(f"What was saved is in {settings.output}.training; --resume continues from there.")
-        raise
+    interrupts.leaves(lambda: f"What was saved is in {settings.output}.training; `resume` continues from there.")
+    with output.progress() as watch:
+        report = run_train(settings, watch)
+    PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it
     if json:
         output.print_json(report)
     else:

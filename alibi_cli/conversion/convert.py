@@ -82,7 +82,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
     if settings.calibrated:
         check_output(found.output, source.folder, settings.force)  # before minutes of work, not after
         text = embedded_or_files(settings.calibration_text)
-        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), _unfinished(found.output))
+        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), unfinished(found.output))
         found = found.completed(learned)
     report = write(
         found,
@@ -93,14 +93,14 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
         progress=progress,
     )
     if settings.calibrated:
-        State(_unfinished(found.output)).clear()
+        State(unfinished(found.output)).clear()
     return report.model_copy(update={"better": _better(found), "suggestion": _suggestion(found)})
 
 
 def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool) -> tuple[Source, Plan]:
     load_plugins(settings.plugin, notes(progress))
     source = open_source(settings.model, settings.revision, read_weights)
-    found = make_plan(source, settings.output or _default_output(settings.model), settings)
+    found = make_plan(source, settings.output or default_output(settings.model), settings)
     if settings.calibrated:
         check_source(source, settings)
     if "auto_map" in source.raw_config:
@@ -138,11 +138,12 @@ def _suggestion(plan: Plan) -> Suggestion | None:
     )
 
 
-def _default_output(model: str) -> Path:
+def default_output(model: str) -> Path:
+    """Where a conversion of `model` goes unless `output` says otherwise."""
     path = Path(model).expanduser()
     return Path(f"{path.resolve().name if path.exists() else model.rpartition('/')[2]}-alibi")
 
 
-def _unfinished(output: Path) -> Path:
+def unfinished(output: Path) -> Path:
     """Where an interrupted calibration is continued."""
     return output.with_name(f"{output.name}.calibration")

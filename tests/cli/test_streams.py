@@ -64,9 +64,22 @@ def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and out == ""
-    assert "--resume continues from there" in err and err.endswith("Error: Terminated.\n") and "Traceback" not in err
+    kept = f"What was saved is in {tmp_path / 'out'}.training; --resume continues from there."
+    assert err.endswith(f"Error: Terminated.\n{kept}\n") and "Traceback" not in err
     assert list(state.glob("checkpoint-*/complete.json")) and not list(tmp_path.glob("*.lock"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_says_what_is_left_of_an_output(tmp_path: Path) -> None:
+    from alibi_cli.cli import interrupts
+
+    file = tmp_path / "model.gguf"
+    file.write_text("of an earlier run")
+    interrupts.leaves_nothing_but(file)
+    assert interrupts.error()[0].hint == "Nothing was written."
+    (tmp_path / "new").write_text("whole")
+    (tmp_path / "new").replace(file)
+    assert interrupts.error()[0].hint == f"{file} is whole."
 
 
 def test_a_command_says_where_it_is_once_a_minute_without_a_terminal(monkeypatch, capsys) -> None:
