@@ -25,7 +25,7 @@ LAYERS, HEADS, OFFSET, STEEP, SINKS, VOCABULARY = 4, 9, 512, 0.05, 4, 4096
 TARGETS = {"training step": 1.05, "prefill": 1.0, "decoding": 1.0}  # of the original's time
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 STEPS = 8  # of decoding, at a time
-DECODINGS = 20  # in a round: each takes so little that a few would measure the machine
+DECODINGS = 20  # in a round
 ROUNDS = 4
 ADDED: dict[str, Any] = dict(
     policy="add",
@@ -53,7 +53,7 @@ def measure(
     best: dict[tuple[str, int], dict[str, float]] = {}
     for _ in range(rounds or (2 if short else ROUNDS)):
         for (what, length), arms in cases.items():
-            found = _least(arms, repeats=DECODINGS if what == "decoding" else max(1, 2048 // length))
+            found = _least(arms, repeats=_repeats(what, length))
             before = best.get((what, length), found)
             best[what, length] = {name: min(found[name], before[name]) for name in found}
     for (what, length), seconds in best.items():
@@ -88,6 +88,13 @@ def models_of(longest: int, **proportions: int) -> dict[str, LlamaForCausalLM]:
         models[name] = copy.deepcopy(original)
         apply_alibi(models[name], longest + STEPS, **settings)
     return models
+
+
+def _repeats(what: str, length: int) -> int:
+    """In a round: what takes little is timed more often, because a few samples of it would measure the machine."""
+    if what == "decoding":
+        return DECODINGS
+    return max(1, min(16, (8192 if what == "prefill" else 2048) // length))
 
 
 def _train(model: LlamaForCausalLM, tokens: torch.Tensor) -> Callable[[], None]:

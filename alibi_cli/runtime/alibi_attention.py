@@ -13,6 +13,7 @@ a row of a line that its layer keeps (alibi_decoding.py).
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .alibi_decoding import bias_and_far, is_row
 from .alibi_distances import HIDDEN, SINK, Compact, alibi_distances, once, runs, sloped
+from .alibi_parts import Parts
 from .alibi_reach import reaches
 from .alibi_sinks import (
     attend_beside_sinks,
@@ -133,10 +135,10 @@ def _in_blocks(
     lines = {False: line, True: pad(line[..., :keys], (0, queries - 1), value=lowest)}
     as_near = sees_sinks_as_near(module)
     reach_of_blocks, outputs = reaches(query, key, value, line, block, *options), []
-    for first, reach, parts in zip(range(0, queries, block), reach_of_blocks, compact.spans, strict=True):
-        low, high = max(keys - queries, keys - first - block), keys - first  # the positions of the block
-        # Row r is query i = Q - 1 - r, at position K - 1 - r.
-        rows, of_batch = query[:, :, low - keys + queries : queries - first].flip(2), []
+    blocks = zip(range(0, queries, block), _reversed(query, block), reach_of_blocks, compact.spans, strict=True)
+    of_key, of_value = Parts(key), Parts(value)
+    for first, rows, reach, parts in blocks:
+        low, high, of_batch = keys - first - rows.shape[2], keys - first, []  # the positions of the block
         place = torch.arange(high - 1, low - 1, -1, device=query.device) if as_near else None
         for batch, begin, end, seen, own, sinks in parts:
             gaps, free = isinstance(seen, torch.Tensor), isinstance(sinks, torch.Tensor) or sinks > 0
@@ -165,12 +167,12 @@ def _in_blocks(
                 if mixed:
                     free = _free(begin, end, seen, sinks, high - 1, rows.shape[2], bias.device)
                     bias.masked_fill_(free, 0)
-                near_keys = key[batch, some, start:stop], value[batch, some, start:stop]
+                near_keys = of_key[batch, some, start:stop], of_value[batch, some, start:stop]
                 of_sinks = far = None
                 if beside:
                     others = slice(begin, first_key)
                     sink_rows = nearer[:, some] if is_far else None
-                    of_sinks = sink_rows, key[batch, some, others], value[batch, some, others]
+                    of_sinks = sink_rows, of_key[batch, some, others], of_value[batch, some, others]
                 elif is_far and gaps:
                     away = (place[:, None] - torch.arange(start, stop, device=place.device)).abs()
                     found = far_sinks(free, away, module.config.alibi_sink_distance)
@@ -184,6 +186,14 @@ def _in_blocks(
             of_batch.append(torch.cat(of_heads, dim=2))
         outputs.append(torch.cat(of_batch).flip(1))
     return torch.cat(outputs[::-1], dim=1)
+
+
+def _reversed(query: Tensor, block: int) -> Iterator[Tensor]:
+    """Blocks of rows (B, H, at most `block`, D), the last queries first: row r of all is query i = Q - 1 - r, at position K - 1 - r."""
+    queries = query.shape[2]
+    sizes = [min(block, queries - first) for first in range(0, queries, block)]
+    for rows in query.split(sizes[::-1], dim=2)[::-1]:  # not sliced: see Parts
+        yield rows.flip(2)
 
 
 def _free(begin: int, end: int, seen: Any, sinks: Any, last: int, queries: int, device: Any) -> Tensor:

@@ -21,14 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .alibi_parts import is_transformed
+
 _FORWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _BACKWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
 
 def can_attend_beside(query: Tensor, value: Tensor, bias: Tensor, dropout: float) -> bool:
-    """True where the kernel that gives the log-sums away can be used: on CPUs, without dropout or a gradient by the bias."""
+    """True where the kernel that gives the log-sums away can be used: on CPUs, without dropout, a gradient by the bias, or a transform."""
     known = _FORWARD is not None and _BACKWARD is not None and query.device.type == "cpu"
-    return known and not dropout and query.shape[-1] == value.shape[-1] and not bias.requires_grad
+    plain = not dropout and not bias.requires_grad and not is_transformed()
+    return known and plain and query.shape[-1] == value.shape[-1]
 
 
 def sees_sinks_as_near(module: Any) -> bool:
