@@ -96,7 +96,7 @@ def draw(study: Study, path: Path) -> None:
             if (mean := study.mean(arm, start, start + STEP)) is not None
         ]
         if points:
-            width = 4.5 - 1.4 * len(ends)  # what lies beneath is seen
+            width = 4.5 - len(ends)  # what lies beneath is seen
             axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=width)
             ends.append((*points[-1], words, color))
     axes.text(

@@ -49,7 +49,7 @@ class Study:
 
     @property
     def baseline(self) -> str:
-        """The best of what needs no conversion, among the arms that were measured; the two agree up to 12,288 tokens."""
+        """The best of what needs no conversion, among the arms that were measured."""
         return WINDOW if WINDOW in self.sums and BASELINE not in self.sums else BASELINE
 
     def mean(self, arm: str, start: int, end: int) -> float | None:
@@ -82,6 +82,11 @@ def tables(study: Study) -> str:
     """All tables as Markdown."""
     if not study.arms:
         return "No records yet: `make study` makes them."
+    converted = [arm for arm in study.arms if arm.command and arm.length == LENGTH]
+    windows = []
+    if WINDOW in study.sums and converted and study.baseline != WINDOW:
+        words = f"Against {WINDOW}, `alibi eval --arms {WINDOW}`, whose first tokens keep their rotation:"
+        windows = [words, against(study, WINDOW, converted, FAR)]
     parts = [
         facts(study),
         "**NLL in nats per token, by the number of tokens before the one that is predicted**",
@@ -91,6 +96,7 @@ def tables(study: Study) -> str:
         "**Differences, with 95 % intervals over documents.** Up to 8,192 tokens against the original; beyond them, where the "
         f"original breaks down, against the best that it can do without any conversion, {study.baseline}. Below zero is better.",
         differences(study),
+        *windows,
         f"The same with a horizon of 1,024, against {HORIZON_BASELINE}:",
         at_the_horizon(study),
         "**By kind of text**, means only",
@@ -147,15 +153,15 @@ def by_kind(study: Study) -> str:
 
 def at_the_horizon(study: Study) -> str:
     """Conversions for a horizon against the window of that length, where something lies beyond it."""
-    bands = [band for band in HORIZON_BANDS if band[0] >= HORIZON]
-    rows = [
-        [
-            arm.name,
-            *(NONE if (d := study.difference(arm.name, HORIZON_BASELINE, *band)) is None else str(d) for band in bands),
-        ]
-        for arm in study.arms
-        if arm.name.startswith("horizon-") and arm.name != HORIZON_BASELINE
-    ]
+    arms = [arm for arm in study.arms if arm.name.startswith("horizon-") and arm.name != HORIZON_BASELINE]
+    return against(study, HORIZON_BASELINE, arms, [band for band in HORIZON_BANDS if band[0] >= HORIZON])
+
+
+def against(study: Study, other: str, arms: Sequence[Arm], bands: Sequence[tuple[int, int]]) -> str:
+    rows = []
+    for arm in arms:
+        found = [study.difference(arm.name, other, *band) for band in bands]
+        rows.append([arm.name, *(NONE if each is None else str(each) for each in found)])
     return table(["arm", *(f"{start:,}–{end:,}" for start, end in bands)], rows)
 
 
