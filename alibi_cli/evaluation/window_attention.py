@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
 from alibi_cli.errors import AlibiError
-from alibi_cli.runtime.alibi_attention import _attend
+from alibi_cli.runtime import alibi_scores
 from alibi_cli.shapes import Keys, Outputs, PerHead, Queries
 
 BLOCK = 512  # queries per call of the kernel: its mask is BLOCK x (window + BLOCK)
@@ -113,5 +113,5 @@ def attend(
         bias = torch.zeros_like(hidden, dtype=query.dtype).masked_fill_(hidden, torch.finfo(query.dtype).min)
         block = query[:, :, start:stop], keys, values, bias
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        outputs.append(_attend(*block, scale, dropout, softcap, s_aux, module.training, False)[0])
+        outputs.append(alibi_scores.attend(*block, scale, dropout, softcap, s_aux, module.training, False)[0])
     return torch.cat(outputs, dim=1).contiguous(), None

@@ -11,6 +11,8 @@ RUNTIME_FILES = (
     "alibi_distances.py",
     "alibi_decoding.py",
     "alibi_attention.py",
+    "alibi_blocks.py",
+    "alibi_scores.py",
     "alibi_parts.py",
     "alibi_sinks.py",
     "alibi_reach.py",

@@ -18,8 +18,9 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-import alibi_cli.runtime.alibi_attention as runtime
+import alibi_cli.runtime.alibi_blocks as runtime
 import alibi_cli.runtime.alibi_distances as alibi_distances_module
+from alibi_cli.runtime import alibi_scores
 from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_distances import Compact
 
@@ -299,5 +300,5 @@ def test_dropout_takes_the_way_without_the_kernel_that_gives_log_sums_away(monke
     for mask in ("causal", "both sides"):
         distances, seen, sink = of_mask(mask)
         with monkeypatch.context() as patch:
-            patch.setattr(runtime, "can_attend_beside", lambda *_: False)  # as on a GPU
+            patch.setattr(alibi_scores, "can_attend_beside", lambda *_: False)  # as on a GPU
             assert (ours(q, k, v, distances) - by_loops(q, k, v, seen, sink)).abs().max() <= 1e-12

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from alibi_cli.runtime import alibi_attention as runtime
+from alibi_cli.runtime import alibi_blocks as runtime
 from alibi_cli.runtime import alibi_reach
 from alibi_cli.runtime.alibi_attention import alibi_attention, alibi_bias
 from alibi_cli.runtime.alibi_distances import BLOCK, Compact
@@ -256,11 +256,9 @@ def keys_read(monkeypatch, inputs, sinks=0, **options):
     """Share of the keys of a causal computation that are read."""
     q, k, v = inputs(torch.Generator().manual_seed(4))
     read = []
-    attend_ = runtime._attend
+    attend_ = runtime.attend
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(
-            runtime, "_attend", lambda *a: (read.append(a[0][..., 0].numel() * a[1].shape[2]), attend_(*a))[1]
-        )
+        patch.setattr(runtime, "attend", lambda *a: (read.append(a[0][..., 0].numel() * a[1].shape[2]), attend_(*a))[1])
         attend(q, k, v, Compact.of(LENGTH, LENGTH, True, "cpu", sinks=sinks), **options)
     return sum(read) / (HEADS * LENGTH * (LENGTH + BLOCK) / 2)
 

@@ -16,7 +16,7 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-import alibi_cli.runtime.alibi_attention as runtime
+import alibi_cli.runtime.alibi_blocks as runtime
 import alibi_cli.runtime.alibi_distances as alibi_distances_module
 from alibi_cli import apply_alibi
 from alibi_cli.attention.benchmark import peak_of_allocations
