@@ -57,9 +57,16 @@ def verbs(folder: Path) -> dict[str, Verb]:
         return f"Finished rows are in {folder / 'out.json'}; --resume continues" if there else "No row was finished."
 
     def conversion_left() -> str:
-        if (folder / "out.calibration").is_dir():
-            return f"What was calibrated is in {folder / 'out.calibration'}; the same command continues from there."
-        return f"{folder / 'out'} is whole." if (folder / "out").is_dir() else "Nothing was written."
+        if (folder / "out").is_dir():
+            return f"{folder / 'out'} is whole."
+        kept = (folder / "out.calibration").is_dir()
+        return "the same command continues from there." if kept else "Nothing was written."
+
+    def step_left() -> str:
+        if (folder / "out").is_dir():
+            return f"{folder / 'out'} is whole."
+        kept = list((folder / "out.training").glob("checkpoint-*/complete.json"))
+        return "is kept: --resume continues from it." if kept else "No step had been saved."
 
     return {
         "eval": Verb(
@@ -69,7 +76,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
             rows_left,
         ),
         "calibrate": Verb(calibrate, [*calibrate, "--force"], slopes, conversion_left),  # it may have its name already
-        "train": Verb(train, [*train, "--resume"], weights, lambda: f"What was saved is in {folder / 'out'}.training"),
+        "train": Verb(train, [*train, "--resume"], weights, step_left),
     }
 
 
@@ -106,6 +113,12 @@ def run(words: list[str], log: Path, kill: tuple[int, float] | None = None) -> t
     return os.waitstatus_to_exitcode(status), time.monotonic() - started
 
 
+def _says(said: str, error: str, left: str) -> bool:
+    """One line, and another one unless the command had not begun."""
+    _, found, more = said.partition(f"{error}\n")
+    return bool(found) and "Traceback" not in said and (not more or (left in more and more.count("\n") == 1))
+
+
 def clean(folder: Path) -> None:
     for path in folder.glob("out*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -129,7 +142,7 @@ def main(folder: Path, moments: int) -> dict[str, Any]:
             where, said = f"{name}, {number.name}, {moment} of {moments}", log.read_text()
             if code == 0:
                 found["finished"] += 1
-            elif code != SAID[number][0] or f"{SAID[number][1]}\n{verb.left()}" not in said or "Traceback" in said:
+            elif code != SAID[number][0] or not _says(said, SAID[number][1], verb.left()):
                 found["failures"].append(f"{where}: exit {code}: {said[-600:]}")
             else:
                 found["ended"][name] = found["ended"].get(name, 0) + 1

@@ -31,11 +31,11 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
-    from alibi_cli.conversion.convert import default_output, run_convert, run_plan, unfinished
+    from alibi_cli.conversion.convert import default_output, kept, run_convert, run_plan
 
     if not dry_run:
         target = settings.output or default_output(settings.model)
-        interrupts.leaves_nothing_but(target, unfinished(target))
+        interrupts.leaves_output(target, lambda: kept(target))
     with output.progress() as watch:
         if dry_run:
             planned = run_plan(settings, watch)

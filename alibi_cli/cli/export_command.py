@@ -19,7 +19,7 @@ def command(settings: ExportSettings, json: options.Json = False) -> None:
     """Write a converted checkpoint as a GGUF file, which a stock llama.cpp runs. Needs Press et al.'s slopes, in any order."""
     from alibi_cli.exporting.export import run_export
 
-    interrupts.leaves_nothing_but(settings.output)
+    interrupts.leaves_output(settings.output)
     with output.progress() as watch:
         report = run_export(settings, watch)
     if json:

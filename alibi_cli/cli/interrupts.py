@@ -35,16 +35,10 @@ def leaves(what: Callable[[], str]) -> None:
     _left.append(what)
 
 
-def leaves_nothing_but(output: Path, unfinished: Path | None = None) -> None:
-    """Of a command whose output is there once it is whole. unfinished: where the same command would go on."""
+def leaves_output(output: Path, kept: Callable[[], str | None] = lambda: None) -> None:
+    """Of a command whose output has its name once it is whole. kept: says what there is before."""
     before = _identity(output)
-
-    def what() -> str:
-        if unfinished is not None and unfinished.is_dir():
-            return f"What was calibrated is in {unfinished}; the same command continues from there."
-        return "Nothing was written." if _identity(output) == before else f"{output} is whole."
-
-    leaves(what)
+    leaves(lambda: f"{output} is whole." if _identity(output) != before else kept() or "Nothing was written.")
 
 
 def leaves_rows(output: Path | None, how: str = "") -> None:

@@ -22,9 +22,9 @@ def command(settings: TrainSettings, preset: options.Preset = None, json: option
     """Continue training a checkpoint, so that a converted one heals, and write it as a checkpoint of the same kind."""
     from accelerate import PartialState
 
-    from alibi_cli.training.train import run_train
+    from alibi_cli.training.train import kept, run_train
 
-    interrupts.leaves(lambda: f"What was saved is in {settings.output}.training; `resume` continues from there.")
+    interrupts.leaves_output(settings.output, lambda: kept(settings.output))
     with output.progress() as watch:
         report = run_train(settings, watch)
     PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it

@@ -82,7 +82,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
     if settings.calibrated:
         check_output(found.output, source.folder, settings.force)  # before minutes of work, not after
         text = embedded_or_files(settings.calibration_text)
-        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), unfinished(found.output))
+        learned = calibrate_source(source, text, settings, steps(progress), notes(progress), _unfinished(found.output))
         found = found.completed(learned)
     report = write(
         found,
@@ -93,7 +93,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
         progress=progress,
     )
     if settings.calibrated:
-        State(unfinished(found.output)).clear()
+        State(_unfinished(found.output)).clear()
     return report.model_copy(update={"better": _better(found), "suggestion": _suggestion(found)})
 
 
@@ -144,6 +144,13 @@ def default_output(model: str) -> Path:
     return Path(f"{path.resolve().name if path.exists() else model.rpartition('/')[2]}-alibi")
 
 
-def unfinished(output: Path) -> Path:
+def kept(output: Path) -> str | None:
+    """What an interrupted conversion to `output` has left, and how to go on."""
+    folder = _unfinished(output)
+    return f"What was calibrated is in {folder}; the same command continues from there." if folder.is_dir() else None
+
+
+def _unfinished(output: Path) -> Path:
     """Where an interrupted calibration is continued."""
+    output = output.resolve()  # which may be "."
     return output.with_name(f"{output.name}.calibration")

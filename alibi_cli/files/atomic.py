@@ -56,8 +56,11 @@ def partial_folder(output: Path, replace: bool = True) -> Iterator[Path]:
             _recover(output)
             if not replace:
                 _check_free(output)
-            _start(partial)
-        try:
+            _clear(partial)
+        try:  # from here on it is ours, whenever a signal comes
+            with explained(f"Cannot write {output}"):
+                partial.mkdir()
+                (partial / MARKER).touch()
             yield partial
             (partial / MARKER).unlink()
             _rename(partial, output)
@@ -69,8 +72,8 @@ def partial_folder(output: Path, replace: bool = True) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)  # has another name by now, unless something failed
 
 
-def _start(partial: Path) -> None:
-    """A fresh .partial folder, in place of one that an interrupted run left."""
+def _clear(partial: Path) -> None:
+    """Removes the .partial folder that a killed run left."""
     if partial.is_symlink() or partial.exists():
         left = (
             [path.name for path in partial.iterdir()] if not partial.is_symlink() and partial.is_dir() else ["a file"]
@@ -81,8 +84,6 @@ def _start(partial: Path) -> None:
                 hint="Move it away.",
             )
         shutil.rmtree(partial)
-    partial.mkdir()
-    (partial / MARKER).touch()
 
 
 def _rename(partial: Path, output: Path) -> None:

@@ -35,8 +35,7 @@ class Job:
     @property
     def work(self) -> Path:
         """Where the states of the run are kept while it is not finished."""
-        output = self.settings.output.resolve()
-        return output.with_name(output.name + ".training")
+        return work_of(self.settings.output)
 
     @property
     def longest(self) -> int:
@@ -54,11 +53,6 @@ class Job:
     def claimed(self) -> bool:
         return (self.work / REQUEST).is_file()
 
-    @property
-    def what_is_kept(self) -> str:
-        state = last_state(self.work)
-        return f"Step {state[1]['step']} is kept: `resume` continues from it." if state else "No step had been saved."
-
     def identity(self, processes: int) -> dict[str, Any]:
         """What a continuation must share."""
         digests = {"digest": self.info.digest, "teacher_digest": None if self.teacher is None else self.teacher.digest}
@@ -72,6 +66,17 @@ class Job:
     def request(self, processes: int) -> str:
         """The sha256 of `identity`: what was trained says by it which run it is of, and no paths."""
         return hashlib.sha256(json.dumps(self.identity(processes), sort_keys=True).encode()).hexdigest()
+
+
+def work_of(output: Path) -> Path:
+    output = output.resolve()
+    return output.with_name(output.name + ".training")
+
+
+def kept(output: Path) -> str:
+    """What a run that was stopped has left, and how to go on."""
+    state = last_state(work_of(output))
+    return f"Step {state[1]['step']} is kept: `resume` continues from it." if state else "No step had been saved."
 
 
 def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:

@@ -24,7 +24,7 @@ from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
-from alibi_cli.training.job import REQUEST, Job, clear, prepare
+from alibi_cli.training.job import REQUEST, Job, clear, kept, prepare
 from alibi_cli.training.sharded import check_sharding, gathered_weights, loaded_whole
 from alibi_cli.training.teacher import Teacher
 from alibi_cli.training.train_report import TrainReport, make_report
@@ -116,7 +116,7 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) 
             trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
-            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=job.what_is_kept) from error
+            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=kept(settings.output)) from error
     except AlibiError:
         if args.process_index == 0 and job.claimed and last_state(job.work) is None:
             clear(job.work)  # there is nothing to continue
@@ -230,7 +230,7 @@ def _trainer(job: Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heali
         raise UsageError(
             f"`hidden_weight` needs rows that hold several documents, which {job.info.name} cannot keep apart.",
         )
-    guard = Guard(lambda: job.what_is_kept)
+    guard = Guard(lambda: kept(job.settings.output))
     if state is not None:
         for row in read_json(state / "trainer_state.json")["log_history"]:
             if "loss" in row:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from alibi_cli import AlibiError
-from alibi_cli.files.atomic import MARKER
+from alibi_cli.files.atomic import MARKER, partial_folder
 from tests.checkpoint.helpers import convert
 from tests.cli.run import alibi_inside
 
@@ -57,6 +57,22 @@ def test_an_interrupted_run_is_cleaned_up_and_a_strangers_folder_is_not(tiny_gpt
     (partial / MARKER).touch()
     convert(tiny_gpt2, tmp_path / "out")
     assert not partial.exists() and (tmp_path / "out" / "alibi.json").exists()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "touch", "unlink", "rename"])
+def test_an_interrupt_at_any_call_leaves_no_folder(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is busy can hold a call for long, and a signal is answered when it returns."""
+    real = getattr(Path, call)
+
+    def interrupted(path: Path, *words: object) -> None:
+        real(path, *words)
+        if "out.partial" in str(path) and path.suffix != ".lock":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, call, interrupted)
+    with pytest.raises(KeyboardInterrupt), partial_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("of the checkpoint")
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if call == "rename" else [])
 
 
 def test_default_output_is_named_after_the_model(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
