@@ -64,8 +64,8 @@ def test_an_interrupt_at_any_call_leaves_no_folder(call: str, tmp_path: Path, mo
     """A disk that is busy can hold a call for long, and a signal is answered when it returns."""
     real = getattr(Path, call)
 
-    def interrupted(path: Path, *words: object) -> None:
-        real(path, *words)
+    def interrupted(path: Path, *words: object, **options: object) -> None:
+        real(path, *words, **options)
         if "out.partial" in str(path) and path.suffix != ".lock":
             raise KeyboardInterrupt
 
