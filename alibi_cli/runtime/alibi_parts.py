@@ -19,26 +19,32 @@ class Parts:
     """tensor[index] for one index after the other, each a view."""
 
     def __init__(self, tensor: Tensor):
-        self.sum: Tensor | None = None  # of the gradients so far, in one backward pass
         self.learns = torch.is_grad_enabled() and tensor.requires_grad and not is_transformed()
-        self.whole = _Whole.apply(tensor, self) if self.learns else tensor
+        self.sum = _Sum()
+        self.whole = _Whole.apply(tensor, self.sum) if self.learns else tensor
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _Part.apply(self.whole, self, index) if self.learns else self.whole[index]
+        return _Part.apply(self.whole, self.sum, index) if self.learns else self.whole[index]
+
+
+class _Sum:
+    """Of the gradients so far, in one backward pass. Apart from Parts, whose tensor the graph is not to keep."""
+
+    total: Tensor | None = None
 
 
 class _Whole(torch.autograd.Function):
     """The tensor; its backward comes after that of all parts."""
 
     @staticmethod
-    def forward(context: Any, tensor: Tensor, parts: Parts) -> Tensor:
+    def forward(context: Any, tensor: Tensor, parts: _Sum) -> Tensor:
         context.parts = parts
         context.set_materialize_grads(False)
         return tensor.view_as(tensor)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, None]:
-        total, context.parts.sum = context.parts.sum, None
+        total, context.parts.total = context.parts.total, None
         if gradient is None or total is None:
             return (total if gradient is None else gradient), None
         return total + gradient, None
@@ -46,7 +52,7 @@ class _Whole(torch.autograd.Function):
 
 class _Part(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, whole: Tensor, parts: Parts, index: Any) -> Tensor:
+    def forward(context: Any, whole: Tensor, parts: _Sum, index: Any) -> Tensor:
         context.parts, context.index, context.shape = parts, index, whole.shape
         return whole[index]
 
@@ -57,7 +63,7 @@ class _Part(torch.autograd.Function):
             alone = gradient.new_zeros(context.shape)
             alone[context.index] = gradient
             return alone, None, None
-        if parts.sum is None:
-            parts.sum = gradient.new_zeros(context.shape)
-        parts.sum[context.index] += gradient
+        if parts.total is None:
+            parts.total = gradient.new_zeros(context.shape)
+        parts.total[context.index] += gradient
         return None, None, None

@@ -1,5 +1,7 @@
 """Gradients of overlapping parts: those of ordinary slices, once, twice, of gradients, under torch.func, and in a model."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from alibi_cli import apply_alibi
+from alibi_cli.runtime import alibi_blocks
 from alibi_cli.runtime.alibi_parts import Parts
 from tests.models import sample_tokens, tiny_model
 
@@ -56,6 +59,36 @@ def test_nothing_is_kept_without_a_gradient(tensor: Tensor) -> None:
     with torch.no_grad():
         assert Parts(tensor)[PARTS[0]].grad_fn is None
     assert Parts(tensor.detach())[PARTS[0]].grad_fn is None and Parts(tensor)[PARTS[0]].grad_fn is not None
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_graph_keeps_no_keys_when_it_is_gone(backward: bool, checkpointing: bool, monkeypatch) -> None:
+    """Without the collector of cycles, which would come too late: a step of many layers would keep the keys of all."""
+    model: Any = tiny_model("llama", max_position_embeddings=TOKENS, num_hidden_layers=4)
+    apply_alibi(model, TOKENS)
+    if checkpointing:
+        model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    made: list[weakref.ref[Tensor]] = []
+
+    class Watched(Parts):
+        def __init__(self, tensor: Tensor):
+            super().__init__(tensor)
+            made.append(weakref.ref(self.whole))
+
+    monkeypatch.setattr(alibi_blocks, "Parts", Watched)
+    tokens = sample_tokens(1, TOKENS)
+    gc.collect()
+    gc.disable()
+    try:
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        assert made and (not checkpointing or not any(each() is not None for each in made[:-2]))
+        if backward:
+            loss.backward()
+        del loss
+        assert not any(each() is not None for each in made)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("sinks", [0, 4])
