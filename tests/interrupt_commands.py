@@ -66,7 +66,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
         if (folder / "out").is_dir():
             return f"{folder / 'out'} is whole."
         kept = list((folder / "out.training").glob("checkpoint-*/complete.json"))
-        return "is kept: --resume continues from it." if kept else "No step had been saved."
+        return "is kept: --resume continues from it." if kept else "Nothing was written."
 
     return {
         "eval": Verb(

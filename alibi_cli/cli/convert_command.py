@@ -1,5 +1,6 @@
 """alibi convert, and the words for a conversion that `alibi inspect plan` shares."""
 
+import contextlib
 import shlex
 import statistics
 from pathlib import Path
@@ -33,9 +34,9 @@ def command(
     """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
     from alibi_cli.conversion.convert import default_output, kept, run_convert, run_plan
 
-    if not dry_run:
+    with contextlib.suppress(OSError):  # a name that cannot be looked at is refused with the rest
         target = settings.output or default_output(settings.model)
-        interrupts.leaves_output(target, lambda: kept(target))
+        interrupts.leaves_output(target, lambda: kept(target) if settings.calibrated else None)
     with output.progress() as watch:
         if dry_run:
             planned = run_plan(settings, watch)

@@ -36,9 +36,16 @@ def leaves(what: Callable[[], str]) -> None:
 
 
 def leaves_output(output: Path, kept: Callable[[], str | None] = lambda: None) -> None:
-    """Of a command whose output has its name once it is whole. kept: says what there is before."""
+    """Of a command whose output has its name once it is whole. kept: says what there is before; None if there is nothing."""
     before = _identity(output)
-    leaves(lambda: f"{output} is whole." if _identity(output) != before else kept() or "Nothing was written.")
+
+    def what() -> str:
+        now = _identity(output)
+        if now is not None and now != before:
+            return f"{output} is whole."
+        return kept() or ("Nothing was written." if now is None else f"{output} is as it was.")
+
+    leaves(what)
 
 
 def leaves_rows(output: Path | None, how: str = "") -> None:
@@ -65,6 +72,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def error() -> tuple[AlibiError, int]:
     """What to print, and the exit code."""
     terminated = _received[-1:] == [signal.SIGTERM]
-    hint = _left[-1]() if _left else None
+    hint = None
+    with contextlib.suppress(Exception):  # what another process removes while it is looked at, a disk that is gone
+        hint = _left[-1]() if _left else None
     code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     return AlibiError("Terminated." if terminated else "Interrupted.", hint), code

@@ -57,10 +57,14 @@ def partial_folder(output: Path, replace: bool = True) -> Iterator[Path]:
             if not replace:
                 _check_free(output)
             _clear(partial)
-        try:  # from here on it is ours, whenever a signal comes
-            with explained(f"Cannot write {output}"):
+        ours = True  # from here on, whenever a signal comes
+        try:
+            try:
                 partial.mkdir()
-                (partial / MARKER).touch()
+            except FileExistsError:
+                ours = False
+                raise
+            (partial / MARKER).touch()
             yield partial
             (partial / MARKER).unlink()
             _rename(partial, output)
@@ -69,7 +73,8 @@ def partial_folder(output: Path, replace: bool = True) -> Iterator[Path]:
             where = getattr(error, "filename", None) or partial
             raise AlibiError(f"Cannot write {where}: {reason}.", "Nothing has the final name.") from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)  # has another name by now, unless something failed
+            if ours:
+                shutil.rmtree(partial, ignore_errors=True)  # has another name by now, unless something failed
 
 
 def _clear(partial: Path) -> None:
@@ -91,15 +96,13 @@ def _rename(partial: Path, output: Path) -> None:
     for path in (*sorted(partial.rglob("*")), partial):
         fsync(path)
     aside = None
-    if output.exists():
-        aside = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
-        output.rename(aside / output.name)
     try:
+        if output.exists():
+            aside = Path(tempfile.mkdtemp(prefix=_prefix(output), dir=output.parent))
+            output.rename(aside / output.name)
         partial.rename(output)
     except BaseException:
-        if aside is not None:
-            (aside / output.name).rename(output)
-            aside.rmdir()
+        _recover(output)
         raise
     fsync(output.parent)
     if aside is not None:

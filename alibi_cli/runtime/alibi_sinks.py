@@ -1,6 +1,6 @@
 """Attention to some keys with a bias and to others, the attention sinks, without one.
 
-A bias that is a view of a line of numbers (alibi_attention.py) has no room for keys whose bias is zero at every distance. So the two kinds
+A bias that is a view of a line of numbers (alibi_blocks.py) has no room for keys whose bias is zero at every distance. So the two kinds
 are attended to apart and put together by the logarithms of their sums: with o and l the output and the log-sum of the scores of the
 biased keys, and s_n the scores of the sinks,
 

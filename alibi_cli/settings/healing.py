@@ -1,5 +1,6 @@
 """Settings of train. The defaults are those of presets/heal.yaml, where their reasons are."""
 
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ FREE_MACHINE = (
     "deepspeed",
     "report_to",
 )
-FREE_ON_RESUME = {*FREE_OPTIMIZER, *FREE_MACHINE, "force", "resume", "command", "plugin"}
+FREE_ON_RESUME: Set[str] = {*FREE_OPTIMIZER, *FREE_MACHINE, "force", "resume", "command", "plugin"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +193,9 @@ class TrainSettings(Verb):
         if self.text and self.dataset is not None:
             raise UsageError("Give `text` or `dataset`, not both.")
 
-    def fixed(self) -> dict[str, Any]:
-        """The settings that a continuation must share, as JSON."""
-        kept = {name: value for name, value in asdict(self).items() if name not in FREE_ON_RESUME}
+    def fixed(self, free: Set[str] = FREE_ON_RESUME) -> dict[str, Any]:
+        """The settings that a continuation must share, as JSON: all but `free`."""
+        kept = {name: value for name, value in asdict(self).items() if name not in free}
         return {name: _plain(value) for name, value in kept.items()}
 
 

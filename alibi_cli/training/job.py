@@ -18,6 +18,11 @@ from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
 from alibi_cli.training.enough_text import enough, whole
 from alibi_cli.training.trainer import last_state
 
+ASKED_AGAIN = {
+    "force",
+    "resume",
+    "command",
+}  # in which the continuation of a run may differ, though all of it is the same
 REQUEST = "settings.json"  # shows that a work folder is ours, and what its states belong to
 
 
@@ -64,8 +69,9 @@ class Job:
         }
 
     def request(self, processes: int) -> str:
-        """The sha256 of `identity`: what was trained says by it which run it is of, and no paths."""
-        return hashlib.sha256(json.dumps(self.identity(processes), sort_keys=True).encode()).hexdigest()
+        """The sha256 of all settings and of `identity`: what was trained says by it which run it is of, and no paths."""
+        asked = {**self.settings.fixed(free=ASKED_AGAIN), **self.identity(processes)}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def work_of(output: Path) -> Path:
@@ -73,10 +79,10 @@ def work_of(output: Path) -> Path:
     return output.with_name(output.name + ".training")
 
 
-def kept(output: Path) -> str:
-    """What a run that was stopped has left, and how to go on."""
+def kept(output: Path) -> str | None:
+    """What a run that was stopped has left, and how to go on; None if no step had been saved."""
     state = last_state(work_of(output))
-    return f"Step {state[1]['step']} is kept: `resume` continues from it." if state else "No step had been saved."
+    return f"Step {state[1]['step']} is kept: `resume` continues from it." if state else None
 
 
 def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:

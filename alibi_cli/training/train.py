@@ -93,6 +93,10 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
     return report
 
 
+def _kept(job: Job) -> str:
+    return kept(job.settings.output) or "No step had been saved."
+
+
 def _finished(job: Job, args: Any) -> TrainReport | None:
     """The report of a run that needs no continuation, to every process."""
     reports: list[TrainReport | None] = [None]
@@ -116,7 +120,7 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) 
             trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
-            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=kept(settings.output)) from error
+            raise AlibiError(f"Cannot write {job.work}: {reason}.", hint=_kept(job)) from error
     except AlibiError:
         if args.process_index == 0 and job.claimed and last_state(job.work) is None:
             clear(job.work)  # there is nothing to continue
@@ -230,7 +234,7 @@ def _trainer(job: Job, tokens: Tokens, args: Any, update: Update) -> tuple[Heali
         raise UsageError(
             f"`hidden_weight` needs rows that hold several documents, which {job.info.name} cannot keep apart.",
         )
-    guard = Guard(lambda: kept(job.settings.output))
+    guard = Guard(lambda: _kept(job))
     if state is not None:
         for row in read_json(state / "trainer_state.json")["log_history"]:
             if "loss" in row:

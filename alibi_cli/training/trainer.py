@@ -191,13 +191,11 @@ def last_state(work: Path) -> tuple[Path, dict[str, Any]] | None:
     found = []
     for marker in work.glob(f"checkpoint-*/{COMPLETE}"):
         try:
-            found.append((json.loads(marker.read_text())["step"], marker))
-        except (ValueError, KeyError):  # killed while the marker was written
+            says = json.loads(marker.read_text())
+            found.append((says["step"], marker.parent, says))
+        except (OSError, ValueError, KeyError):  # killed while the marker was written, or removed meanwhile
             continue
-    if not found:
-        return None
-    _, marker = max(found)
-    return marker.parent, json.loads(marker.read_text())
+    return max(found, key=lambda state: state[0])[1:] if found else None
 
 
 def training_arguments(settings: TrainSettings, work: Path, steps: int, warmup_steps: int) -> TrainingArguments:

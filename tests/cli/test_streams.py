@@ -77,10 +77,14 @@ def test_an_interrupt_says_what_is_left_of_an_output(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_text("of an earlier run")
     interrupts.leaves_output(file)
-    assert interrupts.error()[0].hint == "Nothing was written."
+    assert interrupts.error()[0].hint == f"{file} is as it was."
     (tmp_path / "new").write_text("whole")
     (tmp_path / "new").replace(file)
     assert interrupts.error()[0].hint == f"{file} is whole."
+    file.unlink()
+    assert interrupts.error()[0].hint == "Nothing was written."
+    interrupts.leaves_output(file, lambda: 1 / 0)  # what cannot be said does not hide the interrupt
+    assert interrupts.error()[0].hint is None and interrupts.error()[1] == 130
 
 
 def test_a_command_says_where_it_is_once_a_minute_without_a_terminal(monkeypatch, capsys) -> None:

@@ -98,11 +98,12 @@ def test_a_finished_run_is_not_in_its_own_way(text: Path, tmp_path: Path) -> Non
     source, out, work = tiny_converted(tmp_path), tmp_path / "out", tmp_path / "out.training"
     interrupted(source, out, text, at="Writing")
     shutil.copytree(work, tmp_path / "kept")
-    report = heal(source, out, text, steps=12, resume=True)
+    how: dict[str, Any] = {"steps": 12, "resume": True, "save_every": 3}  # the very command once more
+    report = heal(source, out, text, **how)
     before, said = snapshot(out), []
-    again = heal(source, out, text, steps=12, resume=True, progress=said.append)
+    again = heal(source, out, text, **how, progress=said.append)
     shutil.copytree(tmp_path / "kept", work)
-    assert report == again == heal(source, out, text, steps=12, resume=True)
+    assert report == again == heal(source, out, text, **how)
     assert [str(each) for each in said] == [f"{out} holds this run, finished; nothing was trained."]
     assert snapshot(out) == before and not work.exists()
 
@@ -110,6 +111,8 @@ def test_a_finished_run_is_not_in_its_own_way(text: Path, tmp_path: Path) -> Non
         heal(source, out, text, steps=12)
     with pytest.raises(AlibiError, match="is not empty"):
         heal(source, out, text, steps=12, resume=True, seed=1)
+    with pytest.raises(AlibiError, match="is not empty"):  # another result is asked for
+        heal(source, out, text, steps=12, resume=True, learning_rate=1e-12)
     interrupted(source, out, text, at=5, force=True, learning_rate=1e-12)  # begun once more: what it kept is continued
     assert heal(source, out, text, steps=12, resume=True, force=True, learning_rate=1e-12).resumed_at == [3]
     with (out / "model.safetensors").open("r+b") as file:
