@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from alibi_cli import apply_alibi
 from alibi_cli.runtime import alibi_blocks
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
 from alibi_cli.runtime.alibi_parts import Parts
 from tests.models import sample_tokens, tiny_model
 
@@ -77,6 +79,10 @@ def test_a_graph_keeps_no_keys_when_it_is_gone(backward: bool, checkpointing: bo
             made.append(weakref.ref(self.whole))
 
     monkeypatch.setattr(alibi_blocks, "Parts", Watched)
+    AttentionInterface.register(
+        ATTENTION_NAME, alibi_attention
+    )  # a checkpoint that was loaded before has brought a copy
+    AttentionMaskInterface.register(ATTENTION_NAME, alibi_distances)
     tokens = sample_tokens(1, TOKENS)
     gc.collect()
     gc.disable()
