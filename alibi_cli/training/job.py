@@ -18,11 +18,8 @@ from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
 from alibi_cli.training.enough_text import enough, whole
 from alibi_cli.training.trainer import last_state
 
-ASKED_AGAIN = {
-    "force",
-    "resume",
-    "command",
-}  # in which the continuation of a run may differ, though all of it is the same
+# In what the command that continues a run may differ from the one that began it, and still ask for the same result.
+ASKED_AGAIN = {"force", "resume", "command"}
 REQUEST = "settings.json"  # shows that a work folder is ours, and what its states belong to
 
 
