@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from alibi_cli.cli import interrupts, output
+from alibi_cli.cli import interrupts, output, stdout
 from alibi_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AlibiError, UsageError, first_line
 from alibi_cli.version import __version__
 
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         _check_names()
         app()
-        output.flush()
+        stdout.flush()
     except AlibiError as error:
         _debug()
         _end(error, error.exit_code)
@@ -168,7 +168,7 @@ def _check_names() -> None:
 def _flushed() -> None:
     """What was printed has arrived, or the exit code says that it has not."""
     try:
-        output.flush()
+        stdout.flush()
     except AlibiError as error:
         _end(error, error.exit_code)
 

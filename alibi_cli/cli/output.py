@@ -13,6 +13,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alibi_cli.cli import stdout
 from alibi_cli.cli.options import in_options
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.plots.figures import check_figure
@@ -39,35 +40,8 @@ def print_json(content: Any) -> None:
             content = asdict(content)
         elif hasattr(content, "model_dump"):
             content = content.model_dump(mode="json")
-        with _stdout():
+        with stdout.written():
             sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-@contextmanager
-def _stdout() -> Iterator[None]:
-    """
-    Raises:
-        AlibiError: it is closed, or what it goes to is full.
-    """
-    if sys.stdout is None or sys.stdout.closed:
-        raise AlibiError("Cannot write to stdout: it is closed.")
-    try:
-        yield
-    except BrokenPipeError:  # whoever reads it has seen enough, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - so that Python's own flush at the end does not fail again
-        raise AlibiError(f"Cannot write to stdout: {error.strerror}.") from None
-
-
-def flush() -> None:
-    """
-    Raises:
-        AlibiError: what was printed could not be written.
-    """
-    if sys.stdout is not None:
-        with _stdout():
-            sys.stdout.flush()
 
 
 def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
@@ -78,7 +52,7 @@ def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
 
 def print_text(text: str) -> None:
     """Text on stdout, as it is: no markup, no wrapping."""
-    with _stdout():
+    with stdout.written():
         _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -109,7 +83,7 @@ def print_table(
         table.add_column(column, justify="right" if figures else "left", overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    with _stdout():
+    with stdout.written():
         console.print(table)
 
 
@@ -156,7 +130,7 @@ def print_heat_maps(maps: "Sequence[HeatMap]") -> None:
     console = _console()
     colours = console.color_system in ("256", "truecolor") and not console.no_color
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    with _stdout():
+    with stdout.written():
         for line in lines(maps, Canvas(console.width, colours, unicode)):
             console.print(line, soft_wrap=True)
 
@@ -187,7 +161,10 @@ def print_error(error: AlibiError, from_any: bool = False) -> None:
 
 @contextmanager
 def progress(remarks: bool = True) -> Iterator["Watch"]:
-    """Shows what a verb reports: a progress bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too."""
+    """Shows what a verb reports: a progress bar on stderr, or a line a minute where stderr is no terminal. remarks: notes too.
+
+    Nothing but the verb's result is to go to stdout: what is printed meanwhile goes to stderr.
+    """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     console = _console(stderr=True)
@@ -195,7 +172,8 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
     shown, told = wanted and console.is_terminal, time.monotonic()
     amount = TextColumn("{task.fields[amount]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount)
-    with Progress(*columns, console=console, disable=not shown, transient=True) as display:
+    bar = Progress(*columns, console=console, disable=not shown, transient=True)
+    with stdout.reserved(), bar as display:
         task = display.add_task("", total=None, amount="")
 
         def watch(step: "Step") -> None:

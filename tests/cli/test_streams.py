@@ -1,5 +1,6 @@
 """What is printed arrives, or the exit code says that it has not; signals end a command in one line."""
 
+import json
 import os
 import re
 import signal
@@ -37,6 +38,27 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         check=False,
     )
     assert result.returncode == 0 and result.stderr == "" and result.stdout.count("\n") == 1
+
+
+NOISE = """
+import ctypes, os
+print("of Python")
+os.system("echo of a shell")
+ctypes.CDLL(None).puts(b"of C")
+"""
+
+
+def test_what_others_print_does_not_reach_stdout(tmp_path: Path) -> None:
+    (tmp_path / "noise.py").write_text(NOISE)
+    result = shell("", "inspect", "policies", "--plugin", tmp_path / "noise.py", "--json")
+    assert result.returncode == 0, result.stderr
+    assert {"of Python", "of a shell", "of C"} <= set(result.stderr.splitlines()) and "llama" in json.loads(
+        result.stdout
+    )
+    closed = shell("2>&-", "inspect", "policies", "--plugin", tmp_path / "noise.py")
+    assert closed.returncode == 0 and "llama" in closed.stdout  # nowhere else to go
+    closed = shell(">&-", "inspect", "policies", "--plugin", tmp_path / "noise.py")
+    assert closed.returncode == 1 and "Cannot write to stdout: it is closed." in closed.stderr
 
 
 def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_two_processes_with_a_teacher(stage: int, more: dict[str, bool], record:
     result = launched(command(source, tmp_path / "out", text, *words))
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(f"ENGINE DeepSpeedEngine {stage}") == 2
-    report = json.loads(result.stdout[result.stdout.index("{") :])  # after what DeepSpeed says of its compiler
+    report = json.loads(result.stdout)  # what DeepSpeed says of its compiler goes elsewhere
     assert report["processes"] == 2 and report["verified"]["passed"] and verify(tmp_path / "out").passed
     losses = [row["loss"] for row in report["losses"]]
     difference = max(abs(loss - row.loss) for loss, row in zip(losses, one.losses, strict=True))
