@@ -22,6 +22,7 @@ from benchmarks.real_model.texts import LENGTH, calibration_files
 
 HORIZON, HORIZON_LENGTH = 1024, 4096
 REACH_LENGTH = TRAINED_LENGTH * 3 // 2
+HEALING = ("--length", "1024", "--batch-tokens", "1024", "--steps", "100")
 UNIFORM = 5 / TRAINED_LENGTH  # the best of 5, 10 and 20 / L in a first look
 
 
@@ -32,8 +33,9 @@ class ArmFailed(Exception):
 @dataclass(frozen=True)
 class Arm:
     """name: also that of its records. what: in one sentence. original: what the original is made to do, a name of `arm_of`. command: words
-    of `alibi` that make a checkpoint instead, with {start}, {output}, {texts} (the calibration documents) and {uniform} (a file of equal
-    slopes) to be filled in. start: the arm whose checkpoint {start} is. length: tokens that are scored. drawn: it is in the figure."""
+    of `alibi` that make a checkpoint instead, with {start}, {original}, {output} and {uniform} (a file of equal slopes) to be filled in;
+    {calibration-text} and {text} are these options, with every document of calibration. start: the arm whose checkpoint {start} is.
+    length: tokens that are scored. drawn: it is in the figure."""
 
     name: str
     what: str
@@ -50,7 +52,7 @@ def _convert(*options: str) -> tuple[str, ...]:
 
 def _calibrated(method: str, *options: str, length: int = REACH_LENGTH) -> tuple[str, ...]:
     words = ("--policy", "add", "--slopes", "calibrated", "--calibrate", method, "--calibration-length", str(length))
-    return _convert(*words, *options, "{texts}")
+    return _convert(*words, *options, "{calibration-text}")
 
 
 ARMS = (
@@ -67,6 +69,12 @@ ARMS = (
     Arm("dynamic", "the original, its rotation stretched: dynamic NTK, factor 2", original="dynamic"),
     Arm("yarn", "the original, its rotation stretched: YaRN, factor 2", original="yarn", drawn=True),
     Arm("replace-press", "converted: rotation replaced, Press's slopes", command=_convert(), drawn=True),
+    Arm(
+        "replace-healed",
+        "the same, then trained on 102,400 tokens in windows of 1,024, its teacher the original",
+        command=("train", "{start}", "-o", "{output}", "--teacher", "{original}", *HEALING, "{text}"),
+        start="replace-press",
+    ),
     Arm(
         "add-uniform",
         "converted: rotation kept, slope 5 / 8,192 on all heads from the first token on, 4 sinks",
@@ -150,13 +158,15 @@ def checkpoint(arm: Arm) -> Path:
 
 def _filled(arm: Arm, output: Path) -> Iterator[str]:
     for word in arm.command:
-        if word == "{texts}":
+        if word in ("{calibration-text}", "{text}"):
             for file in calibration_files():
-                yield from ("--calibration-text", str(file))
+                yield from (f"--{word.strip('{}')}", str(file))
         elif word == "{uniform}":
             yield str(_uniform())
+        elif word in ("{start}", "{original}"):
+            yield str(checkpoint(named(arm.start if word == "{start}" else "original")))
         else:
-            yield word.format(start=checkpoint(named(arm.start)) if word == "{start}" else "", output=output)
+            yield word.format(output=output)
 
 
 def _uniform() -> Path:
