@@ -69,14 +69,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=None if title is None else Text(title),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
     console = _console()
     for column, width in zip(columns, _widths(columns, rows, numeric, console), strict=True):
         figures = column in numeric
@@ -84,6 +77,8 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with stdout.written():
+        if title is not None:  # not the table's own, which would be folded to its width
+            console.print(Text(title, style="bold"))
         console.print(table)
 
 

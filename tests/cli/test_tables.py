@@ -96,3 +96,12 @@ def test_a_pipe_folds_nothing(tables: Path) -> None:
 def test_a_name_can_hold_no_commands_for_the_terminal(capsys: pytest.CaptureFixture) -> None:
     output.print_table("t", ["model", "n"], [["a\x1b[31mb\n[bold]", "1"]], ["n"])
     assert r"a\x1b[31mb\n[bold]" in capsys.readouterr().out
+
+
+def test_a_title_is_folded_to_the_terminal_and_not_to_its_table(tmp_path: Path) -> None:
+    title = "fixed-target, K=64: next-token perplexity on python-docs, sha256 3d1e6eb338eb"
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps([{"title": title, "columns": ["model"], "rows": [["gpt2"]]}]))
+    assert [line.rstrip() for line in printed(table, terminal=False).splitlines()] == [title, "model", "gpt2"]
+    lines = plain(printed(table, terminal=True, COLUMNS="40")).splitlines()
+    assert " ".join(line.strip() for line in lines[:-2]) == title and max(map(len, lines)) <= 40
