@@ -35,7 +35,7 @@ _HOME = {
     "apply_alibi": "alibi_cli.surgery.apply",
     "get_slopes": "alibi_cli.slopes",
     "policy_registry": "alibi_cli.runtime.alibi_policies",
-    "PolicyRegistry": "alibi_cli.runtime.alibi_surgery",
+    "PolicyRegistry": "alibi_cli.runtime.alibi_registry",
     "register_task": "alibi_cli.evaluation.tasks.task",
     "register_attention": "alibi_cli.attention.registry",
     "build_attention": "alibi_cli.attention.registry",

@@ -37,7 +37,7 @@ from alibi_cli.nn.multi_head import KeyValueCache as KeyValueCache
 from alibi_cli.progress import Progress as Progress
 from alibi_cli.reporting.report import Report as Report
 from alibi_cli.runtime.alibi_policies import policy_registry as policy_registry
-from alibi_cli.runtime.alibi_surgery import PolicyRegistry as PolicyRegistry
+from alibi_cli.runtime.alibi_registry import PolicyRegistry as PolicyRegistry
 from alibi_cli.slopes import get_slopes as get_slopes
 from alibi_cli.surgery.apply import apply_alibi as apply_alibi
 from alibi_cli.surgery.engine import count_module_instances as count_module_instances

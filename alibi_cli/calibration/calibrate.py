@@ -26,7 +26,7 @@ from alibi_cli.models.families import family_of
 from alibi_cli.models.language_model import evaluating, in_memory
 from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.progress import Update, Watch, notes, steps
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.settings.declaration import declared
 from alibi_cli.settings.keywords import takes_settings

@@ -3,7 +3,7 @@
 import math
 
 from alibi_cli.errors import UsageError
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
 
 TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}

@@ -12,7 +12,7 @@ from alibi_cli.models.language_model import language_model
 from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.source import Source
 from alibi_cli.progress import Say, Update
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import CalibrateSettings
 from alibi_cli.text.documents import Text
 from alibi_cli.time_left import announcing

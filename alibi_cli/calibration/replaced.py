@@ -21,6 +21,7 @@ from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vec
 from alibi_cli.calibration.windows import Parts
 from alibi_cli.errors import UsageError
 from alibi_cli.progress import Update
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import METHODS
 from alibi_cli.slopes import get_slopes
 
@@ -67,7 +68,7 @@ def calibrate_replaced(
         AlibiError: an encoder-decoder, or attention that does not show its weights.
         ValueError: no such method.
     """
-    if method not in METHODS["replace"]:
+    if method not in METHODS[DEFAULT_POLICY]:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS['replace'])}.")
     if model.config.is_encoder_decoder:
         raise UsageError(f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.")

@@ -9,7 +9,7 @@ from alibi_cli.settings.looking import VerifySettings
 EXAMPLES = "Example:\n\n  alibi verify gpt2-alibi"
 
 
-@options.takes(VerifySettings)
+@options.takes(VerifySettings, light=True)
 def command(settings: VerifySettings, json: options.Json = False) -> None:
     """Check that a converted checkpoint is still what was written: digests, runtime files, index and slopes. Loads and runs nothing."""
     from alibi_cli.conversion.verify import verify

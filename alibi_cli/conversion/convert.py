@@ -21,7 +21,7 @@ from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Watch, notes, steps
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of

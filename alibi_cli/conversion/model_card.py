@@ -6,7 +6,7 @@ from yaml import YAMLError
 
 from alibi_cli.conversion.plan import Plan
 from alibi_cli.names import first_tokens
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.slopes import extent
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")

@@ -23,7 +23,7 @@ from alibi_cli.models.families import check_policy, family_of, mechanism, sink_d
 from alibi_cli.models.plugins import travelling_source
 from alibi_cli.models.source import Source
 from alibi_cli.runtime import RUNTIME_FILES
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import auto_map_for
 from alibi_cli.settings.conversion import PlanSettings
 from alibi_cli.slopes import Slopes, get_slopes, read_slopes

@@ -12,9 +12,9 @@ from alibi_cli.files.copying import sha256_of
 from alibi_cli.files.inside import check_links, check_name
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import read_header
-from alibi_cli.models.families import CONVERTED
+from alibi_cli.models.auto_classes import PREFIX as CONVERTED
 from alibi_cli.runtime import runtime_sources
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.presets import DEMONSTRATIONS
 from alibi_cli.slopes import is_slope, layers_of
 

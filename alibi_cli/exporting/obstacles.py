@@ -8,7 +8,7 @@ from typing import Any
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.exporting.architectures import FAMILIES, REFACT, Family
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 
 STAY = "transformers runs the checkpoint as it is, and vLLM does for most families."
 PER_HEAD_NORMS = "it normalises queries and keys before it compares them"

@@ -10,7 +10,7 @@ from alibi_cli.models.plausible import check_plausible
 from alibi_cli.runtime.alibi_modules import take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.runtime.alibi_positions import can_turn_back
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY, origin
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ RUNTIME_FILES = (
     "alibi_parts.py",
     "alibi_sinks.py",
     "alibi_reach.py",
+    "alibi_registry.py",
     "alibi_surgery.py",
     "alibi_positions.py",
     "alibi_modules.py",

@@ -30,9 +30,9 @@ from .alibi_positions import (
     keep_rotation,
     share_config,
 )
-from .alibi_surgery import PolicyRegistry
+from .alibi_registry import PolicyRegistry
 
-policy_registry = PolicyRegistry()  # "replace"
+policy_registry = PolicyRegistry()  # DEFAULT_POLICY
 add = policy_registry.named("add")
 
 

@@ -14,8 +14,9 @@ from .alibi_distances import NOT_PACKED, restarts
 from .alibi_modules import NO_SINKS, rescale_own_bias
 from .alibi_policies import policy_registry
 from .alibi_positions import POSITION_TABLES, NoPosition, NoRotation, NoTable, can_turn_back, rotates
+from .alibi_registry import DEFAULT_POLICY
 from .alibi_slopes import is_per_layer, is_slope, layers_of
-from .alibi_surgery import DEFAULT_POLICY, replace_modules
+from .alibi_surgery import replace_modules
 
 NO_TURN = "has no rotation that its attention could turn back, so it cannot have a sink_distance."
 

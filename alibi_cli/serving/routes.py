@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.surgery.kinds_of_rotation import depends_on_length
 
 # By vLLM's own models.
@@ -36,8 +37,8 @@ def stock_type(config: Any) -> str:
 
 def check(config: Any) -> None:
     """Raises ValueError if vLLM would compute something else than this config says."""
-    policy = config.alibi_policy or "replace"
-    if policy not in ("replace", "add"):
+    policy = config.alibi_policy or DEFAULT_POLICY
+    if policy not in (DEFAULT_POLICY, "add"):
         raise ValueError(f"Policy {policy!r} is a plug-in's; vLLM serves checkpoints with 'replace' and 'add'.")
     if policy == "add" and (kind := depends_on_length(config)):
         raise ValueError(

@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
 from alibi_cli.runtime.alibi_positions import NoPosition
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.runtime.alibi_rewrite import policies
 from alibi_cli.runtime.alibi_surgery import replace_modules
 from alibi_cli.serving.layers import Attentions, layers_here
@@ -45,7 +46,7 @@ def stock_config(config: Any) -> Any:
 def drop_positions(model: Any, config: Any) -> None:
     """What a policy does to a family's positions; its attention is vLLM's."""
     model.config.alibi_rotary_scaling = config.alibi_rotary_scaling
-    found = policies(config.alibi_policy or "replace")
+    found = policies(config.alibi_policy or DEFAULT_POLICY)
     of_positions = {cls: function for cls, function in found.items() if not cls.__name__.endswith("Attention")}
     bound = {cls: partial(function, max_sequence_length=0) for cls, function in of_positions.items()}
     replace_modules(model, bound, visit_root=True)

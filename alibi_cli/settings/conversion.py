@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from alibi_cli.errors import UsageError
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.declaration import Setting, Verb
 from alibi_cli.settings.shared import LONGEST, Command, MaxBias, Model, Plugin, Revision
 
 Method = Literal["reach", "look-back", "distil", "distil+norms"]
 # The first of each policy is its default. A plug-in's policy has "distil".
 METHODS: dict[str, tuple[Method, ...]] = {
-    "replace": ("distil", "look-back", "distil+norms"),
+    DEFAULT_POLICY: ("distil", "look-back", "distil+norms"),
     "add": ("reach", "distil"),
 }
 DECLARED = 4  # of the trained length
@@ -30,7 +31,7 @@ class CalibrateSettings(Verb):
             "NAME: a plug-in's policy.",
             metavar="replace|add|NAME",
         ),
-    ] = "replace"
+    ] = DEFAULT_POLICY
     sinks: Annotated[
         int | None,
         Setting(
@@ -137,14 +138,14 @@ class CalibrateSettings(Verb):
         super().check()
         if self.policy in METHODS:  # whether there is another by this name is known when plug-ins are loaded
             self.check_method()
-        if self.grid is not None and self.policy != "replace":
+        if self.grid is not None and self.policy != DEFAULT_POLICY:
             raise UsageError(
                 f"A `grid` is for slopes that replace positions, which a GGUF file can hold; policy {self.policy} keeps them."
             )
         if self.grid is not None and self.sinks:
             raise UsageError(f"A `grid` is for GGUF files, which cannot hold `sinks`; {self.sinks} were asked for.")
         for name in ("offset", "horizon"):
-            if self.policy == "replace" and getattr(self, name):
+            if self.policy == DEFAULT_POLICY and getattr(self, name):
                 raise UsageError(f"`{name}` is for a bias that is added; policy replace is textbook ALiBi.")
 
 

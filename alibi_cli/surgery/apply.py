@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, policy_of, rewrite
-from alibi_cli.runtime.alibi_surgery import DEFAULT_POLICY
 from alibi_cli.runtime.modeling_alibi import (
     AlibiConfigMixin,
     AlibiModelMixin,

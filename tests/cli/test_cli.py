@@ -59,6 +59,11 @@ def test_a_report_of_what_lies_there_already_needs_no_model(tmp_path: Path) -> N
         assert not {"torch", "transformers", "datasets"} & imported(["report", str(tmp_path / "r.json"), *words])
 
 
+def test_what_a_checkpoint_consists_of_is_checked_without_a_model() -> None:
+    checkpoint = Path(__file__).parents[1] / "fixtures" / "0.1.0" / "llama"
+    assert not {"torch", "transformers", "datasets"} & imported(["verify", str(checkpoint)])
+
+
 def test_the_guard_sees_what_is_imported() -> None:
     assert {"rich", "yaml"} <= imported(["inspect", "presets"]) and "torch" in imported(["inspect", "policies"])
 

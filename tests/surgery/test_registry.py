@@ -7,7 +7,7 @@ import torch
 
 from alibi_cli import PolicyRegistry, policy_registry
 from alibi_cli.runtime.alibi_modules import take_bias
-from alibi_cli.runtime.alibi_surgery import origin
+from alibi_cli.runtime.alibi_registry import origin
 
 
 def policy(
