@@ -62,7 +62,9 @@ def _usage(command: Any) -> Iterator[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     yield from (f"{p.opts[0]} {_value(p)}" for p in command.params if p.required and p not in arguments)
     yield "[OPTIONS]"
-    yield from (p.metavar or p.name.upper() for p in arguments)
+    for argument in arguments:
+        name = argument.metavar or argument.name.upper()
+        yield name if argument.required or name.startswith("[") else f"[{name}]"
 
 
 def _examples(epilog: str | None) -> list[str]:

@@ -39,6 +39,7 @@ COMMANDS = {
     "plan": "alibi inspect plan --json`, `alibi convert --dry-run --json",
     **{name: f"alibi inspect {name} --json" for name in ("heads", "slopes", "policies")},
     "bench-attention": "alibi bench attention --json",
+    "eval-dry-run": "alibi eval --dry-run --json",
 }
 OUTPUTS: dict[str, Any] = {
     "convert": ConvertReport,

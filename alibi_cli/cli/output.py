@@ -167,8 +167,8 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
     shown, told = wanted and console.is_terminal, time.monotonic()
     amount = TextColumn("{task.fields[amount]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount)
-    bar = Progress(*columns, console=console, disable=not shown, transient=True)
-    with stdout.reserved(), bar as display:
+    display = Progress(*columns, console=console, disable=not shown, transient=True)
+    with stdout.reserved(), display:
         task = display.add_task("", total=None, amount="")
 
         def watch(step: "Step") -> None:

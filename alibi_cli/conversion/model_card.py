@@ -44,7 +44,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
         ", ".join(f"`{name}`" for name in names) or "none" for names in (plan.dropped, plan.added, sorted(plan.changed))
     )
     weights = (
-        "No other weight was changed."
+        f"No {'other ' if plan.dropped or plan.added else ''}weight was changed."
         if not plan.changed
         else "Of the other weights, only those listed below were changed."
     )
@@ -61,9 +61,12 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     sinks = str(plan.sinks)
     if plan.sink_distance is not None:
         sinks += f", seen from at most {plan.sink_distance} tokens"
-    if plan.policy == DEFAULT_POLICY:
+    if "own_bias" in plan.mechanism:
+        change = f"""with other slopes for the linear biases that it was trained with
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head."""
+    elif plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
-([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head instead of position embeddings."""
+([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head."""
     elif plan.policy == "add":
         kept = "learned relative position bias" if "relative" in plan.mechanism else "rotary position embedding"
         change = f"""with linear biases
@@ -72,6 +75,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     else:
         change = f"""with the policy `{plan.policy}` of a plug-in, and linear biases
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)) in its attention: scores get {bias} per head."""
+    change += "\nHere m is the slope of a head, and |i−j| the distance in tokens between query and key."
     return str(
         ModelCard(
             f"""---

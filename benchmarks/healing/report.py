@@ -100,7 +100,7 @@ SHOWN = {
     "calibrated and healed, 10 %, half from text": "calibrated-half-teacher-10pct",
     "calibrated and healed, 30 %, half from text": "calibrated-half-teacher-30pct",
     "Press's slopes, healed, 5 %": "press-teacher-5pct",
-    "control: the original trained on, 5 %": "control-5pct",
+    "control: the original trained on, 10 %": "control-10pct",
     "rotation kept, reach": "kept-reach",
     "rotation kept, distil": "kept-distil",
     "rotation kept, reach, healed, 5 %": "kept-healed-5pct",

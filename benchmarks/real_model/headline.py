@@ -33,7 +33,7 @@ def block(study: Study, figure: str) -> str:
     shown = [[row[0], *(row[1 + index] or NONE for index in columns)] for row in rows]
     parts = [
         "Perplexity of SmolLM2-135M-Instruct by the number of tokens before the one that is predicted, "
-        f"{_documents(study)} documents of prose and code; it was trained on {TRAINED_LENGTH:,}:",
+        f"{_documents(study)} documents of prose and code; its trained length is {TRAINED_LENGTH:,}:",
         table(["", *(head[index] for index in columns)], shown),
         _against_windows(study),
         f"![Perplexity by context: the original, a window, and the converted model]({figure})",
@@ -64,8 +64,8 @@ def _against_windows(study: Study) -> str:
         if (far := study.difference(KEPT, STREAMING, start, end)) is not None:
             return (
                 f"{text} With one of {TRAINED_LENGTH:,}, whose first tokens are moved up to it as in StreamingLLM, it is "
-                f"{far.mean:+.3f} nats "
-                f"({far.low:+.3f} to {far.high:+.3f}) between {start:,} and {end:,}."
+                f"{far.mean:+.4f} nats "
+                f"({far.low:+.4f} to {far.high:+.4f}) between {start:,} and {end:,}."
             )
     return text
 

@@ -30,7 +30,7 @@ class Difference:
     high: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f}" + ("" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]")
+        return f"{self.mean:+.4f}" + ("" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]")
 
     @property
     def verdict(self) -> str:
