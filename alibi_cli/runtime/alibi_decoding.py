@@ -1,8 +1,8 @@
 """One query against all the keys of a cache, as in decoding, where every operation counts.
 
 The bias of a query that is the last of K positions and sees them all is the end of a line of numbers that its layer keeps, so nothing is
-computed. Sinks, which get no bias, are written into a copy of it, and so is what is added to their scores where they are farther away than
-`alibi_sink_distance`: all heads turn their queries alike, which is one product with a matrix that all layers share.
+computed. Sinks, which get no bias, are put before a copy of it: zeros, or what is added to their scores where they are farther away than
+`alibi_sink_distance`. All heads turn their queries alike, which is one product with a matrix that all layers share.
 
 Shapes: B batch, G key/value heads, H / G query heads of each, K keys, N sinks, D head width.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .alibi_distances import once, sloped
 from .alibi_sinks import frequencies_of, matrix_of, sees_sinks_as_near, turn_back
@@ -30,17 +31,13 @@ def bias_and_far(
     which are the first `row.alibi_row` keys, plus what they get where they are far; with a soft cap that is (columns, what is to be added
     to their scores before it) instead."""
     keys, sinks, line = row.shape[-1], row.alibi_row, _line(module, row.shape[-1], query)
-    bias = line.narrow(-1, line.shape[-1] - keys, keys)
+    others = line.narrow(-1, line.shape[-1] - keys + sinks, keys - sinks)
     if not sinks:  # other kernels want rows that do not begin where they please
-        return bias if bias.device.type == "cpu" else bias.clone(), None
+        return others if others.device.type == "cpu" else others.clone(), None
     far = _of_far_sinks(module, row, query, key.narrow(2, 0, sinks), scaling)
     if far is None or softcap is not None:
-        bias = bias.clone()
-        bias[..., :sinks] = 0
-        return bias, None if far is None else (slice(0, sinks), far)
-    bias = bias.expand(len(far), -1, -1, -1).clone()
-    bias.narrow(-1, 0, sinks).copy_(far)
-    return bias, None
+        return pad(others, (sinks, 0)), None if far is None else (slice(0, sinks), far)
+    return torch.cat([far.to(others.dtype), others.expand(len(far), -1, -1, -1)], dim=-1), None
 
 
 def _of_far_sinks(module: Any, row: Tensor, query: Tensor, sinks: Tensor, scaling: float) -> Tensor | None:

@@ -146,9 +146,9 @@ class _BesideSinks(torch.autograd.Function):
         output, log_sum = _FORWARD(query, key, value, 0.0, False, attn_mask=bias, scale=scaling)
         scores = _scores(sink_query, sink_key, scaling)  # (B, H, Q, N)
         total = torch.logaddexp(log_sum.to(scores.dtype), scores.logsumexp(-1))  # (B, H, Q)
-        weights = (scores - total[..., None]).exp()
-        output = output * (log_sum.to(scores.dtype) - total).exp()[..., None] + weights @ sink_value.to(scores.dtype)
-        output = output.to(query.dtype)
+        weights = (scores - total[..., None]).exp_()
+        share = (log_sum.to(scores.dtype) - total).exp_()[..., None]  # of the biased keys
+        output = output.to(scores.dtype).mul_(share).add_(weights @ sink_value.to(scores.dtype)).to(query.dtype)
         inputs = query, key, value, bias, sink_query, sink_key, sink_value
         context.save_for_backward(*inputs, output, total.to(log_sum.dtype))
         context.scaling = scaling
@@ -175,4 +175,4 @@ class _BesideSinks(torch.autograd.Function):
 def _scores(query: Tensor, sink_key: Tensor, scaling: float) -> Tensor:
     """(B, H, Q, N), in float32 or better"""
     exact = torch.promote_types(query.dtype, torch.float32)
-    return query.to(exact) @ sink_key.to(exact).mT * scaling
+    return query.to(exact) @ (sink_key.to(exact) * scaling).mT
