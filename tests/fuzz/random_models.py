@@ -97,7 +97,8 @@ def drawn_models(draw: Any) -> Drawn:
         dtype=draw(st.sampled_from(DTYPES)),
         shard=draw(st.sampled_from(["1GB", "40kB", "12kB"])),
         settings=settings,
-        per_layer=draw(st.booleans()),
+        # Layers that share their attention cannot have slopes of their own.
+        per_layer=changes.get("num_hidden_groups", layers) == layers and draw(st.booleans()),
         seed=draw(st.integers(0, 2**16)),
     )
 
@@ -108,6 +109,7 @@ def _of_family(draw: Any, family: str, heads: int, size: int, layers: int, longe
     both = {"encoder_layers": layers, "decoder_layers": layers, "encoder_attention_heads": heads,
             "decoder_attention_heads": heads}  # fmt: skip
     found: dict[str, dict[str, Any]] = {
+        "albert": {"num_hidden_groups": draw(st.sampled_from([1, layers]))},
         "bart": both,
         "marian": both,
         "t5": {"d_kv": size, "num_decoder_layers": layers},
