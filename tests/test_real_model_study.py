@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.real_model import arms, headline, measure, records, report
 from benchmarks.real_model.arms import ARMS, Arm, ArmFailed
 from benchmarks.real_model.attention import SINKS, arm_of
+from benchmarks.real_model.calibration_texts import calibration_documents
+from benchmarks.real_model.documents import LENGTH
+from benchmarks.real_model.evaluation_texts import evaluation_documents
 from benchmarks.real_model.records import BANDS, BIN, Record
 from benchmarks.real_model.report import BEGIN, END, Study
-from benchmarks.real_model.texts import LENGTH, calibration_documents, evaluation_documents
 from benchmarks.real_model.tokenizer import PROBE, BytePairs
 from tests.conftest import REPOSITORY
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from benchmarks.real_model import headline, measure, report
 from benchmarks.real_model.arms import ARMS, Arm
+from benchmarks.real_model.documents import TextChanged
+from benchmarks.real_model.evaluation_texts import evaluation_documents
 from benchmarks.real_model.packages import PipFailed
 from benchmarks.real_model.records import BIN, load, path_of
-from benchmarks.real_model.texts import TextChanged, evaluation_documents
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ from alibi_cli.models.language_model import ModelInfo, describe
 from alibi_cli.models.loading import load_model
 from benchmarks.real_model import environment
 from benchmarks.real_model.attention import arm_of
+from benchmarks.real_model.calibration_texts import calibration_files
+from benchmarks.real_model.documents import LENGTH
 from benchmarks.real_model.environment import TRAINED_LENGTH
 from benchmarks.real_model.packages import WORK
-from benchmarks.real_model.texts import LENGTH, calibration_files
 
 HORIZON, HORIZON_LENGTH = 1024, 4096
 REACH_LENGTH = TRAINED_LENGTH * 3 // 2

@@ -16,8 +16,8 @@ from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.text.tokens import TokenizedDocument
 from benchmarks.real_model import environment, records
 from benchmarks.real_model.arms import Arm, ArmFailed, info_of, loaded
+from benchmarks.real_model.documents import Document
 from benchmarks.real_model.records import BIN, Record, digest
-from benchmarks.real_model.texts import Document
 
 PROBES = (1024, 2048)  # tokens of the passes from which costs are estimated
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from alibi_cli.evaluation.statistics import DEGRADES, NO_CHANGE, interval
 from benchmarks.real_model.arms import ARMS, HORIZON, HORIZON_LENGTH, TRAINED_LENGTH, Arm
+from benchmarks.real_model.documents import LENGTH
+from benchmarks.real_model.evaluation_texts import evaluation_documents
 from benchmarks.real_model.records import BANDS, Sums
-from benchmarks.real_model.texts import LENGTH, evaluation_documents
 
 BEGIN, END = "<!-- real model: begin (make study) -->", "<!-- real model: end -->"
 NEAR = (0, TRAINED_LENGTH)
