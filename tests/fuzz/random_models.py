@@ -86,6 +86,8 @@ def drawn_models(draw: Any) -> Drawn:
     rotation = getattr(stock, "rope_parameters", None)
     if isinstance(rotation, dict) and "rope_type" in rotation and draw(st.booleans()):
         changes["rope_parameters"] = _rope(draw, size, longest, rotation)
+    # Elsewhere layers cannot have slopes of their own, which is refused.
+    one_attention_a_layer = changes.get("num_hidden_groups", layers) == layers and not stock.is_encoder_decoder
     settings: dict[str, Any] = {"policy": policy, "max_sequence_length": longest * draw(st.integers(1, 4))}
     if family not in OWN_BIAS:
         settings["sinks"] = draw(st.sampled_from([0, 0, 1, 3]))
@@ -97,8 +99,7 @@ def drawn_models(draw: Any) -> Drawn:
         dtype=draw(st.sampled_from(DTYPES)),
         shard=draw(st.sampled_from(["1GB", "40kB", "12kB"])),
         settings=settings,
-        # Layers that share their attention cannot have slopes of their own.
-        per_layer=changes.get("num_hidden_groups", layers) == layers and draw(st.booleans()),
+        per_layer=one_attention_a_layer and draw(st.booleans()),
         seed=draw(st.integers(0, 2**16)),
     )
 
