@@ -195,6 +195,16 @@ def test_bands_are_half_open_and_cover_everything(known):
     assert found.mean("yarn", *BANDS[0]) is None
 
 
+def test_commands_have_nothing_left_to_fill_in(study, tiny, monkeypatch):
+    monkeypatch.setattr(arms, "calibration_files", lambda: [Path("a.txt"), Path("b.txt")])
+    monkeypatch.setattr(arms.environment, "model", lambda: tiny)
+    monkeypatch.setattr(arms, "_uniform", lambda: Path("uniform.json"))
+    found = {arm.name: list(arms._filled(arm, Path("made"))) for arm in ARMS if arm.command}
+    assert all("made" in words and not any("{" in word for word in words) for words in found.values())
+    assert found["replace-healed"][:3] == ["train", str(tiny), "-o"] and found["replace-healed"].count("--text") == 2
+    assert found["add-reach"].count("--calibration-text") == 2 and "uniform.json" in found["add-uniform"]
+
+
 def test_differences_are_paired_by_document(known):
     found = Study()
     beyond = found.difference("original", "streaming", 12288, 16384)

@@ -78,7 +78,8 @@ def print_table(
         table.add_row(*(Text(printable(cell)) for cell in row))
     with stdout.written():
         if title is not None:  # not the table's own, which would be folded to its width
-            console.print(Text(title, style="bold"))
+            lines = "\n".join(map(printable, title.splitlines()))
+            console.print(Text(lines, style="bold"), soft_wrap=not console.is_terminal)
         console.print(table)
 
 

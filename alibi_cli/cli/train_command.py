@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:\n
   alibi train gpt2-alibi -o gpt2-healed --teacher gpt2 --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n
-  alibi train gpt2 -o gpt2-control --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n
+  alibi train gpt2 -o gpt2-control --learning-rate 3e-4 --tokens 20000000 --dataset wikitext:wikitext-103-raw-v1\n
   alibi train DIR -o OUT --steps 500 --length-schedule 512:0.7,1024:0.3 --resume\n
   accelerate launch --num_processes 4 -m alibi_cli train DIR -o OUT --tokens 1000000000 --dtype bfloat16"""
 
@@ -27,7 +27,7 @@ def command(settings: TrainSettings, preset: options.Preset = None, json: option
     interrupts.leaves_output(settings.output, lambda: kept(settings.output))
     with output.progress() as watch:
         report = run_train(settings, watch)
-    PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it
+        PartialState().destroy_process_group()  # left to the end of the program, its threads can abort it
     if json:
         output.print_json(report)
     else:

@@ -7,7 +7,7 @@ from yaml import YAMLError
 from alibi_cli.conversion.plan import Plan
 from alibi_cli.names import first_tokens
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
-from alibi_cli.slopes import extent
+from alibi_cli.slopes import extent, get_slopes
 
 INHERITED = ("license", "license_name", "license_link", "language", "datasets", "pipeline_tag")
 TASKS = {  # by which the Hub finds a model, and offers to run it
@@ -61,8 +61,10 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     sinks = str(plan.sinks)
     if plan.sink_distance is not None:
         sinks += f", seen from at most {plan.sink_distance} tokens"
-    if "own_bias" in plan.mechanism:
-        change = f"""with other slopes for the linear biases that it was trained with
+    of_its_own = "own_bias" in plan.mechanism
+    as_trained = of_its_own and plan.slopes == get_slopes(len(plan.slopes))
+    if of_its_own:
+        change = f"""with {"the" if as_trained else "other slopes for the"} linear biases that it was trained with
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head."""
     elif plan.policy == DEFAULT_POLICY:
         change = f"""with its positional encoding replaced by attention with linear biases
@@ -85,7 +87,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
 # {name} with {"ALiBi positions" if plan.policy == DEFAULT_POLICY else "linear biases"}
 
 `{name}`{at}, {change}
-{weights} {UNTRAINED[plan.policy != DEFAULT_POLICY]}Measure it with `alibi eval` on your own text before you use it.
+{weights} {UNTRAINED[plan.policy != DEFAULT_POLICY or as_trained]}Measure it with `alibi eval` on your own text before you use it.
 
 ```python
 from transformers import AutoTokenizer, {plan.auto_class}

@@ -72,7 +72,7 @@ ARMS = (
     Arm("replace-press", "converted: rotation replaced, Press's slopes", command=_convert(), drawn=True),
     Arm(
         "replace-healed",
-        "the same, then trained on 102,400 tokens in windows of 1,024, its teacher the original",
+        "replace-press, then trained on 102,400 tokens in windows of 1,024, its teacher the original",
         command=("train", "{start}", "-o", "{output}", "--teacher", "{original}", *HEALING, "{text}"),
         start="replace-press",
     ),

@@ -57,8 +57,8 @@ def _against_windows(study: Study) -> str:
         return ""
     text = (
         "The baseline to beat needs no conversion: a window of recent tokens with attention sinks. With a window of 1,024 tokens, its "
-        f"loss and that of a conversion with `--horizon 1024` differ by {found.mean:+.3f} nats between {HORIZON[0]:,} and "
-        f"{HORIZON[1]:,} tokens (95 % interval {found.low:+.3f} to {found.high:+.3f}; below zero, the conversion is better)."
+        f"loss and that of a conversion with `--horizon 1024` differ by {found.mean:+.4f} nats between {HORIZON[0]:,} and "
+        f"{HORIZON[1]:,} tokens (95 % interval {found.low:+.4f} to {found.high:+.4f}; below zero, the conversion is better)."
     )
     for start, end in reversed(FAR):
         if (far := study.difference(KEPT, STREAMING, start, end)) is not None:

@@ -148,7 +148,7 @@ def by_kind(study: Study) -> str:
             for other, band in ((ORIGINAL, NEAR), (study.baseline, (TRAINED_LENGTH, LENGTH)))
             for kind in ("prose", "code")
         ]
-        rows.append([arm.name, *(NONE if each is None else f"{each.mean:+.3f}" for each in found)])
+        rows.append([arm.name, *(NONE if each is None else f"{each.mean:+.4f}" for each in found)])
     return table(["arm", "prose, 0–8,192", "code, 0–8,192", "prose, 8,192–16,384", "code, 8,192–16,384"], rows)
 
 

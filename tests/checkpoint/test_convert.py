@@ -67,6 +67,20 @@ def test_everything_that_is_not_weights_is_carried(tiny_llama: Path, tmp_path: P
     assert {name: (out / name).read_bytes() for name in runtime_sources()} == runtime_sources()
 
 
+def test_a_card_says_what_was_done(tmp_path: Path) -> None:
+    """Nothing is claimed of a model that had ALiBi, nor of weights where there is none that changed."""
+    bloom, gpt2 = save_tiny("bloom", tmp_path / "bloom"), save_tiny("gpt2", tmp_path / "gpt2")
+    cards = []
+    for source, settings in ((bloom, {}), (bloom, {"max_bias": 6.0}), (gpt2, {})):
+        convert(source, tmp_path / "out", force=True, **settings)
+        cards.append((tmp_path / "out" / "README.md").read_text())
+    as_it_was, other, replaced = cards
+    assert "with the linear biases that it was trained with" in as_it_was and "No weight was changed." in as_it_was
+    assert "with other slopes for the linear biases that it was trained with" in other
+    assert "expect a higher perplexity" in other and "expect a higher perplexity" not in as_it_was
+    assert "positional encoding replaced" in replaced and "No other weight was changed." in replaced
+
+
 def test_alibi_json_has_the_digest_of_every_shard(tiny_gpt2: Path, tmp_path: Path) -> None:
     convert(tiny_gpt2, tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "alibi.json").read_text())
