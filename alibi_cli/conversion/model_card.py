@@ -62,7 +62,7 @@ def model_card(plan: Plan, command: str, version: str) -> str:
     if plan.sink_distance is not None:
         sinks += f", seen from at most {plan.sink_distance} tokens"
     of_its_own = "own_bias" in plan.mechanism
-    as_trained = of_its_own and plan.slopes == get_slopes(len(plan.slopes))
+    as_trained = of_its_own and plan.slopes is not None and plan.slopes == get_slopes(len(plan.slopes))
     if of_its_own:
         change = f"""with {"the" if as_trained else "other slopes for the"} linear biases that it was trained with
 ([ALiBi, Press et al. 2021](https://arxiv.org/abs/2108.12409)): attention scores get {bias} per head."""
