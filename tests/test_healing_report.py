@@ -30,7 +30,7 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ladder:
         "gpt2-press": record("gpt2-press", original + 2),
         "gpt2-distil": record("gpt2-distil", original + 0.5),
         "gpt2-press-text-5pct-seed0": record("gpt2-press-text-5pct-seed0", original + 0.1, 0, 1_024_000),
-        "gpt2-control-5pct-seed0": record("gpt2-control-5pct-seed0", original + 0.2, 0, 1_024_000),
+        "gpt2-control-10pct-seed0": record("gpt2-control-10pct-seed0", original + 0.2, 0, 2_048_000),
     }
     for name, content in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -45,18 +45,18 @@ def test_the_recovered_share_is_that_of_the_definition(ladder):
 
 
 def test_differences_are_paired(ladder):
-    ours, control = ladder.at("gpt2-press-text-5pct-seed0", 512), ladder.at("gpt2-control-5pct-seed0", 512)
+    ours, control = ladder.at("gpt2-press-text-5pct-seed0", 512), ladder.at("gpt2-control-10pct-seed0", 512)
     assert ladder.difference(ours, control) == "-0.1000 [-0.1000, -0.1000]"  # though the documents differ by much more
     text = section(ladder)
     assert "| calibrated, distil | 0 | – |" in text and "| 75.0 % |" in text
-    assert "| control: the original trained on, 5 % | 5 % | 1 |" in text
+    assert "| control: the original trained on, 10 % | 10 % | 1 |" in text
     assert "yarn" not in text and "look-back" not in text
 
 
 def test_seeds_are_averaged_document_by_document(ladder, tmp_path):
-    first = ladder.at("gpt2-control-5pct-seed0", 512)
-    other = record("gpt2-control-5pct-seed1", first.sums / 10 + 0.4, 1, 1_024_000)
-    (tmp_path / "gpt2-control-5pct-seed1.json").write_text(json.dumps(other))
+    first = ladder.at("gpt2-control-10pct-seed0", 512)
+    other = record("gpt2-control-10pct-seed1", first.sums / 10 + 0.4, 1, 2_048_000)
+    (tmp_path / "gpt2-control-10pct-seed1.json").write_text(json.dumps(other))
     row = next(line for line in section(Ladder("gpt2")).splitlines() if line.startswith("| control"))
     assert "| 2 |" in row and f"| {first.mean + 0.2:.4f} |" in row
 

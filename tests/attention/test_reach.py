@@ -111,7 +111,7 @@ def test_leaving_keys_out_changes_nothing_but_rounding(inputs, causal: bool) -> 
 @torch.no_grad()
 def test_nor_with_offsets_sinks_or_rotations(inputs, setting: str) -> None:
     q, k, v = inputs(torch.Generator().manual_seed(2))
-    for causal, queries in ((True, LENGTH), (False, LENGTH), (True, 300)):
+    for causal, queries in ((True, LENGTH), (False, 300), (True, 300)):
         ours, whole = excess(q[:, :, -queries:], k, v, causal, **SETTINGS[setting])
         assert ours <= max(2e-6, 1.5 * whole), f"{queries} queries"
 
