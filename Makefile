@@ -41,7 +41,7 @@ engines: $(READY)
 	$(BIN)/python scripts/vllm_environment.py build/vllm
 	build/vllm/bin/python -m pytest tests/vllm
 
-# Every night: 46,000 malformed inputs, thousands of kills, hundreds of conversions in one process. Twenty minutes.
+# Every night: 46,000 malformed inputs, 2,000 random models, thousands of kills, hundreds of conversions in one process. Over an hour.
 fuzz: $(READY)
 	ALIBI_FUZZ=1 $(BIN)/python -m pytest tests/fuzz tests/checkpoint/test_kill.py tests/evaluation/test_trust.py tests/test_demo_checkpoints.py \
 		tests/test_interrupted.py tests/evaluation/test_faults.py tests/evaluation/test_rotation.py tests/training/test_faults.py tests/training/test_machines.py \
