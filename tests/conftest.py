@@ -84,8 +84,8 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores, up to six: while some wait for processes and disks, the others compute."""
-    return min(4, os.cpu_count() or 1) + 2
+    """One more than there are cores, up to five: while one waits for processes and disks, the others compute."""
+    return min(4, os.cpu_count() or 1) + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
