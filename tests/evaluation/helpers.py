@@ -8,6 +8,9 @@ from alibi_cli.evaluation.results import Results, RowKey
 from alibi_cli.evaluation.statistics import Scored
 from alibi_cli.progress import Progress
 from alibi_cli.text.documents import Text
+from tests.models import OLD_MAX
+
+LENGTHS = (12, OLD_MAX, 2 * OLD_MAX)
 
 
 def asked(models: list[Any], lengths: tuple[int, ...], text: Text, **settings: Any) -> dict[str, Any]:
@@ -30,3 +33,12 @@ def evaluate(
 def ask(task: str, models: list[Any], lengths: tuple[int, ...], **settings: Any) -> dict[str, Any]:
     """Results of a task as its JSON has them."""
     return alibi_cli.evaluate_task(task, models, lengths=lengths, **settings).model_dump()
+
+
+def without_times(results: dict) -> dict:
+    """Without what may differ between two runs: the times."""
+    for row in results["rows"]:
+        for key in ("seconds", "tokens_per_second", "peak_bytes"):
+            row.pop(key)
+    results.pop("command")
+    return results
