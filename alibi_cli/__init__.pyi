@@ -326,7 +326,7 @@ def evaluate(
         resume: Keep the rows that the output already has.
 
     Raises:
-        AlibiError: bad input, or an earlier results file that does not belong to this settings.
+        AlibiError: bad input, or an earlier results file that does not belong to these settings.
     """
 
 def evaluate_task(
@@ -583,7 +583,7 @@ def train(
         progress: is called with each `Progress`.
         tokens: Budget in tokens, rounded up to whole optimizer steps.
         steps: Budget in optimizer steps, instead of tokens.
-        text: Train on this file; repeatable, one document each.
+        text: Train on this file; repeatable. A file is a document, unless `split_on` says otherwise.
         split_on: What separates documents in text files. One of 'file', 'blank-line'.
         dataset: PATH:CONFIG:SPLIT of a dataset, streamed; the split is train if not given. Default: the training part
             of python-docs.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alibi_cli.cli import stdout
 from alibi_cli.cli.options import in_options
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.launcher import place
 from alibi_cli.plots.figures import check_figure
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PIPED_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold
 GAP = 2  # between columns
 LONG_WORD = 12  # characters: a longer one may be cut where a column of words is narrow
 LOG_EVERY = 60.0  # seconds between lines where there is no terminal
-SILENT = os.environ.get("RANK", "0") != "0"
+SILENT = place().index > 0
 
 
 def print_json(content: Any) -> None:
@@ -47,13 +48,22 @@ def print_json(content: Any) -> None:
 def _console(stderr: bool = False, quiet: bool = SILENT) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet)
+    class Plain(Console):
+        """Where rich would end the process because nobody reads what it prints, `stdout.written` decides; without stderr work goes on."""
+
+        def on_broken_pipe(self) -> None:
+            if not self.stderr:
+                raise  # noqa: PLE0704 - the BrokenPipeError, in whose handler this is called
+            sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
+
+    return Plain(stderr=stderr, quiet=quiet, emoji=False)  # names hold colons
 
 
 def print_text(text: str) -> None:
-    """Text on stdout, as it is: no markup, no wrapping."""
-    with stdout.written():
-        _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    """Text on stdout, as it is."""
+    if not SILENT:
+        with stdout.written():
+            sys.stdout.write(f"{text}\n")
 
 
 def printable(text: str) -> str:
@@ -166,8 +176,8 @@ def progress(remarks: bool = True) -> Iterator["Watch"]:
     console = _console(stderr=True)
     wanted = not console.quiet and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") != "1"
     shown, told = wanted and console.is_terminal, time.monotonic()
-    amount = TextColumn("{task.fields[amount]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), amount)
+    what, amount = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[amount]"))
+    columns = (what, BarColumn(), TaskProgressColumn(), amount)
     display = Progress(*columns, console=console, disable=not shown, transient=True)
     with stdout.reserved(), display:
         task = display.add_task("", total=None, amount="")

@@ -20,7 +20,7 @@ def command(settings: ReportSettings, form: options.Format = None, json: options
         report = run_report(settings, watch)
     if json:
         output.print_json(report)
-    elif form not in (None, "table"):
+    elif form in ("markdown", "csv", "latex"):
         output.print_text(report.to_text(form).rstrip("\n"))
     elif form == "table" or (settings.output is None and settings.card is None):
         tables = report.tables()

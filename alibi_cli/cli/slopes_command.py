@@ -31,7 +31,7 @@ def command(settings: SlopesSettings, json: options.Json = False) -> None:
         return
     rows = []
     for head, slope in enumerate(found.slopes):
-        distance = f"{math.log(FORGOTTEN) / slope:.1f}" if slope else "never"
-        rows.append([str(head), f"{slope:.10g}", f"{math.log2(slope):.4g}" if slope else "–", distance])
+        distance = math.log(FORGOTTEN) / slope
+        rows.append([str(head), f"{slope:.10g}", f"{math.log2(slope):.4g}", f"{distance:.1f}"])
     columns = ["head", "slope", "exponent", "distance to 1 %"]
     output.print_table(f"{found.n_heads} heads, {found.scheme}", columns, rows, numeric=columns)

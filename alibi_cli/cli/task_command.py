@@ -17,8 +17,11 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Say which backend --at
 
 
 @options.takes(TaskSettings)
-def command(settings: TaskSettings, verbose: Verbose = False, json: options.Json = False) -> None:
+def command(
+    settings: TaskSettings, verbose: Verbose = False, form: options.Format = None, json: options.Json = False
+) -> None:
     """Measure accuracy on a generated long-range task at every length, with intervals."""
+    options.check_format(form, json)
     from alibi_cli.evaluation.tasks.run_task import run_task
 
     interrupts.leaves_rows(settings.output)
@@ -26,6 +29,8 @@ def command(settings: TaskSettings, verbose: Verbose = False, json: options.Json
         results = run_task(settings, watch)
     if json:
         output.print_json(results)
+    elif form in ("markdown", "csv", "latex"):
+        output.print_text(results.to_text(form).rstrip("\n"))
     else:
         output.print_cells(results.table())
     if any(row.status in BROKEN for row in results.rows):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.files.copying import sha256_of
+from alibi_cli.files.digests import TOKENIZER
 from alibi_cli.files.inside import check_links, check_name
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import read_header
@@ -19,6 +20,7 @@ from alibi_cli.settings.presets import DEMONSTRATIONS
 from alibi_cli.slopes import is_slope, layers_of
 
 INDEX = "model.safetensors.index.json"
+LOADED_BY_TOKENIZERS = (*TOKENIZER, "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
 PLUGIN = "alibi_plugin.py"  # the one runtime file that a conversion may fill
 # sha256 over the runtime files of earlier releases, one after the other, plug-in aside: checkpoints that they wrote are still right.
 RELEASED = {"0.1.0": "b73c2e73692871656a94a15fdcc58500b00952fe8fa00eb7d3d16da85dbc1a78"}
@@ -78,7 +80,7 @@ def verify(folder: str | Path) -> Verdict:
         versions = facts.get("versions")
         written_by = str(versions.get("alibi-cli")) if isinstance(versions, dict) else "unknown"
         findings = [*_files(folder, {**shards, **others}), *_runtime(folder, others, written_by)]
-        findings += [*_weights(folder, set(shards)), *_config(folder, facts)]
+        findings += [*_weights(folder, set(shards)), *_strangers(folder, others), *_config(folder, facts)]
     worst = {finding.file: finding for finding in sorted(findings, key=lambda finding: finding.status != "ok")}
     found = [worst[name] for name in dict.fromkeys(finding.file for finding in findings)]
     passed = all(finding.status == "ok" for finding in found)
@@ -148,6 +150,16 @@ def _weights(folder: Path, shards: set[str]) -> Iterator[Finding]:
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".bin") and path.name not in shards:
             yield Finding(file=path.name, status="unknown", detail="weights that were not written with the rest")
+
+
+def _strangers(folder: Path, digests: dict[str, str]) -> Iterator[Finding]:
+    """Code and tokenizer files that were not written but would be used."""
+    known = {*digests, *runtime_sources()}
+    for pattern, what in (("**/*.py", "code"), *((name, "a tokenizer's file") for name in LOADED_BY_TOKENIZERS)):
+        for path in sorted(folder.glob(pattern)):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and name not in known:
+                yield Finding(file=name, status="unknown", detail=f"{what} that was not written with the rest")
 
 
 def _config(folder: Path, facts: dict[str, Any]) -> Iterator[Finding]:

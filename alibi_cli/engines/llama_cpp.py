@@ -43,10 +43,9 @@ def require_engine() -> str:
 class Engine:
     """A running server."""
 
-    def __init__(self, process: "subprocess.Popen[str]", file: Path, address: str, exact: bool):
-        self.process, self.file, self.exact = process, file, exact
-        self.host = urlsplit(address).netloc
-        self.connection = http.client.HTTPConnection(self.host)
+    def __init__(self, file: Path, address: str):
+        self.file = file
+        self.connection = http.client.HTTPConnection(urlsplit(address).netloc)
         self.n_tokens = 0
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -151,20 +150,20 @@ def running(file: Path, context: int, exact: bool = True, threads: int | None = 
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
         )
         try:
-            yield _started(process, file, exact, said)
+            yield _started(process, file, said)
         finally:
             process.kill()
             process.communicate()
 
 
-def _started(process: "subprocess.Popen[str]", file: Path, exact: bool, said: TextIO) -> Engine:
+def _started(process: "subprocess.Popen[str]", file: Path, said: TextIO) -> Engine:
     """
     Raises:
         AlibiError: the file was not loaded, with llama.cpp's reason.
     """
     assert process.stdout is not None
     if answer := process.stdout.readline():
-        return Engine(process, file, json.loads(answer)["address"], exact)
+        return Engine(file, json.loads(answer)["address"])
     process.wait()
     said.seek(0)
     reasons = [line.rpartition("error loading model: ")[2].strip() for line in said if "error loading model: " in line]
@@ -172,7 +171,10 @@ def _started(process: "subprocess.Popen[str]", file: Path, exact: bool, said: Te
 
 
 def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list is of nested loops
+    if asked.isdigit():
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bytes_of(piece: str | list[int]) -> bytes:

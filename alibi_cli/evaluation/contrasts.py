@@ -30,6 +30,11 @@ def contrasts(results: Results, baseline: str | None, against: str | None = None
         for other in others:
             if record[row.key].same_tokens(record[other.key]):
                 found.append(known.get((row.key, other.key)) or _contrast(row, other, record))
+    return worded(found)
+
+
+def worded(found: list[Contrast]) -> list[Contrast]:
+    """With verdicts, which depend on what stands beside them."""
     return [contrast.model_copy(update={"verdict": in_words(contrast, found)}) for contrast in found]
 
 

@@ -91,7 +91,7 @@ def run_estimate(settings: EvaluateSettings, progress: Watch | None = None, text
     """`estimate`, by settings."""
     load_plugins(settings.plugin, notes(progress))
     jobs, _, _ = jobs_of(settings, text or text_of(settings), ALONE)
-    return timed(rows_to_come(jobs, settings), jobs, settings)
+    return _timed(rows_to_come(jobs, settings), jobs, settings)
 
 
 def rows_to_come(jobs: list[Job], settings: EvaluateSettings, finished: Collection[RowKey] = ()) -> list[RowEstimate]:
@@ -157,7 +157,7 @@ def rows_of_items(info: ModelInfo, settings: OnModels, items: dict[int, int]) ->
     ]
 
 
-def timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings) -> Estimate:
+def _timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings, processes: int = 1) -> Estimate:
     """The rows with seconds, after a measurement that takes a fraction of one."""
     costs = {job.info.name: cost_of(job.info, settings.device, settings.dtype) for job in jobs}
     device, free = device_type(settings.device), free_memory(device_type(settings.device))
@@ -167,7 +167,8 @@ def timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings) 
     }
     for row in rows:
         passes = min(row.windows, -(-row.tokens // batch))
-        row.seconds = row.operations / (SHARE * measured[row.model]) + passes * costs[row.model].layers * PER_LAYER
+        seconds = row.operations / (SHARE * measured[row.model]) + passes * costs[row.model].layers * PER_LAYER
+        row.seconds = seconds / min(processes, max(1, passes))
         row.fits = free is None or row.peak_bytes <= free
     return Estimate(
         device=device,
@@ -185,11 +186,11 @@ def _type(job: Job, settings: EvaluateSettings) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else torch.float32  # llama.cpp's own types
 
 
-def announce(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings, say: Say) -> None:
-    """Says what a long evaluation is going to take, before it begins."""
+def announce(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings, processes: int, say: Say) -> None:
+    """Says what a long evaluation is going to take, before it begins. processes: that share its batches."""
     if sum(row.operations for row in rows) < QUICK:
         return
-    found = timed(rows, jobs, settings)
+    found = _timed(rows, jobs, settings, processes)
     if found.seconds < WORTH_A_LINE:
         return
     longest = max(rows, key=lambda row: row.seconds or 0.0)

@@ -60,7 +60,7 @@ def evaluate(
         settings: see `EvaluateSettings`.
 
     Raises:
-        AlibiError: bad input, or an earlier results file that does not belong to this settings.
+        AlibiError: bad input, or an earlier results file that does not belong to these settings.
     """
     chosen, own = asked(models, text, preset, settings)
     return run_evaluate(chosen, progress, own)
@@ -127,7 +127,7 @@ def _evaluate(settings: EvaluateSettings, text: Text, watch: Watch | None, proce
     finished = {row.key for row in results.rows if row.status in ("ok", "out_of_range")}
     results.rows = [row for row in results.rows if row.key in finished]
     coming = rows_to_come(jobs, settings, finished)
-    announce(coming, jobs, settings, notes(watch))
+    announce(coming, jobs, settings, processes.count, notes(watch))
     whole = WholeRun(coming, watch)
     for job in jobs:
         wanted = [
@@ -152,7 +152,7 @@ def _earlier(settings: EvaluateSettings, results: Results) -> Results | None:
     if settings.output is None or not settings.output.exists():
         return None
     try:
-        old = results_file.load_results(settings.output)
+        old = results_file.load_results(settings.output, incomplete=True)
     except UsageError as error:
         raise UsageError(error.message, "Delete the file, or choose another `output`.") from None
     results_file.check_same_run(old, results, settings.output)
@@ -252,7 +252,7 @@ def _score(job: Job, scorer: Scorer | EngineScorer, fed: int, whole: WholeRun) -
     seconds = time.monotonic() - started
     fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
     scored = _scored(job, windows, scores)
-    row = ok_row(name, "full", fed, fed, scored, seconds, fed_tokens, _peak_bytes())
+    row = ok_row(name, FULL, fed, fed, scored, seconds, fed_tokens, _peak_bytes())
     if row.status == "non_finite":
         row.first_non_finite = _first_non_finite(job, scored)
         return row, None

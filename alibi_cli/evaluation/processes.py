@@ -4,10 +4,9 @@ All of them run the same program and hold the same results; they differ in which
 process and then dealt out, so that each of them gives the same bits wherever it is scored. The first process alone writes and prints.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,19 +15,15 @@ from torch import distributed
 
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.files.lock import exclusive
+from alibi_cli.launcher import Place, place
 from alibi_cli.models.loading import SPLIT, pick_device
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # one process may compute for long while another waits; one that dies is noticed at once
 
 
-@dataclass(frozen=True)
-class Processes:
-    """index: which one of `count` this is; local_index: the same, counted on its own machine."""
-
-    index: int = 0
-    count: int = 1
-    local_index: int = 0
+class Processes(Place):
+    """What the processes do together."""
 
     @property
     def first(self) -> bool:
@@ -101,16 +96,13 @@ def launched(output: Path | None = None) -> Iterator[Processes]:
 
 @contextmanager
 def _launched() -> Iterator[Processes]:
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "LOCAL_RANK" not in os.environ:
-        yield ALONE
-        return
-    if distributed.is_initialized():  # by whoever calls this
-        yield Processes(distributed.get_rank(), count, int(os.environ["LOCAL_RANK"]))
+    here = Processes(*astuple(place()))
+    if here.count == 1 or distributed.is_initialized():  # by whoever calls this
+        yield here
         return
     distributed.init_process_group("gloo", timeout=PATIENCE)  # objects in memory are exchanged, no tensors on GPUs
     try:
-        yield Processes(distributed.get_rank(), count, int(os.environ["LOCAL_RANK"]))
+        yield here
     finally:
         distributed.destroy_process_group()
 

@@ -15,13 +15,15 @@ with L on any model. That is not extrapolation; fixed-target does not have it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from alibi_cli.errors import UsageError
+from alibi_cli.settings.measuring import ProtocolName
 from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument
 
-PROTOCOLS = ("fixed-target", "non-overlapping", "sliding", "lm-eval")
+PROTOCOLS = get_args(ProtocolName)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What an evaluation was asked for: the models, the baseline among them, and the text."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from alibi_cli.evaluation.jobs import Job, make_jobs
 from alibi_cli.evaluation.processes import Processes
 from alibi_cli.models.language_model import ModelInfo, describe
 from alibi_cli.models.loading import with_tokenizer
-from alibi_cli.settings.measuring import EvaluateSettings
+from alibi_cli.settings.measuring import EvaluateSettings, OnModels
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text, load_text
 
@@ -58,13 +59,21 @@ def _described(settings: EvaluateSettings) -> tuple[list[ModelInfo], str | None,
     baseline, against = settings.baseline, None
     if isinstance(baseline, str):
         baseline, against = split_arm(baseline)
-    wanted = [*([] if baseline is None else [baseline]), *settings.models]
+    found = described(settings, [*([] if baseline is None else [baseline]), *settings.models])
+    return found, None if baseline is None else found[0].name, against
+
+
+def described(settings: OnModels, models: Sequence[Any]) -> list[ModelInfo]:
+    """Each model once, with the tokenizer that it is read with.
+
+    Raises:
+        AlibiError: no such model, or two of one name.
+    """
     infos: dict[str, ModelInfo] = {}
-    for model in wanted:
+    for model in models:
         info = describe(model, settings.revision, settings.trust_remote_code)
         info = with_tokenizer(info, settings.tokenizer, settings.trust_remote_code)
         known = infos.setdefault(info.name, info)
         if known.loaded is not info.loaded:
             raise UsageError(f"Two models are called {info.name}.", "Set `_name_or_path` of the config of one of them.")
-    found = list(infos.values())
-    return found, None if baseline is None else found[0].name, against
+    return list(infos.values())

@@ -192,7 +192,7 @@ class Results(BaseModel):
         """Writes `path`, which ends in .json, and beside it the record.
 
         Raises:
-            AlibiError: a file cannot be written.
+            AlibiError: it ends otherwise, or a file cannot be written.
         """
         from alibi_cli.evaluation.results_file import save
 

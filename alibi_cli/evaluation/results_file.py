@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.arm_names import TRUNCATED
-from alibi_cli.evaluation.results import Results, Row, RowKey
+from alibi_cli.evaluation.results import SCHEMA_VERSION, Results, Row, RowKey
 from alibi_cli.evaluation.statistics import Scored
 from alibi_cli.files.atomic import new_file
 
@@ -44,7 +44,13 @@ def nll_path(path: Path) -> Path:
 
 
 def save(path: Path, results: Results) -> None:
-    """Writes both files, the record first: a row that the results name is always in the record."""
+    """Writes both files, the record first: a row that the results name is always in the record.
+
+    Raises:
+        AlibiError: the name does not end in .json, or a file cannot be written.
+    """
+    if path.suffix != ".json":  # r-0.5 and r-0.6 would share r-0.nll.safetensors
+        raise UsageError(f"{path} must end in .json.")
     named = {json.dumps(key, ensure_ascii=False): scored for key, scored in results.record.items()}
     tensors = {f"{key} {name}": getattr(scored, name) for key, scored in named.items() for name in FIELDS}
     metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in named.items()})}
@@ -59,17 +65,22 @@ def save(path: Path, results: Results) -> None:
         raise AlibiError(f"Cannot write {path}: {getattr(error, 'strerror', None) or error}.") from None
 
 
-def load_results(path: str | Path) -> Results:
-    """What `alibi eval --output` or `Results.save` wrote; rows whose record is missing are left out.
+def load_results(path: str | Path, incomplete: bool = False) -> Results:
+    """What `alibi eval --output` or `Results.save` wrote.
+
+    incomplete: rows whose record is missing are left out, with what was compared with them, instead of being an error.
 
     Raises:
-        UsageError: not a results file of this version or 0.1.0, or one whose figures or record were changed since.
+        UsageError: not a results file of this version or an earlier one, one whose figures or record were changed since, or one without its
+            record.
     """
     from safetensors import safe_open
 
     path = Path(path)
     try:
         results = Results.model_validate_json(path.read_text(encoding="utf-8"))
+        if results.schema_version > SCHEMA_VERSION:
+            raise ValueError(f"a newer alibi-cli wrote them (schema version {results.schema_version})")
         if strangers := {row.model for row in results.rows} - {model.name for model in results.models}:
             raise ValueError(f"it has a row of {min(strangers)}, which is not among its models")
         record: dict[RowKey, Scored] = {}
@@ -91,7 +102,15 @@ def load_results(path: str | Path) -> Results:
         raise UsageError(
             f"{path} and the record beside it are not results that can be read: {first_line(error)}"
         ) from None
-    results.rows = [row for row in results.rows if row.status != "ok" or row.key in record]
+    without = [row.key for row in results.rows if row.status == "ok" and row.key not in record]
+    if without and not incomplete:
+        raise UsageError(
+            f"{path} has figures of {len(without)} rows whose record is not in {nll_path(path)}.",
+            "Keep both files together; a file that `output` named has its record beside it.",
+        )
+    results.rows = [row for row in results.rows if row.key not in without]
+    present = {row.key for row in results.rows}
+    results.contrasts = [each for each in results.contrasts if present.issuperset(each.key)]
     for row in results.rows:
         if row.sha256 != digest(row, record[row.key] if row.status == "ok" else None):
             raise UsageError(

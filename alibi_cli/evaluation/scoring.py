@@ -4,7 +4,8 @@ The body of the model runs once over a batch of windows; its head then runs on t
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,19 @@ FUSED: dict[type[torch.nn.Module], Any] = {
 }
 
 
+@contextmanager
+def fused_activations(model: torch.nn.Module) -> Iterator[None]:
+    """Meanwhile the model computes with `FUSED`."""
+    before = {new: old for old, new in replace_module_classes(model, FUSED).items()}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name, child in module.named_children():
+                if child in before:
+                    setattr(module, name, before[child])
+
+
 class OutOfMemory(Exception):
     """A single window does not fit."""
 
@@ -37,7 +51,7 @@ class Scorer:
 
     prefix, suffix: special tokens around every window. mask_token: the id that replaces scored tokens, for a masked model.
     batch_size: windows per batch; chosen from a budget of tokens if not given. logits_per_chunk: bound of the head's output. processes:
-    those that share the batches, each with its own copy of the model. The model's activations may be replaced by equal ones.
+    those that share the batches, each with its own copy of the model.
     """
 
     def __init__(
@@ -51,7 +65,6 @@ class Scorer:
         processes: Processes = ALONE,
     ):
         self.model, self.mask_token, self.processes = model.eval(), mask_token, processes
-        replace_module_classes(model, FUSED)
         self.prefix = np.array(prefix, dtype=np.int64)
         self.suffix = np.array(suffix if mask_token is not None else [], dtype=np.int64)
         self.batch_size, self.logits_per_chunk = batch_size, logits_per_chunk
@@ -75,7 +88,9 @@ class Scorer:
             OutOfMemory: not even one window fits, in this or another process.
         """
         batches = self._batches(windows)
-        found = self.processes.gather(self._score_batches(documents, windows, self.processes.share(batches), on_window))
+        with fused_activations(self.model):
+            own = self._score_batches(documents, windows, self.processes.share(batches), on_window)
+        found = self.processes.gather(own)
         scores: list[np.ndarray] = [np.empty(0)] * len(windows)
         for part in found:
             if part is None:

@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.tables import (
@@ -13,6 +14,7 @@ from alibi_cli.evaluation.tables import (
     perplexity_by_length,
     results_table,
 )
+from alibi_cli.evaluation.tasks.task_results import TaskResults
 
 SIGNED = re.compile(r"(?<![\w.])[+−-]\d[\d.,]*")
 LATEX = {
@@ -42,6 +44,20 @@ ROW_FIELDS = (
     "protocol",
     "text",
     "scored_set_sha256",
+)
+TASK_FIELDS = (
+    "model",
+    "task",
+    "length",
+    "depth",
+    "status",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "correct",
+    "samples",
+    "chance",
+    "tokens",
 )
 
 
@@ -99,19 +115,35 @@ def _escaped(text: str) -> str:
 
 def rows_csv(runs: Iterable[Results]) -> str:
     """One line for each row of the runs, with full names and figures."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, ROW_FIELDS, lineterminator="\n", restval="", extrasaction="ignore")
-    writer.writeheader()
+    rows = []
     for results in runs:
         same = {"protocol": results.protocol.name, "text": results.text.name}
         for row in results.rows:
-            ranges = {
-                f"{name}_{end}": value
-                for name, interval in (("nll", row.ci95), ("perplexity", row.perplexity_ci95))
-                for end, value in zip(("low", "high"), interval or ("", ""), strict=True)
-            }
-            writer.writerow({**row.model_dump(), **ranges, **same})
+            ranges = {**_ends("nll", row.ci95), **_ends("perplexity", row.perplexity_ci95)}
+            rows.append({**row.model_dump(), **ranges, **same})
+    return as_csv(ROW_FIELDS, rows)
+
+
+def as_csv(fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """A header and a line for each row, of these fields alone."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fields, lineterminator="\n", restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
+
+
+def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float | str]:
+    low, high = interval or ("", "")
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def task_written(results: TaskResults, form: str) -> str:
+    """The table of a task. form: as for `written`."""
+    if form == "csv":
+        rows = [{**row.model_dump(), **_ends("accuracy", row.ci95), "task": results.task.name} for row in results.rows]
+        return as_csv(TASK_FIELDS, rows)
+    return latex(results.table(), results.task.name) if form == "latex" else markdown(results.table())
 
 
 def written(runs: list[Results], form: str) -> str:

@@ -77,7 +77,7 @@ def perplexity_by_length(results: Results) -> Table:
 
     def cells(row: Row) -> tuple[str, str]:
         if row.perplexity is None:
-            return "–", ""
+            return "–", NOTES.get(row.status, "")
         return perplexity(row.perplexity), _perplexities(row)
 
     rows = _by_length(results.rows, lambda row: (named(labels, row.model, row.arm),), cells)

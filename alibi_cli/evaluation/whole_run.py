@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection
 
+from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.estimate import RowEstimate
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.progress import Progress, Watch
@@ -39,7 +40,7 @@ class WholeRun:
             self.row = None
 
     def _what(self, row: RowEstimate) -> str:
-        arm = "" if row.arm == "full" else f":{row.arm}"
+        arm = "" if row.arm == FULL else f":{row.arm}"
         return f"{row.model}{arm} at {row.length}"
 
     def _tell(self, what: str, share: float) -> None:

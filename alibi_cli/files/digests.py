@@ -45,6 +45,11 @@ def checked_sha256(path: Path) -> str:
     return found
 
 
+def digest_of_model(folder: Path) -> str:
+    """sha256 over config, tokenizer and weights of a checkpoint."""
+    return digest_of(folder, (*TOKENIZER, *WEIGHTS))
+
+
 def digest_of(folder: Path, patterns: tuple[str, ...]) -> str:
     """sha256 over names and contents of the files that a folder has of these."""
     digest = hashlib.sha256()

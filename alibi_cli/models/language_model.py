@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
+from alibi_cli.files.digests import TOKENIZER, digest_of, digest_of_model
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.models.families import CONVERTED, trained_length
 from alibi_cli.models.plausible import check_plausible
@@ -58,7 +58,7 @@ class LanguageModel:
     def digest(self) -> str:
         """sha256 over config, tokenizer and weights; of a model in memory over its config and tensors."""
         if self.loaded is None:
-            return digest_of(self.files, (*TOKENIZER, *WEIGHTS))
+            return digest_of_model(self.files)
         found = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True, default=str).encode())
         for name, tensor in self.loaded.state_dict().items():
             found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

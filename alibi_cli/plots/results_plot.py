@@ -57,7 +57,7 @@ def draw(results: "Results", by_context: Callable[[Any], tuple[Any, Any]], path:
     left.set(
         xlabel="length (tokens)",
         ylabel="perplexity",
-        title=f"{results.protocol.name}, {short_text(results.text.name, 30)}",
+        title=as_it_is(f"{results.protocol.name}, {short_text(results.text.name, 30)}"),
     )
     _scale(left, lengths, [row.perplexity or 1.0 for row in rows])
     right.set(

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.conversion.card_results import METRIC, with_results
-from alibi_cli.errors import UsageError, explained
+from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import ModelFacts, Results
 from alibi_cli.evaluation.table_formats import in_markdown, markdown
 from alibi_cli.evaluation.tables import perplexity_by_length
 from alibi_cli.files.atomic import new_file
-from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
+from alibi_cli.files.digests import digest_of_model
 from alibi_cli.reporting.sections import Section
 from alibi_cli.reporting.verdict import of_model
 
@@ -23,13 +23,13 @@ def write_card(folder: Path, sections: list[Section]) -> Path:
     Raises:
         AlibiError: no result is of this checkpoint as it is, or the card cannot be written.
     """
-    digest = digest_of(folder, (*TOKENIZER, *WEIGHTS))
+    digest = digest_of_model(folder)
     found = [(section, model) for section in sections for model in section.results.models if model.digest == digest]
     if not found:
         raise UsageError(f"`card`: no result is of {folder} as it is now.", "Measure it with `alibi eval`.")
     path = folder / CARD
     with explained(f"Cannot write {path}"):
-        before = path.read_text(encoding="utf-8") if path.is_file() else f"# {folder.resolve().name}\n"
+        before = _read(path) if path.is_file() else f"# {folder.resolve().name}\n"
         text = "\n\n".join(["## Results", *(_section(section.results, model) for section, model in found)])
         index = {"name": folder.resolve().name, "results": [each for found_in in found for each in _index(*found_in)]}
         after = with_results(before, text, index)
@@ -37,6 +37,13 @@ def write_card(folder: Path, sections: list[Section]) -> Path:
             with new_file(path) as temporary:
                 temporary.write_text(after, encoding="utf-8")
     return path
+
+
+def _read(card: Path) -> str:
+    try:
+        return card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AlibiError(f"{card} is not UTF-8 text (byte {error.start}); results are not added to it.") from None
 
 
 def _section(results: Results, model: ModelFacts) -> str:

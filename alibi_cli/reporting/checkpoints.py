@@ -7,7 +7,7 @@ from typing import Any
 
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.results import ModelFacts
-from alibi_cli.files.digests import TOKENIZER, WEIGHTS, digest_of
+from alibi_cli.files.digests import digest_of_model
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.progress import Update
 from alibi_cli.slopes import is_slope, layers_of
@@ -49,7 +49,7 @@ def look_into(models: Iterable[ModelFacts], folders: Iterable[Path], update: Upd
         if not ((folder / "alibi.json").is_file() or (folder / RECORD).is_file()):
             continue  # an original tells nothing of this kind
         update(f"Comparing {model.name} with what was measured", 0, 0)
-        if digest_of(folder, (*TOKENIZER, *WEIGHTS)) == model.digest:
+        if digest_of_model(folder) == model.digest:
             found[folder.resolve()] = _read(model.name, folder)
             read.add(model.digest)
         else:

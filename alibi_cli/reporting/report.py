@@ -1,10 +1,11 @@
 """The verb `report`: results that lie there already, side by side where they are comparable, as one page and in a model card."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from alibi_cli.errors import UsageError
 from alibi_cli.evaluation.table_formats import written
 from alibi_cli.evaluation.tables import Table, contrasts_table, results_table
 from alibi_cli.evaluation.tasks.task_results import TaskResults
@@ -36,9 +37,17 @@ class Report(BaseModel):
             found += [contrasts_table(section.results)] if section.results.contrasts else []
         return [*found, *(task.table() for task in self.tasks)]
 
-    def to_text(self, form: str) -> str:
-        """The sections as `Results.to_text` writes one."""
-        return written([section.results for section in self.sections], form)
+    def to_text(self, form: Literal["markdown", "latex", "csv"]) -> str:
+        """All sections, and then all tasks, as `Results.to_text` and `TaskResults.to_text` write one.
+
+        Raises:
+            UsageError: CSV of both, or of several tasks, whose lines have other fields.
+        """
+        parts = [written([section.results for section in self.sections], form)] if self.sections else []
+        parts += [task.to_text(form) for task in self.tasks]
+        if form == "csv" and len(parts) > 1:
+            raise UsageError("Perplexities and tasks are CSV of different fields.", "Report each file for itself.")
+        return "\n".join(parts)
 
 
 @takes_settings(ReportSettings)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from alibi_cli.errors import UsageError
 from alibi_cli.evaluation.arm_names import FULL
-from alibi_cli.evaluation.contrasts import contrasts
+from alibi_cli.evaluation.contrasts import contrasts, worded
 from alibi_cli.evaluation.results import Contrast, ModelFacts, Results, Row, RowKey
 from alibi_cli.names import short_names
 from alibi_cli.reporting.verdict import Verdict, in_words
@@ -117,6 +117,7 @@ def _together(parts: list[tuple[str, Results]], chosen: list[str]) -> Results:
         own += [
             each.model_copy(update={"model": names[each.model], "baseline": names[each.baseline]})
             for each in part.contrasts
+            if each.model != each.baseline or len(parts) == 1  # the shortest length may be another run's
         ]
     order = {model.name: index for index, model in enumerate(whole.models)}
     whole.rows.sort(key=lambda row: (order[row.model], row.length, row.arm != FULL))
@@ -125,9 +126,11 @@ def _together(parts: list[tuple[str, Results]], chosen: list[str]) -> Results:
     if chosen:
         whole.contrasts, baselines = [], [name for name in chosen if name in order][:1]
     found = {each.key: each for each in whole.contrasts}
-    if len(baselines) < 2:  # of several, each model keeps the one that it was measured with
-        found |= {each.key: each for each in contrasts(whole, baselines[0] if baselines else None)}
-    whole.contrasts = sorted(found.values(), key=lambda each: (order[each.model], each.length))
+    only = (
+        baselines[0] if len(baselines) == 1 else None
+    )  # of several, each model keeps the one that it was measured with
+    found |= {each.key: each for each in contrasts(whole, only)}
+    whole.contrasts = sorted(worded(list(found.values())), key=lambda each: (order[each.model], each.length))
     return whole
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.evaluation.statistics import DEGRADES, IMPROVES, NO_CHANGE, verdict
-from alibi_cli.evaluation.tables import named, perplexity
+from alibi_cli.evaluation.tables import NOTES, named, perplexity
 from alibi_cli.names import short_names
 
 
@@ -36,7 +36,8 @@ def in_words(results: Results) -> Verdict:
 def of_model(results: Results, model: str) -> list[str]:
     """The sentences of a `Finding`."""
     sentences = _Sentences(results)
-    return [found for found in (sentences.within(model), sentences.beyond(model), sentences.by_length(model)) if found]
+    said = (sentences.without(model), sentences.within(model), sentences.beyond(model), sentences.by_length(model))
+    return [found for found in said if found]
 
 
 class _Sentences:
@@ -45,6 +46,7 @@ class _Sentences:
         self.trained = {model.name: model.trained_length for model in results.models}
         self.contrasts = results.contrasts
         self.rows = {row.key: row for row in results.rows if row.status == "ok"}
+        self.missing = [row for row in results.rows if row.status != "ok"]
 
     def headline(self) -> str:
         """What can be had at the longest length, against each baseline and its arms; without any, which model is best there."""
@@ -87,6 +89,14 @@ class _Sentences:
             else f"{_list(self.labels, list(words))} is not as good as {best_baseline}"
         )
         return f"At {longest:,} tokens {nothing}{free}."
+
+    def without(self, model: str) -> str:
+        """At which lengths the model itself has no figure, and why."""
+        lengths: dict[str, list[str]] = {}
+        for row in self.missing:
+            if (row.model, row.arm) == (model, FULL):
+                lengths.setdefault(NOTES[row.status], []).append(f"{row.length:,}")
+        return " ".join(f"At {_and(each)} tokens there is no figure: {why}." for why, each in lengths.items())
 
     def within(self, model: str) -> str:
         """Against the baseline itself, where that was trained."""
@@ -153,7 +163,10 @@ class _Sentences:
 
 
 def _list(labels: dict[str, str], models: list[str]) -> str:
-    names = [labels[model] for model in models]
+    return _and([labels[model] for model in models])
+
+
+def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

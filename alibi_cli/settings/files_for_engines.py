@@ -35,7 +35,7 @@ class ExportSettings(Verb):
 
     def check(self) -> None:
         super().check()
-        output = self.output
+        output = self.output.expanduser()
         if output.suffix != ".gguf":
             raise UsageError(f"`output`: {output} must end in .gguf.")
         if output.is_dir() or output.is_symlink() or not output.parent.is_dir():

@@ -43,7 +43,12 @@ class TrainSettings(Verb):
     steps: Annotated[int | None, Setting("Budget in optimizer steps, instead of tokens.", minimum=1)] = None
     text: Annotated[
         tuple[Path, ...],
-        Setting("Train on this file; repeatable, one document each.", metavar="FILE", panel=DATA, preset=False),
+        Setting(
+            "Train on this file; repeatable. A file is a document, unless `split_on` says otherwise.",
+            metavar="FILE",
+            panel=DATA,
+            preset=False,
+        ),
     ] = ()
     split_on: Annotated[
         SplitOn, Setting("What separates documents in text files.", panel=DATA, preset=False, needs="text")

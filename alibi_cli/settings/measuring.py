@@ -125,7 +125,12 @@ class EvaluateSettings(OnModels):
         int | None, Setting("S: stride of the sliding protocol, in tokens.", minimum=1, part_of="protocol")
     ] = None
     text: Annotated[
-        tuple[Path, ...], Setting("Score this file; repeatable, one document each.", metavar="FILE", preset=False)
+        tuple[Path, ...],
+        Setting(
+            "Score this file; repeatable. A file is a document, unless `split_on` says otherwise.",
+            metavar="FILE",
+            preset=False,
+        ),
     ] = ()
     split_on: Annotated[SplitOn, Setting("What separates documents in text files.", preset=False, needs="text")] = (
         "file"

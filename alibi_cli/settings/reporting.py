@@ -12,7 +12,8 @@ from alibi_cli.settings.shared import Command
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings(Verb):
-    """What a report shows, and where it goes. results: paths, or what `evaluate`, `evaluate_task` and `inspect_heads` returned."""
+    """What a report shows, and where it goes. results: paths, or what `evaluate`, `evaluate_task`,
+    `inspect_heads` and `train` returned."""
 
     results: Annotated[
         tuple[Any, ...],

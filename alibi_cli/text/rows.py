@@ -28,6 +28,8 @@ def from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[s
                 )
             if row[column].strip():
                 yield f"{path}#{index}", bounded(f"{path}#{index}", row[column])
+    except StopIteration:  # of a file without rows, by `datasets`
+        raise UsageError(f"Dataset {spec} holds no rows.") from None
     except (ValueError, OSError, RuntimeError) as error:  # rows are read, and parsed, as they are asked for
         raise UsageError(f"Dataset {spec} cannot be read: {first_line(error)}.") from None
 
@@ -42,10 +44,14 @@ def _rows(path: str, config: str, split: str, default_split: str) -> Iterable[di
         if place.is_file():
             if place.suffix not in ROWS:
                 raise UsageError(f"{path} is no dataset: files end in {', '.join(ROWS)}.", "Text goes to `text`.")
+            if config or split:
+                raise UsageError(f"{path} is one file, which has no configurations and splits.")
             return load_dataset(ROWS[place.suffix], data_files=str(place), split="train", streaming=True)
         if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
             found = load_from_disk(str(place))
             if not isinstance(found, DatasetDict):
+                if config or split:
+                    raise UsageError(f"{path} is one split, which has no configurations and splits.")
                 return found
             if (split or default_split) not in found:
                 raise UsageError(f"{path} has no split {split or default_split!r}; it has {', '.join(found)}.")

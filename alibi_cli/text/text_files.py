@@ -41,10 +41,9 @@ def from_files(files: list[Path], split_on: str, normalised: list[str]) -> Itera
         if "\r\n" in text:
             text = text.replace("\r\n", "\n")
             normalised.append(f"{path.name}: CRLF became LF")
-        blocks = text.split("\n\n")
-        parts = [(f"{path.name}#{i}", block) for i, block in enumerate(blocks)]
-        if split_on == "file":
-            parts = [(path.name, text)]
+        parts = [(path.name, text)]
+        if split_on != "file":
+            parts = [(f"{path.name}#{index}", block) for index, block in enumerate(text.split("\n\n"))]
         for name, part in parts:
             if part.strip():
                 yield name, bounded(name, part)

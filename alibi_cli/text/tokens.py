@@ -101,9 +101,10 @@ def limit(
     whole = [(len(document.ids) + spare) // segment_tokens for document in documents]
     if segments is None or not any(whole):
         return documents
-    taken = [0] * len(documents)
-    while sum(taken) < segments and any(t < w for t, w in zip(taken, whole, strict=True)):
-        for index, available in enumerate(whole):
-            if taken[index] < available and sum(taken) < segments:
-                taken[index] += 1
+    taken, left, more = [0] * len(documents), min(segments, sum(whole)), list(range(len(documents)))
+    while left:  # one segment of every document that has another, round after round
+        more = [index for index in more if taken[index] < whole[index]]
+        for index in more[:left]:
+            taken[index] += 1
+        left -= min(left, len(more))
     return [document.cut(n * segment_tokens) for document, n in zip(documents, taken, strict=True) if n]

@@ -12,7 +12,7 @@ PER_PIECE = 4  # characters for each token of a block: pieces of about a block
 def enough(
     read: Callable[[], tuple[str, Documents]], tokens: int, block: int, seed: int
 ) -> tuple[str, Iterable[tuple[str, str, bool]], int | None]:
-    """(name, pieces, how many tokens to stop at) of a text that can be read twice; a piece is (title, text, whether it ends
+    """(name, pieces, how many tokens to stop at) of a text, which is read twice; a piece is (title, text, whether it ends
     its document).
 
     All documents in order, if they have no more than `CHARACTERS_PER_TOKEN` for each token. Else pieces from all over the text, about a

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.text.documents import DEFAULT, open_text
+from alibi_cli.text.text_files import expanded
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
 from alibi_cli.training.enough_text import enough, whole
@@ -106,7 +107,9 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
             )
 
         if settings.dataset in (None, DEFAULT):
-            name, pieces, limit = enough(read, needed, job.budget.block, settings.seed)
+            files = [path for each in settings.text for path in expanded(each)]
+            twice = read if all(path.is_file() for path in files) else _held(read)
+            name, pieces, limit = enough(twice, needed, job.budget.block, settings.seed)
         else:  # of a stream, the first documents are taken
             name, documents = read()
             pieces, limit = whole(documents), needed
@@ -114,6 +117,13 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
             write_tokens(work, name, pieces, tokenizer, end, limit)
         tokens = read_tokens(work)
     return cast(Tokens, tokens)
+
+
+def _held(read: Callable[[], tuple[str, Iterable[tuple[str, str]]]]) -> Callable[[], tuple[str, list[tuple[str, str]]]]:
+    """A pipe can be read once."""
+    name, documents = read()
+    found = name, list(documents)
+    return lambda: found
 
 
 def _claim(job: Job, identity: dict[str, Any]) -> None:

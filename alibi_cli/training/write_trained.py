@@ -18,6 +18,7 @@ from alibi_cli.conversion.verified import Verification
 from alibi_cli.errors import AlibiError
 from alibi_cli.files.atomic import MARKER
 from alibi_cli.files.copying import copy_file, sha256_of
+from alibi_cli.files.dtypes import DTYPES
 from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import load_model
@@ -28,7 +29,6 @@ from alibi_cli.training.job import Job
 from alibi_cli.training.train_report import RECORD, TrainReport, loads_with
 from alibi_cli.training.trainer import COMPLETE, last_state
 
-TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 OF_THE_FOLDER = {"output", "verified", "sha256", "loads_with"}  # in a report, and not in the record of its training
 SAMPLE = (2, 64)  # rows and tokens on which the reloaded model is compared
 
@@ -36,11 +36,7 @@ SAMPLE = (2, 64)  # rows and tokens on which the reloaded model is compared
 def write_weights(model: Any, source: Source, folder: Path) -> dict[str, str]:
     """Writes the weights in the source's own number types; returns {file: sha256}. The model in memory is rounded likewise, so that it can
     be compared with what is read back."""
-    types = {
-        name: TYPES[i.dtype.replace("float", "F").upper()]
-        for name, (_, i) in source.tensors.items()
-        if i.dtype.replace("float", "F").upper() in TYPES
-    }
+    types = {name: DTYPES[info.dtype] for name, (_, info) in source.tensors.items() if info.dtype in DTYPES}
     common = Counter(types.values()).most_common(1)[0][0] if types else torch.float32
     for (
         name,
@@ -140,10 +136,10 @@ def finished(job: Job, processes: int) -> TrainReport | None:
 
 def _card(report: TrainReport, source: Source) -> str:
     readme = source.folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     try:
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
         ModelCard(text, ignore_metadata_errors=False)
-    except (ValueError, YAMLError):  # metadata that cannot be read would be passed on
+    except (ValueError, OSError, YAMLError):  # a card that cannot be read would be passed on
         text = ""
     if not text.strip():
         text = f"# {Path(report.source).name}, trained further\n"

@@ -56,6 +56,12 @@ def forged(folder: Path) -> None:
     (folder / "alibi.json").write_text(json.dumps(facts))
 
 
+def custom_generate(folder: Path) -> None:
+    """What transformers runs in place of its own generation."""
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text("def generate(model, **options): ...")
+
+
 CHANGES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "one bit of a weight": ("one", lambda f: flip(f / "model.safetensors"), "model.safetensors", "changed"),
     "one bit of a header": ("one", lambda f: flip(f / "model.safetensors", 20), "model.safetensors", "changed"),
@@ -71,6 +77,9 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "no config": ("one", lambda f: (f / "config.json").unlink(), "config.json", "missing"),
     "weights beside the shards": ("many", lambda f: save_file({}, f / "model.safetensors"), "model.safetensors", "unknown"),
     "pickled weights": ("one", lambda f: (f / "pytorch_model.bin").touch(), "pytorch_model.bin", "unknown"),
+    "code beside it": ("one", lambda f: (f / "helper.py").write_text("import os"), "helper.py", "unknown"),
+    "code in a folder": ("one", custom_generate, "custom_generate/generate.py", "unknown"),
+    "more tokens": ("one", lambda f: (f / "added_tokens.json").write_text("{}"), "added_tokens.json", "unknown"),
     "swapped shards": ("many", swap, "SHARD", "changed"),
     "a forged digest": ("many", forged, "model.safetensors.index.json", "wrong"),
     "no index": ("many", lambda f: (f / "model.safetensors.index.json").unlink(), "model.safetensors.index.json", "missing"),

@@ -11,6 +11,7 @@ import torch
 
 import alibi_cli as alibi
 from alibi_cli import environment
+from alibi_cli.launcher import Place, place
 from tests.cli.run import alibi as run
 from tests.cli.run import alibi_inside, alibi_json
 
@@ -66,3 +67,21 @@ def test_an_extra_that_is_not_installed_is_named_with_what_it_lacks(monkeypatch:
 def test_a_torch_that_cannot_be_imported_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "torch cannot be imported" in alibi.inspect_environment().devices["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Place()),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Place()),  # of a scheduler, which starts nothing together
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, Place(1, 2, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
+        ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, Place()),
+    ],
+)
+def test_a_launcher_is_told_by_what_it_alone_sets(variables: dict[str, str], found: Place, monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place() == found

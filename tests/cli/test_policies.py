@@ -217,7 +217,7 @@ def test_sinks_land_everywhere_and_verify_compares(policy, method, sources, tmp_
         assert facts["offsets"] == config["alibi_offsets"] and config["alibi_policy"] == "add"
         assert "Its rotary position embedding is still there, unchanged: this is not textbook ALiBi." in card
         assert "instead of" not in card and "replaced" not in card and "expect a higher perplexity" not in card
-        assert "tokens of distance" in result.stdout or "from a distance of" in result.stdout
+        assert "from a distance of" in result.stdout
         assert ("KL to teacher" in result.stdout) == (method == "distil")
     else:
         assert "still there" not in card and "alibi_offsets" not in config and "alibi_policy" not in config

@@ -29,9 +29,12 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_exit_code_1(redirection: st
     assert result.returncode == 1 and result.stderr == f"Error: Cannot write to stdout: {says}.\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+@pytest.mark.parametrize(
+    "words", ["inspect slopes --heads 4096", "inspect slopes --heads 4096 --json", "inspect presets"]
+)
+def test_a_reader_that_has_seen_enough_is_no_error(words: str) -> None:
     result = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m alibi_cli inspect slopes --heads 4096 | head -n 1"],
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m alibi_cli {words} | head -n 1"],
         capture_output=True,
         text=True,
         timeout=120,

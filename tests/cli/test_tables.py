@@ -8,12 +8,14 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from alibi_cli.cli import output
 from alibi_cli.evaluation.tables import contrasts_table, results_table
+from alibi_cli.progress import Progress
 from tests.reporting.helpers import BASE, flat, results_of
 
 LONG = "runs/2026/smollm2-135m-alibi-kept-calibrated-on-wikitext-seed-0"
@@ -105,3 +107,18 @@ def test_a_title_is_folded_to_the_terminal_and_not_to_its_table(tmp_path: Path) 
     assert [line.rstrip() for line in printed(table, terminal=False).splitlines()] == [title, "model", "gpt2"]
     lines = plain(printed(table, terminal=True, COLUMNS="40")).splitlines()
     assert " ".join(line.strip() for line in lines[:-2]) == title and max(map(len, lines)) <= 40
+
+
+def test_names_are_no_markup_and_no_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.print_text("runs/a:100:b\t:key:")
+    output.note("runs/a:100:b")
+    printed = capsys.readouterr()
+    assert printed.out == "runs/a:100:b\t:key:\n" and printed.err == "runs/a:100:b\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with output.progress() as watch:
+        watch(Progress("runs[v2] [/b] at 512", 1, 2))
+        time.sleep(0.3)
+    assert "runs[v2] [/b] at 512" in capsys.readouterr().err

@@ -12,11 +12,14 @@ from alibi_cli import time_left
 from alibi_cli.conversion.writer import write
 from alibi_cli.evaluation import estimate, evaluate, whole_run
 from alibi_cli.evaluation.estimate import RowEstimate
+from alibi_cli.evaluation.processes import ALONE
+from alibi_cli.evaluation.request import jobs_of
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.whole_run import WholeRun
 from alibi_cli.models import cost
 from alibi_cli.models.language_model import in_memory
 from alibi_cli.progress import Progress
+from alibi_cli.settings.measuring import EvaluateSettings
 from alibi_cli.text.documents import Text
 from tests.checkpoint.helpers import plan_of
 from tests.cli.run import alibi_here, alibi_json
@@ -85,6 +88,20 @@ def test_a_long_run_says_so_before_it_begins(models: list[str], monkeypatch) -> 
     assert said[0].note and said[1].note and not said[2].note
     assert f"on cpu; the longest row, {models[1]} at 48, about " in said[0].what
     assert said[1].what == "A dry run shows what each row takes. Fewer `lengths` take less, and so does `max_segments`."
+
+
+def test_processes_share_the_time(models: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(estimate, "QUICK", 0)
+    monkeypatch.setattr(estimate, "speed", lambda *_: 1e4)
+    monkeypatch.setattr(estimate, "budget_of", lambda _: 12)
+    settings = EvaluateSettings(models=(models[1],), lengths=(12,))
+    jobs, _, _ = jobs_of(settings, TEXT, ALONE)
+    seconds = []
+    for processes in (1, 2):
+        rows = estimate.rows_to_come(jobs, settings)
+        estimate.announce(rows, jobs, settings, processes, lambda _: None)
+        seconds.append(rows[0].seconds)
+    assert rows[0].windows >= 2 and seconds[0] == pytest.approx(2 * seconds[1])
 
 
 def test_progress_is_of_the_whole_run(models: list[str]) -> None:

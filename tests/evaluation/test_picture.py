@@ -65,3 +65,12 @@ def test_a_pdf_embeds_fonts_that_journals_take(tmp_path: Path) -> None:
     figure.text(0, 0, "as matplotlib has it")
     figure.savefig(tmp_path / "plain.pdf")
     assert b"/Type3" in (tmp_path / "plain.pdf").read_bytes()  # the control
+
+
+def test_a_text_may_have_any_name(tmp_path: Path) -> None:
+    model, text = (
+        save_tiny("llama", tmp_path / "m"),
+        Text("cost_$_in_$^_.txt", [("d", "words of a document " * OLD_MAX)]),
+    )
+    alibi_cli.evaluate([str(model)], lengths=[OLD_MAX], text=text).plot(tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from alibi_cli import AlibiError
+import alibi_cli
+from alibi_cli import AlibiError, UsageError
 from alibi_cli.files.lock import exclusive
 from alibi_cli.text.documents import Text
 from tests.cli.run import alibi_inside
@@ -121,3 +122,26 @@ def test_rows_without_their_record_are_computed_again(checkpoints: dict[str, str
     (tmp_path / "r.nll.safetensors").write_bytes(b"damaged")
     with pytest.raises(AlibiError, match="can be read"):
         evaluate(request)
+
+
+def test_a_file_without_its_record_is_no_results(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
+    whole, alone = tmp_path / "r.json", tmp_path / "alone.json"
+    evaluate(asked([checkpoints["llama"]], (8, 12), text, output=whole))
+    alone.write_text(whole.read_text())
+    with pytest.raises(UsageError, match=r"figures of 2 rows whose record is not in .*alone.nll.safetensors"):
+        alibi_cli.load_results(alone)
+    found = alibi_cli.load_results(alone, incomplete=True)
+    assert found.rows == found.contrasts == []
+    refused = alibi_inside("report", alone, code=2)
+    assert "whose record is not in" in refused.stderr and refused.stdout == ""
+    newer = json.loads(whole.read_text()) | {"schema_version": 99}
+    whole.write_text(json.dumps(newer))
+    with pytest.raises(UsageError, match="a newer alibi-cli wrote them"):
+        alibi_cli.load_results(whole)
+
+
+def test_two_results_never_share_a_record(checkpoints: dict[str, str], text: Text, tmp_path: Path) -> None:
+    results, _ = evaluate(asked([checkpoints["llama"]], (8,), text))
+    with pytest.raises(UsageError, match=r"run-0.5 must end in .json"):
+        results.save(tmp_path / "run-0.5")
+    assert list(tmp_path.iterdir()) == []

@@ -101,10 +101,11 @@ def test_fused_activations_change_nothing(activation: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(docs[0].ids)[None]).logits[0, :-1]
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(docs[0].ids[1:]), reduction="none").numpy()
-    before = type(model.transformer.h[0].mlp.act)
-    scorer = Scorer(model, [], [])
-    assert (type(model.transformer.h[0].mlp.act) is not before) == (activation in ("gelu_new", "gelu_fast"))
+    scorer, mlp, used = Scorer(model, [], []), model.transformer.h[0].mlp, []
+    before = mlp.act
+    mlp.register_forward_pre_hook(lambda module, _: used.append(module.act))
     (score,) = scorer.score(docs, make_protocol("non-overlapping", (64,)).windows(docs, 64))
+    assert (used[0] is not before) == (activation in ("gelu_new", "gelu_fast")) and mlp.act is before
     assert np.abs(score - expected).max() <= 1e-9
     for block in model.transformer.h:
         block.mlp.act = torch.nn.ReLU() if activation != "relu" else torch.nn.GELU()

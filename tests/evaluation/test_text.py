@@ -86,11 +86,15 @@ def test_files_of_rows_and_folders_that_datasets_wrote(tmp_path: Path) -> None:
     assert len(load_text(f"{tmp_path / 'splits'}::train").documents) == 1
     (tmp_path / "broken.jsonl").write_text(json.dumps(rows[0]) + '\n{"text": \n')
     (tmp_path / "note.txt").write_text("text")
+    (tmp_path / "empty.jsonl").touch()
     for spec, column, says in (
         ("broken.jsonl", "text", "cannot be read"),
         ("a.jsonl", "n", "'n' is of type int, not text"),
         ("splits::dev", "text", "has no split 'dev'; it has test, train"),
         ("note.txt", "text", "is no dataset"),
+        ("empty.jsonl", "text", "holds no rows"),
+        ("a.jsonl::test", "text", "is one file, which has no configurations and splits"),
+        ("saved::test", "text", "is one split, which has no configurations and splits"),
     ):
         with pytest.raises(UsageError, match=says):
             load_text(str(tmp_path / spec), column=column)

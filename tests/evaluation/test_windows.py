@@ -144,6 +144,20 @@ def test_a_limit_is_spread_over_documents() -> None:
     ]  # too short: the protocol says so
 
 
+def test_a_limit_takes_from_every_document_in_turn() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes, wanted = rng.integers(0, 60, rng.integers(1, 9)).tolist(), int(rng.integers(1, 30))
+        left, taken = [size // 10 for size in sizes], [0] * len(sizes)
+        for _ in range(wanted):
+            if any(left):
+                turn = max(range(len(sizes)), key=lambda index: (left[index] > 0, -taken[index], -index))
+                taken[turn], left[turn] = taken[turn] + 1, left[turn] - 1
+        found = {document.name: len(document.ids) for document in limit(documents(*sizes), wanted, 10, True)}
+        if any(taken):
+            assert found == {f"d{index}": 10 * n for index, n in enumerate(taken) if n}
+
+
 def rolling(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
     """(fed, predicted) of every window of lm-evaluation-harness's loglikelihood_rolling: the predicted tokens are blocks of `length`, and
     each block is fed the `length` tokens that end before its last one, as far as there are any after the prefix."""

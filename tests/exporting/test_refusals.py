@@ -1,12 +1,16 @@
 """What a GGUF file cannot hold is refused, with the reason and what to do instead, before anything is written."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alibi_cli.engines import llama_cpp
+from alibi_cli.errors import UsageError
 from alibi_cli.exporting import export as run
 from alibi_cli.exporting import verification
+from alibi_cli.settings.files_for_engines import ExportSettings
 from alibi_cli.slopes import get_slopes
 from tests.cli.run import alibi_here
 from tests.exporting.helpers import SUITABLE, checkpoint, slopes_file
@@ -117,3 +121,16 @@ def test_a_grid_is_for_slopes_that_replace_positions(tmp_path: Path):
     ):
         result = alibi_here("convert", "demo-llama", "-o", tmp_path / "out", "--grid", "press", "--dry-run", *options)
         assert result.exit_code == 2 and reason in result.error.message
+
+
+def test_a_path_in_the_home_directory_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ExportSettings(folder=tmp_path, output=Path("~/x.gguf")).check()
+    with pytest.raises(UsageError, match="lies in no folder"):
+        ExportSettings(folder=tmp_path, output=Path("~/absent/x.gguf")).check()
+
+
+@pytest.mark.parametrize(("written", "threads"), [("3", 3), ("4,2", 4), ("", None), ("many", None)])
+def test_threads_are_those_of_openmp(written: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", written)
+    assert llama_cpp._threads() == (threads or len(os.sched_getaffinity(0)))

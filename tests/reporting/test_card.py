@@ -1,5 +1,6 @@
 """Results in model cards."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,12 @@ def test_training_drops_the_results_of_the_model_before(measured: tuple[Path, Pa
 def test_publishing_is_one_command_away(measured: tuple[Path, Path], tmp_path: Path) -> None:
     words = alibi_inside("convert", measured[0].parent / "source", "-o", tmp_path / "x", "--no-verify").stderr
     assert f"Publish: hf upload YOUR-NAME/x {tmp_path / 'x'}" in words
+
+
+def test_a_card_that_is_not_utf_8_is_left_alone(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, results = measured
+    shutil.copytree(folder, tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_bytes("# Café\n".encode("latin-1"))
+    refused = alibi_inside("report", results, "--card", tmp_path / "out", code=1)
+    assert "README.md is not UTF-8 text (byte 5)" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert (tmp_path / "out" / "README.md").read_bytes() == "# Café\n".encode("latin-1")

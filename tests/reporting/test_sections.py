@@ -8,6 +8,7 @@ import pytest
 
 import alibi_cli as alibi
 from alibi_cli.evaluation.arm_names import FULL
+from alibi_cli.evaluation.contrasts import contrasts
 from alibi_cli.reporting.report import Report
 from alibi_cli.text.documents import Text
 from tests.models import OLD_MAX, save_tiny
@@ -145,6 +146,37 @@ def test_the_verdict_is_no_better_than_the_arms(value: float, headline: str) -> 
     word = {9.0: "better than", 10.0: "as good as", 11.5: "worse than"}[value]
     assert finding.model == "m" and f"At 512 tokens, within the trained length, {word} base" in finding.says[0]
     assert "does not change detectably" in finding.says[2]
+
+
+def test_a_model_without_figures_is_not_passed_over() -> None:
+    results = results_of({"base": BASE, "m": flat(9)}, "base")
+    for row in [row for row in results.rows if row.model == "m"]:
+        row.status = "out_of_memory" if row.length == 256 else "non_finite"
+        row.nll = row.perplexity = row.ci95 = row.perplexity_ci95 = None
+    results.contrasts = [each for each in results.contrasts if each.model != "m"]
+    (section,) = alibi.report(results).sections
+    (finding,) = [each for each in section.verdict.findings if each.model == "m"]
+    assert finding.says == [
+        "At 256 tokens there is no figure: out of memory. At 512, 1,024 and 2,048 tokens there is no figure: NaN or Inf."
+    ]
+    assert "NaN or Inf" in results.to_text("latex")
+
+
+def test_what_length_does_is_told_from_the_shortest_length_of_all_runs() -> None:
+    run = results_of({"base": BASE, "m": flat(9)}, "base")
+
+    def part(lengths: tuple[int, ...]) -> Any:
+        rows = [row for row in run.rows if row.length in lengths]
+        some = run.model_copy(update={"rows": rows, "contrasts": []})
+        some._record = {row.key: run.record[row.key] for row in rows if row.key in run.record}
+        some.contrasts = contrasts(some, "base")
+        return some
+
+    (whole,), (apart,) = alibi.report(run).sections, alibi.report([part((256, 512)), part((1024, 2048))]).sections
+    assert {each.key: each.verdict for each in apart.results.contrasts} == {
+        each.key: each.verdict for each in whole.results.contrasts
+    }
+    assert apart.verdict == whole.verdict
 
 
 def test_one_document_tells_nothing_apart() -> None:

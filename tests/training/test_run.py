@@ -1,5 +1,6 @@
 """alibi train from checkpoint to checkpoint."""
 
+import io
 import json
 import subprocess
 from pathlib import Path
@@ -304,3 +305,18 @@ def test_slopes_end_within_their_bounds(tmp_path: Path) -> None:
     for row in model.config.alibi_slopes:
         assert (row[0], row[-1]) == pytest.approx((gentlest, steepest), rel=1e-5)
     assert not any(name.endswith(PARAMETER) for name, _ in model.named_parameters())
+
+
+def test_a_card_of_another_encoding_does_not_cost_the_training(text: Path, tmp_path: Path) -> None:
+    source = tiny_converted(tmp_path)
+    (source / "README.md").write_bytes("# Café\n".encode("latin-1"))
+    heal(source, tmp_path / "out", text, steps=1)
+    assert (tmp_path / "out" / "README.md").read_text().startswith("# llama-alibi, trained further")
+
+
+def test_text_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny_converted(tmp_path)
+    written = text_file(tmp_path, documents=2000).read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(written)))
+    report = heal(source, tmp_path / "out", Path("-"), steps=1)
+    assert report.text["name"] == "-, chosen pieces" and report.text["bytes"] < len(written) / 2

@@ -19,7 +19,7 @@ from alibi_cli.evaluation.arm_names import FULL
 from alibi_cli.evaluation.estimate import rows_of_items
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.protocols import Window
-from alibi_cli.evaluation.request import as_models
+from alibi_cli.evaluation.request import as_models, described
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import wilson
@@ -29,8 +29,8 @@ from alibi_cli.evaluation.trackers import check_trackers, track
 from alibi_cli.evaluation.whole_run import WholeRun
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.versions import versions
-from alibi_cli.models.language_model import ModelInfo, describe, evaluating
-from alibi_cli.models.loading import device_type, load_model, load_tokenizer, with_tokenizer
+from alibi_cli.models.language_model import ModelInfo, evaluating
+from alibi_cli.models.loading import device_type, load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.names import short_names
 from alibi_cli.progress import Update, Watch, notes, steps
@@ -112,14 +112,7 @@ def _run_task(settings: TaskSettings, progress: Watch | None, processes: Process
     """The output is rewritten after every length of a model."""
     task = get_task(settings.task)
     samples = settings.samples or task.samples
-    infos = [
-        with_tokenizer(
-            describe(model, settings.revision, settings.trust_remote_code),
-            settings.tokenizer,
-            settings.trust_remote_code,
-        )
-        for model in settings.models
-    ]
+    infos = described(settings, settings.models)
     for info in infos:
         if info.masked:
             raise UsageError(f"{info.name} fills in masked tokens; tasks are for models that predict the next token.")

@@ -85,11 +85,6 @@ def get_task(name: str) -> Task:
     return _registry[name]()
 
 
-def unregister_task(name: str) -> None:
-    """Forgets a task; for tests and for trying variants in an interpreter."""
-    del _registry[name]
-
-
 def make_items(task: Task, name: str, encode: Encode, room: int, depth: float | None, n: int, seed: int) -> list[Item]:
     """n items, the same for every model whose tokenizer cuts text alike.
 

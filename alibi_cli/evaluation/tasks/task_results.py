@@ -1,6 +1,6 @@
 """What a task found: the JSON of `alibi task`, and its table."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -81,6 +81,12 @@ class TaskResults(BaseModel):
         columns = ["model", "length", *depth, "accuracy", "95 % interval", "items", "tokens", "note"]
         labels = short_names(model.name for model in self.models)
         return Table(title, columns, [_cells(row, labels, bool(depth)) for row in self.rows], columns[1:-1])
+
+    def to_text(self, form: Literal["markdown", "latex", "csv"]) -> str:
+        """The table for a document, in Markdown or in LaTeX (booktabs), or the rows as CSV with full names and figures."""
+        from alibi_cli.evaluation.table_formats import task_written
+
+        return task_written(self, form)
 
     def _repr_html_(self) -> str:
         return self.table().html()

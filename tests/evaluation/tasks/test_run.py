@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import alibi_cli
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.statistics import wilson
 from alibi_cli.evaluation.tasks import run_task as run
@@ -108,7 +110,7 @@ def test_a_registered_task_is_picked_up_by_name(tiny_llama: Path) -> None:
     try:
         rows = ask("echo", [str(tiny_llama)], (8,))["rows"]
     finally:
-        registry.unregister_task("echo")
+        del registry._registry["echo"]
     assert len(rows) == 1 and rows[0]["samples"] == 3 and rows[0]["tokens"] == 8 - 1
 
 
@@ -132,6 +134,30 @@ def test_command_line(tmp_path: Path) -> None:
     assert "exists" in alibi("task", *short, "--output", file, code=2).stderr
     table = alibi_inside("task", "listops", "demo-llama", "--lengths", "200", "--samples", "10").stdout
     assert "guessing gets 0.1" in table and "95 % interval" in table and "depth" not in table
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
+def test_a_task_is_a_table_for_a_paper_too(form: str, tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "passkey.json"
+    results = alibi_cli.evaluate_task("passkey", [str(tiny_llama)], lengths=(256,), samples=1, output=file)
+    printed = alibi_inside("report", file, "--format", form).stdout
+    assert printed == results.to_text(form) and printed.count("0.25") == 1
+    first = {"markdown": "passkey, seed", "latex": r"\begin{table}", "csv": "model,task,length,depth,status,accuracy"}
+    assert printed.startswith(first[form])
+    words = ("task", "passkey", tiny_llama, "--lengths", "256", "--samples", "1", "--format", form)
+    assert alibi_inside(*words).stdout == printed
+
+
+def test_a_model_is_asked_once_and_two_of_one_name_are_refused(tiny_llama: Path, tiny_gpt2: Path) -> None:
+    twice = ask("listops", [str(tiny_llama), str(tiny_llama)], (120,), samples=1)
+    assert len(twice["models"]) == len(twice["rows"]) == 1
+    models = []
+    for folder in (tiny_llama, tiny_gpt2):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        model.config._name_or_path = "m"
+        models.append((model, AutoTokenizer.from_pretrained(folder)))
+    with pytest.raises(AlibiError, match="Two models are called m"):
+        ask("listops", models, (120,), samples=1)
 
 
 @pytest.mark.parametrize(
