@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.conversion.convert import convert
 from alibi_cli.engines.llama_cpp import running
 from alibi_cli.evaluation.evaluate import evaluate
@@ -31,6 +30,7 @@ from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.settings.files_for_engines import ExportSettings
 from alibi_cli.settings.presets import settings_of
+from alibi_cli.silence import silence_libraries
 
 RECORD, CHECKPOINTS = Path("benchmarks/engines.json"), Path("build/engines-checkpoints")
 PARTS = ("families", "demonstrations", "real")
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--model", default="build/real_model/SmolLM2-135M-Instruct", help="for the part `real`")
     parser.add_argument("--page", type=Path, help="a Markdown file whose tables are to be replaced")
     options = parser.parse_args()
-    quiet_libraries()
+    silence_libraries()
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     for part in options.parts:
         found: list[Figures] = []

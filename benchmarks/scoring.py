@@ -30,10 +30,10 @@ import numpy as np
 import torch
 
 from alibi_cli.attention.benchmark import peak_of_allocations
-from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.evaluation.protocols import make_protocol
 from alibi_cli.evaluation.scoring import Scorer
 from alibi_cli.settings.presets import presets_folder
+from alibi_cli.silence import silence_libraries
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token
 from benchmarks.claims import Claim
@@ -199,7 +199,7 @@ def _install_harness() -> str | None:
 
 def serve(name: str) -> None:
     """Reads [arm, length, windows] and writes what `Process.run` returns, line by line."""
-    quiet_libraries()
+    silence_libraries()
     model, tokenizer = load(name)
     arms = {"loop": loop, "harness": harness, "sliding": sliding, "lm-eval": lm_eval}
     text = "\n".join(document for _, document in load_text().documents)

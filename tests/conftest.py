@@ -150,9 +150,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet_and_deterministic() -> None:
-    from alibi_cli.cli.quiet import quiet_libraries
+    from alibi_cli.silence import silence_libraries
 
-    quiet_libraries()
+    silence_libraries()
     torch.manual_seed(0)
 
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.numpy import load_file
 
 from alibi_cli.cli import app
-from alibi_cli.cli.quiet import quiet_libraries
+from alibi_cli.silence import silence_libraries
 from tests.checkpoint.helpers import convert, snapshot
 from tests.evaluation.kill_evaluations import facts
 from tests.models import save_tiny
@@ -160,7 +160,7 @@ def main(folder: Path, moments: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     os.environ["HF_HUB_OFFLINE"] = "1"
     gc.freeze()
     json.dump(main(Path(sys.argv[1]), int(sys.argv[2])), sys.stdout)

@@ -64,6 +64,34 @@ def test_verbs_are_silent_and_tell_progress_what_they_do(tmp_path: Path, capfd: 
     assert str(Progress("Writing", 5, 10, "bytes")) == "Writing: 5 of 10 bytes" and str(Progress("x", note=True)) == "x"
 
 
+WITHOUT_PROGRESS = """
+import sys
+import alibi_cli as alibi
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+source, text, out = sys.argv[1:]
+words = open(text).read()
+alibi.convert(source, out, policy="add", slopes="calibrated", calibration_text=[text])
+alibi.evaluate([out], lengths=[8], text=words)
+alibi.evaluate_task("listops", [out], lengths=[120], samples=1)
+alibi.inspect_heads(out, tokens=64, length=16, text=[text])
+alibi.train(out, out + "-healed", steps=1, length=16, batch_tokens=64, text=[text])
+alibi.verify(out + "-healed").raise_if_failed()
+assert logging.is_progress_bar_enabled() and logging.get_verbosity() < logging.ERROR, "not as they were"
+print("the control", file=sys.stderr)
+AutoModelForCausalLM.from_pretrained(source)
+"""
+
+
+def test_without_progress_the_library_is_silent(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "m")
+    (tmp_path / "t.txt").write_text("the bias of a head falls with distance " * 100)
+    result = python("-c", WITHOUT_PROGRESS, folder, tmp_path / "t.txt", tmp_path / "out", cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    before, _, after = result.stderr.partition("the control\n")
+    assert result.stdout == before == "" and "Loading weights" in after
+
+
 def test_a_model_in_memory_gives_the_bits_of_its_folder(checkpoints: dict[str, str], text: Text) -> None:  # noqa: F811
     for name in ("llama", "llama-alibi"):
         expected = alibi.evaluate([checkpoints[name]], lengths=LENGTHS, text=text)

@@ -144,8 +144,8 @@ import sys, json, copy, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from transformers import HeliumConfig, HeliumForCausalLM
-from alibi_cli.cli.quiet import quiet_libraries
-quiet_libraries()
+from alibi_cli.silence import silence_libraries
+silence_libraries()
 from alibi_cli.models.plugins import load_plugins
 load_plugins([Path(sys.argv[2])])
 from alibi_cli import apply_alibi
@@ -181,8 +181,8 @@ EVERY_SECOND = """
 import sys, json, copy, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from alibi_cli.cli.quiet import quiet_libraries
-quiet_libraries()
+from alibi_cli.silence import silence_libraries
+silence_libraries()
 from alibi_cli.models.plugins import load_plugins
 load_plugins([Path(sys.argv[2])])
 from alibi_cli import apply_alibi

@@ -77,9 +77,9 @@ def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]
                     given["command"] = command_line()
             settings = settings_of(cls, given, values.pop("preset", None))  # refused before anything heavy is loaded
             if not light:
-                from alibi_cli.cli.quiet import quiet_libraries
+                from alibi_cli.silence import silence_libraries
 
-                quiet_libraries()
+                silence_libraries()
             function(settings, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__

@@ -4,23 +4,30 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from alibi_cli.settings.declaration import Declared, Verb, declared
+from alibi_cli.silence import silent_libraries
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PLACE = re.compile(r"^ *settings: see `\w+`.*?$", re.MULTILINE)
 
 
 def takes_settings(cls: type[Verb]) -> Callable[[Function], Function]:
-    """Decorator of a function of (…, **settings): names the settings of `cls` that it does not name itself.
+    """Decorator of a verb, a function of (…, **settings): names the settings of `cls` that it does not name itself.
 
-    In the docstring they stand where it says "settings: see `…`".
+    In the docstring they stand where it says "settings: see `…`". While the verb works, the libraries that it uses are silent.
     """
 
     def decorator(function: Function) -> Function:
+        @wraps(function)
+        def verb(*args: Any, **options: Any) -> Any:
+            with silent_libraries():
+                return function(*args, **options)
+
         signature = inspect.signature(function)
         given = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         found = [each for each in declared(cls) if each.name not in {p.name for p in given} and not _hidden(each)]
@@ -32,10 +39,10 @@ def takes_settings(cls: type[Verb]) -> Callable[[Function], Function]:
         ]
         before = [p for p in given if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         own = [p for p in given if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        function.__signature__ = signature.replace(parameters=[*before, *keywords, *own])  # type: ignore[attr-defined]
+        verb.__signature__ = signature.replace(parameters=[*before, *keywords, *own])  # type: ignore[attr-defined]
         lines = "\n".join(_lines(found))
-        function.__doc__ = PLACE.sub(lambda _: lines, function.__doc__ or "")
-        return function
+        verb.__doc__ = PLACE.sub(lambda _: lines, function.__doc__ or "")
+        return cast(Function, verb)
 
     return decorator
 

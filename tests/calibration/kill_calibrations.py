@@ -20,9 +20,9 @@ from alibi_cli.calibration import added, distil, divergence, state
 from alibi_cli.calibration import calibrate as run
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.of_source import calibrate_source
-from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.models.source import open_source
 from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.silence import silence_libraries
 from alibi_cli.text.documents import Text
 
 TEXT = Text("text", [(f"d{i}", "".join(f"{i} and {j * j} foxes. " for j in range(60 + i))) for i in range(40)])
@@ -98,7 +98,7 @@ def main(source: Path, folder: Path) -> dict[str, dict]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     state.SECONDS = 0  # every step is written
     run.HELD_OUT_TOKENS = 256
     added.TOKENS_PER_BATCH = divergence.TOKENS_PER_BATCH = distil.TOKENS_PER_STEP = 256  # more and shorter steps

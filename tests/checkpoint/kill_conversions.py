@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from alibi_cli import AlibiError
-from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.conversion import writer
 from alibi_cli.conversion.verify import verify
+from alibi_cli.silence import silence_libraries
 from tests.checkpoint.helpers import convert, plan_of, snapshot
 from tests.killing import Meter, in_child, moments
 
@@ -92,7 +92,7 @@ def main(source: Path, folder: Path, n_bytes: int, every: int) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     gc.freeze()  # what was imported is not looked through again and again
     if "--careless" in sys.argv:
         writer.partial_folder = careless

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from alibi_cli.cli.quiet import quiet_libraries
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.evaluation import evaluate as run
 from alibi_cli.evaluation.processes import Processes, launched
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.scoring import Scorer
 from alibi_cli.evaluation.tasks.run_task import evaluate_task
+from alibi_cli.silence import silence_libraries
 from alibi_cli.text.documents import Text
 
 TEXT = Text("sample", [(f"d{i}", f"{i} is the number of this document, which goes on. " * 2) for i in range(6)])
@@ -94,6 +94,6 @@ def main(folder: Path, model: str, processes: Processes) -> None:
 
 
 if __name__ == "__main__":
-    quiet_libraries()
+    silence_libraries()
     with launched() as together:
         main(Path(sys.argv[1]), sys.argv[2], together)

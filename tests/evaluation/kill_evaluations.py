@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from alibi_cli.cli.quiet import quiet_libraries
+from alibi_cli.silence import silence_libraries
 from alibi_cli.text.documents import Text
 from tests.evaluation.helpers import asked, evaluate
 from tests.killing import Meter, in_child, moments
@@ -61,6 +61,6 @@ def main(folder: Path, n_bytes: int, models: list[str]) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quiet_libraries()
+    silence_libraries()
     gc.freeze()  # what was imported is not looked through again and again
     json.dump(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]), sys.stdout)
