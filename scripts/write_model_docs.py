@@ -30,6 +30,9 @@ Another family takes [two lines](adding-a-family.md), if it works like one of th
 
 {refused}
 
+Falcon keeps its rotation under `add`, but its slopes cannot be calibrated there, because its attention shows neither queries nor keys to
+the calibration: give them in a file.
+
 Encoder-decoders (bart, marian, t5) are converted, but neither evaluated nor calibrated nor trained: there is no single text to cut into
 windows.
 """

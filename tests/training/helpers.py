@@ -31,6 +31,11 @@ WORDS = (
 )
 
 
+def device() -> str:
+    """Where training computes: what `--device` of the tests says."""
+    return torch.get_default_device().type
+
+
 def text_file(folder: Path, documents: int = 40) -> Path:
     """Documents of different sizes, separated by blank lines; learnable, because words repeat."""
     generator = torch.Generator().manual_seed(0)
@@ -53,7 +58,7 @@ def tiny_converted(folder: Path, family: str = "llama", **changes: Any) -> Path:
 
 def heal(checkpoint: Path | str, output: Path, text: Path, **changes: Any) -> TrainReport:
     settings: dict[str, Any] = dict(
-        steps=6, batch_tokens=128, length=32, text=(text,), split_on="blank-line", device="cpu"
+        steps=6, batch_tokens=128, length=32, text=(text,), split_on="blank-line", device=device()
     )
     return train(str(checkpoint), output, **{**settings, **changes})
 
@@ -61,7 +66,7 @@ def heal(checkpoint: Path | str, output: Path, text: Path, **changes: Any) -> Tr
 def command(checkpoint: Path | str, output: Path, text: Path, *more: str) -> list[str]:
     """The same as a command line."""
     run = [sys.executable, "-m", "alibi_cli", "train", str(checkpoint), "-o", str(output), "--text", str(text)]
-    return [*run, "--split-on", "blank-line", "--batch-tokens", "128", "--length", "32", "--device", "cpu", *more]
+    return [*run, "--split-on", "blank-line", "--batch-tokens", "128", "--length", "32", "--device", device(), *more]
 
 
 def launch(processes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from alibi_cli.training.train import _batches, train
 from alibi_cli.training.trainer import COMPLETE, WINDOW, Guard, last_state
 from tests.checkpoint.helpers import snapshot
 from tests.python import python
-from tests.training.helpers import command, heal, launch, same_weights, text_file, tiny_converted
+from tests.training.helpers import command, device, heal, launch, same_weights, text_file, tiny_converted
 
 
 class Stop(Exception):
@@ -37,7 +37,7 @@ def interrupted(checkpoint: Path, output: Path, text: Path, at: int | str, **cha
             raise Stop
 
     settings: dict[str, Any] = dict(steps=12, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
-    settings |= dict(device="cpu", save_every=3)
+    settings |= dict(device=device(), save_every=3)
     with pytest.raises(Stop):
         train(str(checkpoint), output, **{**settings, **changes}, progress=watch)
 
@@ -163,7 +163,7 @@ def test_one_run_at_a_time_has_an_output_and_what_appears_there_meanwhile_is_kep
 
     settings: dict[str, Any] = dict(steps=3, batch_tokens=128, length=32, text=(text,), split_on="blank-line")
     with pytest.raises(AlibiError, match="is not empty"):
-        train(str(source), tmp_path / "out", save_every=3, device="cpu", **settings, progress=watch)
+        train(str(source), tmp_path / "out", save_every=3, device=device(), **settings, progress=watch)
     assert seen == [2] and [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
     assert last_state(tmp_path / "out.training")[1]["step"] == 3 and not list(tmp_path.glob("*.lock"))
     with exclusive(tmp_path / "out.training"), pytest.raises(AlibiError, match="Another run is writing"):

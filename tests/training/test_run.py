@@ -26,7 +26,7 @@ from tests.checkpoint.helpers import convert, snapshot
 from tests.cli.run import alibi, alibi_here, alibi_inside
 from tests.evaluation.helpers import asked, evaluate
 from tests.models import save_tiny
-from tests.training.helpers import command, heal, same_weights, text_file, tiny_converted, weights
+from tests.training.helpers import command, device, heal, same_weights, text_file, tiny_converted, weights
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def held_out_nll(model: Path, text: Path) -> float:
-    results, _ = evaluate(asked([str(model)], (32,), load_text(files=[text], split_on="blank-line"), device="cpu"))
+    results, _ = evaluate(asked([str(model)], (32,), load_text(files=[text], split_on="blank-line"), device=device()))
     return next(row.nll for row in results.rows if row.status == "ok")
 
 
@@ -284,7 +284,7 @@ def test_slopes_train_on_request_and_are_written_as_numbers(family: str, text: P
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_the_learning_rate_rises_in_the_share_of_steps_that_was_asked_for(decay: str, tmp_path: Path) -> None:
-    request = TrainSettings(checkpoint="m", output=Path("o"), steps=10, decay=decay, learning_rate=1.0, device="cpu")
+    request = TrainSettings(checkpoint="m", output=Path("o"), steps=10, decay=decay, learning_rate=1.0, device=device())
     args = training_arguments(request, tmp_path, steps=10, warmup_steps=4)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     shape = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.max_steps).lr_lambdas[0]
@@ -294,7 +294,7 @@ def test_the_learning_rate_rises_in_the_share_of_steps_that_was_asked_for(decay:
 
 def test_slopes_end_within_their_bounds(tmp_path: Path) -> None:
     source = tiny_converted(tmp_path)
-    model = load_model(describe(str(source)), "cpu", "float32")
+    model = load_model(describe(str(source)), device(), "float32")
     attach_slopes(model, 64)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

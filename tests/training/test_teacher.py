@@ -16,7 +16,7 @@ from alibi_cli.training.teacher import Teacher, from_zero
 from alibi_cli.training.trainer import HealingTrainer
 from tests.checkpoint.helpers import convert
 from tests.models import is_encoder, sample_tokens, tiny_model
-from tests.training.helpers import heal, text_file, tiny_converted, weights
+from tests.training.helpers import device, heal, text_file, tiny_converted, weights
 
 LENGTH = 8
 
@@ -107,7 +107,9 @@ def test_the_loss_of_a_step_is_that_of_the_definition(family, tmp_path, monkeypa
     )  # fmt: skip
     report = heal(source, tmp_path / "healed", text, steps=1, length=64, teacher=str(tmp_path / family), kd_weight=0.7)
     assert report.teacher_length == 16 and "fed 16 tokens at a time" in (tmp_path / "healed" / "README.md").read_text()
-    student, teacher = (load_model(describe(str(folder)), "cpu", "float32") for folder in (source, tmp_path / family))
+    student, teacher = (
+        load_model(describe(str(folder)), device(), "float32") for folder in (source, tmp_path / family)
+    )
     ce = kd = count = 0.0
     for inputs in batches:
         ids, labels = inputs["input_ids"], inputs["shift_labels"]
@@ -161,7 +163,7 @@ def test_an_added_bias_is_trained_and_stays_what_it_is(family, train_slopes, tex
     assert facts["slopes"] == after["alibi_slopes"] and verify(out).passed
     assert "still there, unchanged" in card and "was not trained" not in card and "| policy | add |" in card
     assert not any("alibi" in name for name in weights(out))
-    loaded = load_model(describe(str(out)), "cpu", "float32")
+    loaded = load_model(describe(str(out)), device(), "float32")
     assert all(module.alibi_offsets == [6.0] * 6 for module in loaded.modules() if hasattr(module, "alibi_slopes"))
     with torch.no_grad():  # the bias begins where it did: nothing changes within the offset
         first = loaded(input_ids=sample_tokens(1, 6)).logits
