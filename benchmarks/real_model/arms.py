@@ -141,7 +141,7 @@ def checkpoint(arm: Arm) -> Path:
     folder, log = WORK / "checkpoints" / arm.name, WORK / "logs" / f"{arm.name}.log"
     if (folder / "study.json").is_file():
         return folder
-    words = list(_filled(arm, folder))
+    words = words_of(arm.name, folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("a") as file:
@@ -155,6 +155,11 @@ def checkpoint(arm: Arm) -> Path:
     made = {"command": shown, "seconds": round(time.monotonic() - started, 1), "report": json.loads(result.stdout)}
     (folder / "study.json").write_text(json.dumps(made) + "\n")
     return folder
+
+
+def words_of(name: str, output: Path) -> list[str]:
+    """The words of `alibi` that make an arm's checkpoint, there."""
+    return list(_filled(named(name), output))
 
 
 def _filled(arm: Arm, output: Path) -> Iterator[str]:
