@@ -10,6 +10,7 @@ from alibi_cli.calibration.of_source import calibrate_source, check_source
 from alibi_cli.calibration.state import State
 from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
 from alibi_cli.conversion.plan import Plan, make_plan
+from alibi_cli.conversion.side_files import brings_code
 from alibi_cli.conversion.writer import write
 from alibi_cli.evaluation.scoring import budget_of
 from alibi_cli.evaluation.suggestion import Suggestion, suggest
@@ -103,7 +104,7 @@ def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool)
     found = make_plan(source, settings.output or default_output(settings.model), settings)
     if settings.calibrated:
         check_source(source, settings)
-    if "auto_map" in source.raw_config:
+    if brings_code(source):
         notes(progress)(
             f"{source.name} brings Python code of its own, which was neither run nor copied: it is converted as transformers' own "
             f"{source.config.model_type}."

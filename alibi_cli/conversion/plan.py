@@ -4,7 +4,6 @@ The model is built on the meta device, which holds shapes and no numbers, and re
 difference between its state dicts before and after *is* the plan.
 """
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +14,9 @@ from alibi_cli.calibration.learnable import learned_names
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.conversion.convert_report import PlanReport, SideFiles, Tensors
 from alibi_cli.conversion.meta_surgery import MetaSurgery, check_tensors
+from alibi_cli.conversion.side_files import OF_CONFIG, edited_files
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.files.dtypes import in_dtype
-from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import NewTensor
 from alibi_cli.models.families import check_policy, family_of, mechanism, sink_distance
 from alibi_cli.models.plugins import travelling_source
@@ -31,8 +30,8 @@ from alibi_cli.surgery.apply import alibi_settings
 from alibi_cli.surgery.kinds_of_rotation import rotation_reads_length
 
 RESERVED = ("alibi.json", "README.md", "README.source.md", *RUNTIME_FILES)
-# Of a config.json: a path of somebody's machine, and a choice of attention that conversion replaces.
-LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+# Of a config.json: a path of somebody's machine, a choice of attention that conversion replaces, and names of code that stays behind.
+LEFT_OUT = ("_name_or_path", "_attn_implementation", "attn_implementation", "_attn_implementation_internal", *OF_CONFIG)
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
     method = settings.method if calibrated else ""
     added, learned = learned_names(meta.model, method) if vector else ([], [])
     changed = {name: names[name] for name in names if names[name] in learned}
-    edited = _edited_tokenizer_config(source, declared)
+    edited = edited_files(source, declared)
     carried = [
         path for path in source.side_files if path.relative_to(source.folder).as_posix() not in {*edited, *RESERVED}
     ]
@@ -298,27 +297,3 @@ def _scheme(settings: PlanSettings) -> str:
     if settings.slopes != "press":
         return f"file {Path(settings.slopes).name}"
     return "press" if settings.max_bias is None else f"press, max_bias {settings.max_bias:g}"
-
-
-def _edited_tokenizer_config(source: Source, declared: int) -> dict[str, bytes]:
-    """Two facts that the tokenizer took from the old model: its maximum length, and its class, which AutoTokenizer infers from the
-    model_type of a stock model and cannot infer from a converted one."""
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-
-    path = source.folder / "tokenizer_config.json"
-    names = {file.name for file in source.side_files}
-    if path not in source.side_files and not names & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model"}:
-        return {}
-    tokenizer = read_json(path) if path in source.side_files else {}
-    before = dict(tokenizer)
-    longest = tokenizer.get("model_max_length")
-    if isinstance(longest, int) and longest <= (source.trained_length or 0):
-        tokenizer["model_max_length"] = declared
-    inferred = TOKENIZER_MAPPING_NAMES.get(source.raw_config["model_type"])
-    if "tokenizer_class" not in tokenizer and isinstance(inferred, str):
-        tokenizer["tokenizer_class"] = inferred
-    return (
-        {}
-        if tokenizer == before
-        else {path.name: (json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n").encode()}
-    )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import alibi_cli
 from alibi_cli import AlibiError, UsageError
@@ -334,7 +335,10 @@ def test_two_shards_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
+    edit_json(folder / "config.json", **changes)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -384,3 +388,40 @@ def test_code_of_the_source_is_named_and_stays_behind(tiny_gpt2: Path, tmp_path:
     assert "brings Python code of its own, which was neither run nor copied" in " ".join(result.stderr.split())
     assert not (tmp_path / "out" / "modeling_mine.py").exists()
     assert alibi_cli.plan(tiny_gpt2).side_files.left_behind == ["modeling_mine.py"]
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_a_tokenizer_that_names_code_is_read_without_it(stock: bool, tiny_gpt2: Path, tmp_path: Path) -> None:
+    """The key would be left without its code, or with code of another repository, and the result asks its users to trust it."""
+    text, fired = "a page, 1,234 words", tmp_path / "fired"
+    expected = AutoTokenizer.from_pretrained(tiny_gpt2)(text)["input_ids"]
+    auto_map, named = {"AutoTokenizer": ["tok_x.X", None]}, {} if stock else {"tokenizer_class": "X"}
+    edit_json(tiny_gpt2 / "tokenizer_config.json", auto_map=auto_map, **named)
+    processor = {"processor_class": "P", "image_processor": {"auto_map": {"AutoImageProcessor": "me/other--tok_x.X"}}}
+    (tiny_gpt2 / "processor_config.json").write_text(json.dumps({**processor, "auto_map": {"AutoProcessor": "tok_x.X"}}))
+    (tiny_gpt2 / "tok_x.py").write_text(f"import pathlib; pathlib.Path({str(fired)!r}).touch()")
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
+    assert "brings Python code of its own, which was neither run nor copied" in " ".join(result.stderr.split())
+    assert AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)(text)["input_ids"] == expected
+    assert "tok_x" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json") if "alibi" not in path.name)
+    assert json.loads((tmp_path / "out" / "processor_config.json").read_text())["image_processor"] == {}
+    assert not fired.exists() and alibi_cli.verify(tmp_path / "out").passed
+
+
+def test_a_tokenizer_that_only_its_code_can_read_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "tokenizer.json").rename(tiny_gpt2 / "vocab.json")
+    edit_json(
+        tiny_gpt2 / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tok_x.X", None]}, tokenizer_class="X"
+    )
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out", code=2)
+    assert "is Python code of its own, which is not run" in " ".join(result.stderr.split())
+    (tiny_gpt2 / "tokenizer_config.json").unlink()
+    alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
+
+
+def test_code_that_generates_is_named_and_stays_behind(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tiny_gpt2 / "custom_generate").mkdir()
+    (tiny_gpt2 / "custom_generate" / "generate.py").write_text("raise SystemExit('it ran')")
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
+    assert "brings Python code of its own" in " ".join(result.stderr.split())
+    assert not list((tmp_path / "out").rglob("generate.py"))
