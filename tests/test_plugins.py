@@ -126,6 +126,37 @@ def test_a_broken_plug_in_that_was_asked_for_is_refused(content: str | None, tmp
     assert result.stderr.count("\n") == 1
 
 
+NAMES = """
+import sys, csv, json
+from pathlib import Path
+from alibi_cli import UsageError
+from alibi_cli.models.plugins import load_plugins
+from alibi_cli.runtime.alibi_plugin import MODULES
+folder, said = Path(sys.argv[1]), []
+load_plugins([folder / "a" / "mine.py", folder / "a" / "mine.py"])
+load_plugins([folder / "b" / ".." / "a" / "mine.py"])
+for name in ("b/mine.py", "a/json.py", "a/csv.py", "a/colorsys.py", "absent/json.py", "a/broken.py"):
+    try:
+        load_plugins([folder / name])
+    except UsageError as error:
+        said.append(str(error))
+print(json.dumps([len(MODULES), (folder / "ran").read_text(), said, sys.modules["csv"] is csv and sys.modules["json"] is json,
+    "broken" in sys.modules]))
+"""
+
+
+def test_each_file_is_run_once_and_none_takes_the_place_of_another_module(tmp_path: Path) -> None:
+    for name in ("a/mine", "b/mine", "a/json", "a/csv", "a/colorsys"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r} + ' ')")
+    (tmp_path / "a" / "broken.py").write_text("1 / 0")
+    loaded, ran, said, untouched, broken = json.loads(run(NAMES, tmp_path))
+    assert loaded == 1 and ran == "a/mine " and untouched and not broken
+    assert f"mine from {tmp_path / 'a' / 'mine.py'}" in said[0]
+    assert all("has the name of another module" in line and "Rename the file" in line for line in said[:4])
+    assert "there is no such file" in said[4] and "ZeroDivisionError" in said[5] and len(said) == 6
+
+
 def test_an_installed_plug_in_is_found_by_its_entry_point(tmp_path: Path) -> None:
     """A package as pip leaves it, on a path of its own; beside it one that cannot be imported."""
     for name, module in (("good", "toy_family"), ("bad", "absent_module")):

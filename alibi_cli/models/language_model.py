@@ -192,10 +192,10 @@ def in_memory(model: Any, tokenizer: Any = None) -> ModelInfo:
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "get_input_embeddings"):
         raise UsageError(f"A {type(model).__name__} is no model of transformers.")
-    name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
-    folder = None
-    if tokenizer is None:
-        folder, _ = locate(name) if getattr(config, "_name_or_path", "") else (None, None)
+    origin = str(getattr(config, "_name_or_path", "") or "")
+    name, folder = origin or type(model).__name__, None
+    if tokenizer is None and origin:  # of a repository, the commit that the model is of; no weight is needed
+        folder, _ = locate(origin, getattr(config, "_commit_hash", None), read_weights=False)
     masked = "MaskedLM" in type(model).__name__ or "PreTraining" in type(model).__name__
     fields = (name, folder, None, config.to_dict(), masked)
     info = ModelInfo(*fields, loaded=model, tokenizer=tokenizer)

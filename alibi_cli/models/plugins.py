@@ -38,26 +38,41 @@ def load_plugins(files: Iterable[Path] = (), say: Say = lambda _: None) -> None:
                 package = point.dist.name if point.dist else point.value
                 say(f"Plug-in {point.name} of {package} was skipped: {type(error).__name__}: {error}")
     for path in files:
-        if path.stem not in loaded:
-            try:
-                alibi_plugin.MODULES.append(_load_file(path))
-            except (Exception, SystemExit) as error:
-                reason = (
-                    "there is no such file" if not path.exists() else f"{type(error).__name__}: {first_line(error)}"
-                )
-                raise UsageError(f"`plugin`: {path} cannot be loaded: {reason}.") from None
+        try:
+            module = _load_file(path)
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UsageError(f"`plugin`: {path} cannot be loaded: {reason}.") from None
+        if module not in alibi_plugin.MODULES:
+            alibi_plugin.MODULES.append(module)
 
 
 def _load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """The module of a file, which is run once in a process.
+
+    Raises:
+        UsageError: there is no such file, or its name is that of another module, which every `import` would then take it for.
+    """
+    if not path.is_file():
+        raise UsageError(f"`plugin`: {path} cannot be loaded: there is no such file.")
+    name, present = path.stem, sys.modules.get(path.stem)
+    origin = getattr(present, "__file__", None)
+    if present is not None and origin is not None and Path(origin).resolve() == path.resolve():
+        return present
+    if present is not None or name in sys.stdlib_module_names:
+        whose = f"from {origin}" if origin else "of Python"
+        raise UsageError(f"`plugin`: {path} has the name of another module, {name} {whose}.", "Rename the file.")
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("it is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[path.stem]
+        sys.modules.pop(name, None)
         raise
     return module
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.cli.run import alibi, alibi_json
 from tests.models import save_tiny
+from tests.python import python
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/tiny"
@@ -234,3 +236,20 @@ def test_an_unreachable_hub_is_one_clear_line(tmp_path: Path) -> None:
     env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     result = alibi("convert", "someone/tiny", "-o", tmp_path / "out", env=env, code=1)
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") <= 2
+
+
+IN_MEMORY = """
+import sys
+from transformers import AutoModelForCausalLM
+from alibi_cli.models.language_model import in_memory
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model.config._name_or_path, model.config._commit_hash = sys.argv[2:]
+print(in_memory(model).folder.name)
+"""
+
+
+def test_a_model_in_memory_takes_the_tokenizer_of_its_commit_and_no_weights(hub: dict[str, str], tmp_path: Path) -> None:
+    result = python("-c", IN_MEMORY, tmp_path / "repository", REPOSITORY, OTHER, env={**os.environ, **hub})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == OTHER and Hub.sent["tokenizer.json"]
+    assert not any(Hub.sent.get(name) for name in ("model.safetensors", "pytorch_model.bin"))
