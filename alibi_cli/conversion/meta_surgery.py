@@ -8,7 +8,8 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from alibi_cli.errors import AlibiError
+from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.files.dtypes import DTYPES
 from alibi_cli.models.source import Source
 from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.slopes import Slopes
@@ -73,11 +74,17 @@ class MetaSurgery:
 def check_tensors(source: Source, meta: MetaSurgery) -> None:
     """
     Raises:
-        AlibiError: a tensor of the files has another shape than the config gives it, or one that the config asks for is missing.
+        UsageError: a tensor of the files has another type than weights have as they were trained.
+        AlibiError: one has another shape than the config gives it, or one that the config asks for is missing.
     """
     found = set()
     for name, (shard, info) in source.tensors.items():
         key, keeps_shape = meta.name_of(name)
+        if key in meta.state and meta.state[key].is_floating_point() and info.dtype not in DTYPES:
+            raise UsageError(
+                f"Tensor {name!r} of {source.name} is of type {info.dtype}: quantised weights are not converted.",
+                "Dequantise them first, or take the original.",
+            )
         if keeps_shape and key in meta.before and meta.before[key] != info.shape:
             raise AlibiError(
                 f"Tensor {name!r} in {shard.name} has shape {list(info.shape)}; config.json asks for {list(meta.before[key])}."

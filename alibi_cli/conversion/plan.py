@@ -238,7 +238,6 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
         offsets=offsets,
         position_vector=vector,
     )
-    _check_types(source)
     check_tensors(source, meta)
     names = {name: meta.name_of(name)[0] for name in source.tensors}
     dropped = [name for name in names if names[name] in meta.dropped]
@@ -273,15 +272,6 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
         loads_lazily=not source.pickled and all(meta.name_of(name)[1] for name in source.tensors),
         plugin=travelling_source(meta.sources),
     )
-
-
-def _check_types(source: Source) -> None:
-    for name, (_, info) in source.tensors.items():
-        if info.dtype.startswith("F8"):
-            raise UsageError(
-                f"Tensor {name!r} of {source.name} is of type {info.dtype}: quantised weights are not converted.",
-                "Dequantise them first, or take the original.",
-            )
 
 
 def _slopes(settings: PlanSettings, heads: int, layers: int) -> Slopes:

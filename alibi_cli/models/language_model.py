@@ -15,6 +15,7 @@ from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.files.digests import TOKENIZER, digest_of, digest_of_model
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.models.families import CONVERTED, trained_length
+from alibi_cli.models.not_as_trained import check_no_adapter
 from alibi_cli.models.plausible import check_plausible
 from alibi_cli.models.source import locate
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
@@ -166,6 +167,7 @@ def describe(model: Any, revision: str | None = None, trust_remote_code: bool = 
 
         return describe_file(Path(name).expanduser())
     folder, commit = locate(name, revision)
+    check_no_adapter(folder, name)  # transformers would load the base model, with or without it
     raw = read_json(folder / "config.json")
     found = language_model(name, folder, commit, raw, trust_remote_code)
     fields = (name, folder, commit, raw, found.masked)

@@ -18,6 +18,7 @@ from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import TensorInfo, read_header
 from alibi_cli.models.families import CONVERTED, config_of, model_class, trained_length
 from alibi_cli.models.hub import FOREIGN_WEIGHTS, download, remote_tensors
+from alibi_cli.models.not_as_trained import check_no_adapter, check_not_quantised
 from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
 
 if TYPE_CHECKING:
@@ -108,10 +109,11 @@ def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     folder, commit = locate(model, revision, read_weights)
     if revision is not None and commit is None:
         raise UsageError(f"{model} is a local folder; `revision` chooses one of a Hub repository.")
+    check_no_adapter(folder, model)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     before = stamps(files)
     config = read_json(folder / "config.json")
-    _check_kind(model, folder, config)
+    check_not_quantised(folder, model, config)
     cached = any(any(folder.glob(pattern)) for pattern in ("pytorch_model*.bin", "*.safetensors"))
     if commit is not None and not read_weights and not cached:
         tensors = remote_tensors(model, commit, folder)
@@ -133,26 +135,6 @@ def _open(model: str, revision: str | None, read_weights: bool) -> Source:
     side_files = [path for path in side_files if path not in left]
     kept = {path: before[path] for path in files if path not in hidden and path not in left}
     return Source(model, folder, commit, revision, config, shards, side_files, left, tensors, kept)
-
-
-def _check_kind(model: str, folder: Path, config: dict[str, Any]) -> None:
-    """
-    Raises:
-        UsageError: the folder holds weights that are not those of a model as it was trained.
-    """
-    if (folder / "adapter_config.json").is_file():
-        raise UsageError(
-            f"{model} holds an adapter of peft.",
-            "Merge it first: AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…).",
-        )
-    quantised = config.get("quantization_config")
-    stored = str(config.get("dtype") or config.get("torch_dtype"))
-    if quantised is not None or "float8" in stored:
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else stored
-        raise UsageError(
-            f"The weights of {model} are quantised ({method}).",
-            "Dequantise them first: AutoModelForCausalLM.from_pretrained(…).dequantize().save_pretrained(…), or take the original.",
-        )
 
 
 def locate(model: str, revision: str | None = None, read_weights: bool = True) -> tuple[Path, str | None]:

@@ -342,43 +342,75 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\)"),
-        (
-            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-            r"quantised \(bitsandbytes\)",
-        ),
-        ({"quantization_config": "?"}, "quantised"),
-        ({"dtype": "float8_e4m3fn"}, r"quantised \(float8_e4m3fn\)"),
-    ],
-)
-def test_quantised_weights_are_refused_before_anything_is_written(
-    changes: dict, says: str, tiny_gpt2: Path, tmp_path: Path
-) -> None:
-    edit_config(tiny_gpt2, **changes)
+QUANTISED: dict[str, tuple[dict[str, Any], str]] = {  # {method: (quantization_config, how to dequantise it)}
+    "bitsandbytes": ({"load_in_4bit": True}, ".dequantize()"),
+    "fp8": ({}, "FineGrainedFP8Config(dequantize=True)"),
+    "mxfp4": ({}, "Mxfp4Config(dequantize=True)"),
+    "compressed-tensors": ({}, "CompressedTensorsConfig(dequantize=True)"),
+    "gptq": ({"bits": 4}, "does not dequantise"),
+    "awq": ({"bits": 4}, "does not dequantise"),
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
+def test_quantised_weights_are_refused_before_anything_is_written(method: str, tiny_gpt2: Path, tmp_path: Path) -> None:
+    given, way = QUANTISED[method]
+    edit_config(tiny_gpt2, quantization_config={"quant_method": method, **given})
     for verb in (alibi_cli.plan, alibi_cli.convert):
-        with pytest.raises(UsageError, match=says) as error:
+        with pytest.raises(UsageError, match=rf"quantised \({method}\)") as error:
             verb(tiny_gpt2, tmp_path / "out")
-        assert "equantise" in error.value.hint
+        assert way in error.value.hint and "the original" in error.value.hint
     assert not list(tmp_path.glob("out*"))
 
 
-def test_float8_tensors_are_refused_whatever_the_config_says(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", {"quantization_config": "?"}, "quantised"),
+        ("config.json", {"dtype": "float8_e4m3fn"}, r"quantised \(float8_e4m3fn\)"),
+        ("hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}, r"\(modelopt, by hf_quant_config.json\)"),
+        ("quantize_config.json", {"bits": 4, "group_size": 128}, r"\(gptq, by quantize_config.json\)"),
+        ("quant_config.json", {"w_bit": 4, "q_group_size": 128}, r"\(awq, by quant_config.json\)"),
+    ],
+)
+def test_quantised_weights_by_other_signs(file: str, content: dict, says: str, tiny_gpt2: Path) -> None:
+    path = tiny_gpt2 / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **content}))
+    with pytest.raises(UsageError, match=says):
+        alibi_cli.plan(tiny_gpt2)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "uint8", "int32"])
+def test_tensors_of_quantised_weights_are_refused_whatever_the_config_says(
+    dtype: str, pickled: bool, tiny_llama: Path
+) -> None:
     tensors = load_file(tiny_llama / "model.safetensors")
     name = next(name for name in tensors if name.endswith("up_proj.weight"))
-    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
-    save_file(tensors, tiny_llama / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match="is of type F8_E4M3"):
+    save_weights(tiny_llama, {**tensors, "extra": torch.ones(2, dtype=torch.int64)}, pickled)
+    alibi_cli.plan(tiny_llama)  # the control: it is no weight of the model
+    save_weights(tiny_llama, {**tensors, name: tensors[name].to(getattr(torch, dtype))}, pickled)
+    with pytest.raises(UsageError, match="quantised weights are not converted"):
         alibi_cli.plan(tiny_llama)
 
 
-def test_adapters_are_refused_with_the_way_to_merge_them(tiny_gpt2: Path) -> None:
+def save_weights(folder: Path, tensors: dict[str, torch.Tensor], pickled: bool) -> None:
+    if pickled:
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_adapters_are_refused_with_the_way_to_merge_them(whole: bool, tiny_gpt2: Path) -> None:
+    """peft saves an adapter without a config.json; transformers would load the base model in its place."""
     (tiny_gpt2 / "adapter_config.json").write_text("{}")
-    with pytest.raises(UsageError, match="adapter of peft") as error:
-        alibi_cli.plan(tiny_gpt2)
-    assert "merge_and_unload" in error.value.hint
+    if not whole:
+        (tiny_gpt2 / "config.json").unlink()
+    for command in (["convert"], ["eval"], ["task", "listops"], ["inspect", "heads"], ["train", "-o", tiny_gpt2.parent / "out", "--steps", "1"]):
+        result = " ".join(alibi_inside(*command, tiny_gpt2, code=2).stderr.split())
+        assert "holds an adapter of peft" in result and "merge_and_unload" in result
 
 
 def test_code_of_the_source_is_named_and_stays_behind(tiny_gpt2: Path, tmp_path: Path) -> None:
