@@ -205,7 +205,7 @@ def _learn_added(
 
 
 def _facts(
-    settings: CalibrateSettings, text: dict[str, str | int], sinks: int, curve: Curve | None, seconds: float
+    settings: CalibrateSettings, text: dict[str, Any], sinks: int, curve: Curve | None, seconds: float
 ) -> dict[str, Any]:
     return {
         "method": settings.method,

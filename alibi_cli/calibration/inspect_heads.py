@@ -15,7 +15,7 @@ from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.looking import HeadsSettings
 from alibi_cli.settings.presets import settings_of
-from alibi_cli.text.documents import load_text
+from alibi_cli.text.documents import load_text, tell
 
 DEFAULT_LONGEST = 1024  # in eager attention, time and memory of a window grow with its square
 WEIGHTS_PER_BATCH = 1 << 24  # of one layer at a time: 64 MB in float32
@@ -40,6 +40,7 @@ def run_inspect_heads(settings: HeadsSettings, progress: Watch | None = None) ->
     """`inspect_heads`, by settings."""
     load_plugins(settings.plugin, notes(progress))
     text = load_text(files=settings.text)
+    tell(text.normalised, notes(progress))
     info = describe(settings.model, settings.revision)
     trained = info.original_length
     window = settings.length or min(_known(trained, info.name), DEFAULT_LONGEST)

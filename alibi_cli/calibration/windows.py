@@ -21,7 +21,7 @@ class CalibrationWindows:
 
     input_ids: torch.Tensor
     compared: torch.Tensor
-    text: dict[str, str | int]
+    text: dict[str, Any]
 
     @property
     def n_tokens(self) -> int:

@@ -26,7 +26,7 @@ from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.conversion import ConvertSettings, PlanSettings
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
-from alibi_cli.text.documents import embedded_or_files
+from alibi_cli.text.documents import embedded_or_files, tell
 
 
 @takes_settings(ConvertSettings)
@@ -83,6 +83,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
     if settings.calibrated:
         check_output(found.output, source.folder, settings.force)  # before minutes of work, not after
         text = embedded_or_files(settings.calibration_text)
+        tell(text.normalised, notes(progress))
         learned = calibrate_source(source, text, settings, steps(progress), notes(progress), _unfinished(found.output))
         found = found.completed(learned)
     report = write(

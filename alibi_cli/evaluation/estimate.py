@@ -27,7 +27,7 @@ from alibi_cli.names import short_names
 from alibi_cli.progress import Say, Watch, notes
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings, OnModels
-from alibi_cli.text.documents import Text
+from alibi_cli.text.documents import Text, tell
 from alibi_cli.time_left import duration
 
 SHARE = 0.5  # of the speed of a matrix product, that a forward pass has
@@ -90,7 +90,9 @@ def estimate(models: Any, *, text: Any = None, preset: str | None = None, **sett
 def run_estimate(settings: EvaluateSettings, progress: Watch | None = None, text: Text | None = None) -> Estimate:
     """`estimate`, by settings."""
     load_plugins(settings.plugin, notes(progress))
-    jobs, _, _ = jobs_of(settings, text or text_of(settings), ALONE)
+    text = text or text_of(settings)
+    tell(text.normalised, notes(progress))
+    jobs, _, _ = jobs_of(settings, text, ALONE)
     return _timed(rows_to_come(jobs, settings), jobs, settings)
 
 

@@ -35,7 +35,7 @@ from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings
-from alibi_cli.text.documents import Text
+from alibi_cli.text.documents import Text, tell
 
 
 @takes_settings(EvaluateSettings)
@@ -72,6 +72,7 @@ def run_evaluate(settings: EvaluateSettings, progress: Watch | None = None, text
     check_trackers(settings.report_to)
     with launched(settings.output) as processes:
         scored = text or processes.from_first(lambda: text_of(settings))
+        tell(scored.normalised, notes(progress))
         results = _evaluate(settings, scored, progress, processes)
         with processes.agreeing():
             if settings.report_to and processes.first:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.errors import UsageError
+from alibi_cli.progress import Say
 from alibi_cli.text import python_docs
 from alibi_cli.text.rows import from_dataset
-from alibi_cli.text.text_files import bounded, expanded, from_files
+from alibi_cli.text.text_files import bounded, each_once, expanded, from_files
 
 DEFAULT = "python-docs"
 
@@ -18,7 +19,7 @@ DEFAULT = "python-docs"
 @dataclass(frozen=True)
 class Text:
     """documents: (name, text) pairs. sha256 covers names and texts in order, so it changes with any of them. normalised: what was changed
-    in them when they were read."""
+    in them when they were read, and what is odd about them."""
 
     name: str
     documents: list[tuple[str, str]]
@@ -39,6 +40,12 @@ class Text:
     def fingerprint(self) -> dict[str, Any]:
         facts = {"name": self.name, "sha256": self.sha256, "documents": len(self.documents), "bytes": self.n_bytes}
         return {**facts, "normalised": list(self.normalised)} if self.normalised else facts
+
+
+def tell(normalised: Iterable[str], say: Say) -> None:
+    """Says what was changed in a text."""
+    for remark in normalised:
+        say(f"{remark}.")
 
 
 def load_text(
@@ -108,17 +115,16 @@ def open_text(
     training: bool = False,
     normalised: list[str] | None = None,
 ) -> tuple[str, Iterable[tuple[str, str]]]:
-    """(name, documents as they are read); the arguments and errors of `load_text`. normalised: is told what is changed in files.
+    """(name, documents as they are read); the arguments and errors of `load_text`. normalised: see `Text`; is told while they are read.
 
     training: take the embedded text's training documents instead of the held-out ones, and a dataset's split "train".
     """
-    files = [path for each in files for path in expanded(each)]
+    normalised = [] if normalised is None else normalised
+    files = each_once((path for each in files for path in expanded(each)), normalised)
     if files and dataset:
         raise UsageError("Give `text` or `dataset`, not both.")
     if files:
-        return ", ".join(path.name for path in files), from_files(
-            files, split_on, [] if normalised is None else normalised
-        )
+        return ", ".join(path.name for path in files), from_files(files, split_on, normalised)
     if dataset in (None, DEFAULT):
         return DEFAULT, python_docs.documents(held_out=not training)
     return str(dataset), from_dataset(str(dataset), column, "train" if training else "test")

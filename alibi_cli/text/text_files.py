@@ -1,14 +1,18 @@
 """Documents from text files, folders of them, and what is piped in."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from glob import glob
+from itertools import islice
 from pathlib import Path
 
 from alibi_cli.errors import UsageError
+from alibi_cli.files import strict_json
 
+TEXTS = (".txt", ".md")  # what is read of a folder
 # Files of rows, and who reads them.
-ROWS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+ROWS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+SNIFFED = 3  # lines of a text that are JSON objects, each of them: it is probably rows under another name
 # A document is cut into tokens in one piece, which takes some 150 bytes of memory per character; a file is read in one piece.
 MAX_CHARACTERS, MAX_FILE_BYTES = 50_000_000, 1_000_000_000
 
@@ -20,27 +24,41 @@ def expanded(path: Path) -> list[Path]:
         UsageError: a folder or a pattern without files.
     """
     if path.is_dir():
-        found = sorted(each for each in path.rglob("*") if each.suffix in (".txt", ".md") and each.is_file())
+        found = sorted(each for each in path.rglob("*") if each.suffix in TEXTS and each.is_file())
     elif not path.exists() and any(sign in str(path) for sign in "*?["):
         found = sorted(Path(each) for each in glob(str(path), recursive=True) if Path(each).is_file())  # noqa: PTH207 - absolute patterns
     else:
         return [path]
     if not found:
-        raise UsageError(f"{path} holds no text files{' (.txt, .md)' if path.is_dir() else ''}.")
+        kinds = f" ({', '.join(TEXTS)})" if path.is_dir() else ""
+        raise UsageError(f"{path} holds no text files{kinds}.")
     return found
 
 
-def from_files(files: list[Path], split_on: str, normalised: list[str]) -> Iterable[tuple[str, str]]:
+def each_once(files: Iterable[Path], normalised: list[str]) -> list[Path]:
+    """Without those that are there already: a text that counts twice would narrow intervals without reason."""
+    found: dict[Path, Path] = {}
     for path in files:
-        if path.suffix in ROWS:
+        if found.setdefault(path.resolve(), path) is not path:
+            normalised.append(f"{path}: named twice, read once")
+    return list(found.values())
+
+
+def from_files(files: list[Path], split_on: str, normalised: list[str]) -> Iterable[tuple[str, str]]:
+    """normalised: is told what is changed in the files, and what is odd about them."""
+    for path in files:
+        if path.suffix.lower() in ROWS:
             raise UsageError(f"{path} holds rows, not text.", "Give it as `dataset`.")
         text = _read(path)
         if text.startswith("\ufeff"):
             text = text[1:]
             normalised.append(f"{path.name}: byte order mark left out")
-        if "\r\n" in text:
-            text = text.replace("\r\n", "\n")
-            normalised.append(f"{path.name}: CRLF became LF")
+        for ending, name in (("\r\n", "CRLF"), ("\r", "CR")):
+            if ending in text:
+                text = text.replace(ending, "\n")
+                normalised.append(f"{path.name}: {name} became LF")
+        if _is_json_lines(text):
+            normalised.append(f"{path.name}: JSON lines, read as text; a file of rows ends in .jsonl")
         parts = [(path.name, text)]
         if split_on != "file":
             parts = [(f"{path.name}#{index}", block) for index, block in enumerate(text.split("\n\n"))]
@@ -49,10 +67,30 @@ def from_files(files: list[Path], split_on: str, normalised: list[str]) -> Itera
                 yield name, bounded(name, part)
 
 
+def _is_json_lines(text: str) -> bool:
+    lines = list(islice(_lines(text), SNIFFED))
+    try:
+        return bool(lines) and all(line[0] == "{" and isinstance(strict_json.loads(line), dict) for line in lines)
+    except ValueError:
+        return False
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Those that are not empty, stripped; a text of which few are wanted is not cut into all of them."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin) + 1 or len(text)
+        if line := text[begin:end].strip():
+            yield line
+        begin = end
+
+
 def _read(path: Path) -> str:
     """A file, or what is piped in where it is called "-"."""
     try:
         if str(path) == "-":
+            if sys.stdin is None:
+                raise UsageError("`text=-`: standard input is closed, so nothing can be piped in.")
             content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         else:
             with path.open("rb") as file:  # which may be a device that never ends

@@ -39,12 +39,18 @@ class Tokens:
 
 
 def write_tokens(
-    folder: Path, name: str, pieces: Iterable[tuple[str, str, bool]], tokenizer: Any, end: int, limit: int | None
+    folder: Path,
+    name: str,
+    pieces: Iterable[tuple[str, str, bool]],
+    tokenizer: Any,
+    end: int,
+    limit: int | None,
+    normalised: Iterable[str] = (),
 ) -> None:
     """Tokenises pieces of documents into files in `folder`, one piece in memory at a time; an end-of-text token follows where a document
     ends. A piece counts as a document.
 
-    limit: stop once there are so many tokens; None for all.
+    limit: stop once there are so many tokens; None for all. normalised: what was changed in the text, known when it has been read.
 
     Raises:
         AlibiError: there is no text.
@@ -64,6 +70,8 @@ def write_tokens(
         raise UsageError(f"{name} holds no text.")
     np.save(folder / "text.starts.npy", np.asarray(starts, dtype=np.int64))
     facts = {"name": name, "sha256": digest.hexdigest(), "documents": len(starts) - 1, "bytes": n_bytes}
+    changes = list(dict.fromkeys(normalised))  # a text may be read twice
+    facts = {**facts, "normalised": changes} if changes else facts
     (folder / "text.json").write_text(json.dumps({**facts, "tokens": starts[-1]}))  # last: shows that the rest is whole
 
 

@@ -99,11 +99,16 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
             raise UsageError(f"The tokenizer of {job.info.name} has no end-of-text token.")
-        needed = job.budget.tokens + job.budget.block + 1
+        needed, normalised = job.budget.tokens + job.budget.block + 1, list[str]()
 
         def read() -> tuple[str, Iterable[tuple[str, str]]]:
             return open_text(
-                settings.dataset, settings.text, split_on=settings.split_on, column=settings.text_column, training=True
+                settings.dataset,
+                settings.text,
+                split_on=settings.split_on,
+                column=settings.text_column,
+                training=True,
+                normalised=normalised,
             )
 
         if settings.dataset in (None, DEFAULT):
@@ -114,7 +119,7 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
             name, documents = read()
             pieces, limit = whole(documents), needed
         with explained(f"Cannot write {work}"):
-            write_tokens(work, name, pieces, tokenizer, end, limit)
+            write_tokens(work, name, pieces, tokenizer, end, limit, normalised)
         tokens = read_tokens(work)
     return cast(Tokens, tokens)
 

@@ -21,6 +21,7 @@ from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
+from alibi_cli.text.documents import tell
 from alibi_cli.text.tokens import special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
@@ -85,7 +86,7 @@ def run_train(settings: TrainSettings, progress: Watch | None = None) -> TrainRe
         report = _finished(job, args) if settings.resume else None
         if report is None:
             check_output(settings.output, source.folder, settings.force)
-            report = _train(job, source, tokenizer, args, steps(progress))
+            report = _train(job, source, tokenizer, args, progress)
         else:
             notes(progress)(f"{settings.output} holds this run, finished; nothing was trained.")
     if args.world_size > 1:
@@ -108,11 +109,12 @@ def _finished(job: Job, args: Any) -> TrainReport | None:
     return reports[0]
 
 
-def _train(job: Job, source: Source, tokenizer: Any, args: Any, update: Update) -> TrainReport:
-    settings, info, budget = job.settings, job.info, job.budget
+def _train(job: Job, source: Source, tokenizer: Any, args: Any, watch: Watch | None) -> TrainReport:
+    settings, info, budget, update = job.settings, job.info, job.budget, steps(watch)
     try:
         with args.main_process_first(local=False):
             tokens = prepare(job, tokenizer, args)
+        tell(tokens.fingerprint.get("normalised", ()), notes(watch))
         trainer, saver = _trainer(job, tokens, args, update)
         state = last_state(job.work)
         update("Training", state[1]["step"] if state else 0, budget.steps)

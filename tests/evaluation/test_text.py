@@ -1,6 +1,7 @@
 """Documents, fingerprints, tokens and their bytes."""
 
 import json
+import shutil
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.python_docs import documents, is_held_out
 from alibi_cli.text.tokens import special_tokens, tokenize
+from tests.cli.run import alibi_inside
 
 
 def test_the_embedded_text_is_split_by_name() -> None:
@@ -63,7 +65,7 @@ def test_a_dataset_of_rows(tmp_path: Path) -> None:
     assert len(load_text(f"{tmp_path}::test", column="content").documents) == 5
     for spec, column, says in (
         (str(tmp_path), "text", "no column 'text'; its columns: content"),
-        (f"{tmp_path}::train", "content", "cannot be read"),
+        (f"{tmp_path}::train", "content", f"has no split 'train'; it has test. Name one, as in {tmp_path}::test"),
         ("a:b:c:d", "text", "is not path"),
     ):
         with pytest.raises(AlibiError, match=says):
@@ -80,19 +82,35 @@ def test_files_of_rows_and_folders_that_datasets_wrote(tmp_path: Path) -> None:
     data.to_csv(tmp_path / "a.csv")
     data.save_to_disk(tmp_path / "saved")
     DatasetDict({"test": data, "train": data.select([0])}).save_to_disk(tmp_path / "splits")
-    for spec in ("a.jsonl", "a.parquet", "a.csv", "saved", "splits", "splits::test"):
+    for copy in ("B.JSONL", "c.ndjson", "co:lon.jsonl"):
+        shutil.copy(tmp_path / "a.jsonl", tmp_path / copy)
+    shutil.copytree(tmp_path / "splits", tmp_path / "sp:lits")
+    files = ("a.jsonl", "a.parquet", "a.csv", "B.JSONL", "c.ndjson", "co:lon.jsonl")
+    for spec in (*files, "saved", "splits", "splits::test", "sp:lits", "sp:lits::test"):
         found = load_text(str(tmp_path / spec))
         assert [text for _, text in found.documents] == [row["text"] for row in rows], spec
     assert len(load_text(f"{tmp_path / 'splits'}::train").documents) == 1
     (tmp_path / "broken.jsonl").write_text(json.dumps(rows[0]) + '\n{"text": \n')
     (tmp_path / "note.txt").write_text("text")
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "train.jsonl").write_text(json.dumps(rows[0]))
+    shutil.copytree(tmp_path / "saved", tmp_path / "list")
+    (tmp_path / "list" / "state.json").write_text("[]")
+    shutil.copytree(tmp_path / "saved", tmp_path / "nothing")
+    (tmp_path / "nothing" / "state.json").write_text("{}")
+    (tmp_path / "nothing" / "dataset_info.json").write_text("{}")
     for spec, column, says in (
         ("broken.jsonl", "text", "cannot be read"),
         ("a.jsonl", "n", "'n' is of type int, not text"),
         ("splits::dev", "text", "has no split 'dev'; it has test, train"),
         ("note.txt", "text", "is no dataset"),
         ("empty.jsonl", "text", "holds no rows"),
+        ("train", "text", "has no split 'test'; it has train. Name one, as in .*train::train"),
+        ("list", "text", "cannot be read"),
+        ("nothing", "text", "cannot be read"),
+        ("absent.jsonl", "text", "There is no file"),
+        ("absent", "text", "There is no file"),
         ("a.jsonl::test", "text", "is one file, which has no configurations and splits"),
         ("saved::test", "text", "is one split, which has no configurations and splits"),
     ):
@@ -117,6 +135,62 @@ def test_folders_patterns_and_what_is_normalised(tmp_path: Path, monkeypatch: py
     for wrong, says in ((tmp_path / "*.pdf", "holds no text files"), (tmp_path / "rows.jsonl", "Give it as `dataset`")):
         with pytest.raises(UsageError, match=says):
             load_text(files=[wrong])
+
+
+def test_what_is_odd_about_a_text_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = json.dumps({"text": "a page", "n": {"deep": [1]}})
+    contents = {
+        "cr.txt": "one\rtwo",
+        "both.txt": "one\r\ntwo\rthree\n",
+        "rows.txt": f"\n{row}\n\n{row}\n",
+        "prose.txt": f"{row}\nand a sentence",
+        "braces.txt": "{one}\n{two}",
+        "list.txt": "[1]\n[2]",
+        "deep.txt": '{"a":' * 9999,
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode())
+    found = {name: load_text(files=[tmp_path / name]) for name in contents}
+    assert found["cr.txt"].documents == [("cr.txt", "one\ntwo")] and found["both.txt"].documents[0][1] == "one\ntwo\nthree\n"
+    assert {name: text.normalised for name, text in found.items() if text.normalised} == {
+        "cr.txt": ("cr.txt: CR became LF",),
+        "both.txt": ("both.txt: CRLF became LF", "both.txt: CR became LF"),
+        "rows.txt": ("rows.txt: JSON lines, read as text; a file of rows ends in .jsonl",),
+    }
+    for name in ("rows.JSONL", "rows.ndjson"):
+        (tmp_path / name).write_text(row)
+        with pytest.raises(UsageError, match="Give it as `dataset`"):
+            load_text(files=[tmp_path / name])
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it where it is closed
+    with pytest.raises(UsageError, match="standard input is closed"):
+        load_text(files=[Path("-")])
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("one")  # the same words, but another file
+    monkeypatch.chdir(tmp_path)
+    found = load_text(files=[Path("a.txt"), tmp_path / "a.txt", tmp_path])
+    assert found.documents == [("a.txt", "one"), ("b.txt", "one")] and found.name == "a.txt, b.txt"
+    assert found.normalised == tuple(f"{tmp_path / 'a.txt'}: named twice, read once" for _ in range(2))
+    assert found.sha256 == load_text(files=[tmp_path]).sha256
+
+
+def test_every_verb_says_and_records_what_was_changed(tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes(b"the bias of a head falls with distance\r\n" * 60)
+    said, out = "t.txt: CRLF became LF", tmp_path / "out"
+    commands: dict[str, list[str | Path]] = {
+        "eval": ["eval", tiny_gpt2, "--lengths", "8", "--max-segments", "2", "--text", tmp_path / "t.txt"],
+        "heads": ["inspect", "heads", tiny_gpt2, "--length", "8", "--tokens", "32", "--text", tmp_path / "t.txt"],
+        "train": ["train", tiny_gpt2, "-o", out, "--steps", "1", "--length", "8", "--batch-tokens", "16", "--text", tmp_path / "t.txt"],
+    }
+    for name, words in commands.items():
+        result = alibi_inside(*words, "--json")
+        assert result.stderr.count(said) == 1, name
+        assert json.loads(result.stdout)["text"]["normalised"] == [said], name
+    calibration = ["--slopes", "calibrated", "--calibration-tokens", "200", "--calibration-text", tmp_path / "t.txt"]
+    result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "converted", *calibration, "--json")
+    assert said in result.stderr and json.loads(result.stdout)["calibration"]["text"]["normalised"] == [said]
 
 
 def test_a_dataset_script_is_not_run(tmp_path: Path) -> None:
