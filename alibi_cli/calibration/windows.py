@@ -8,7 +8,7 @@ import torch
 
 from alibi_cli.errors import UsageError
 from alibi_cli.text.documents import Text
-from alibi_cli.text.tokens import special_tokens
+from alibi_cli.text.tokens import end_of_text, ids_of, special_tokens
 
 MASKED_ONE_IN = 7  # about the 15 % of tokens that BERT was trained to fill in
 WHOLE = 4  # windows that lie in one document and are taken before those of others
@@ -89,7 +89,7 @@ def make_windows(
     prefix, suffix = special_tokens(tokenizer)
     suffix = suffix if masked else []
     room = length - len(prefix) - len(suffix)
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [] if (token := end_of_text(tokenizer)) is None else [token]
     wanted = max(2, n_tokens // length) * room
     stream: list[int] = []
     inside: list[int] = []
@@ -98,7 +98,7 @@ def make_windows(
         if len(inside) >= wanted or (not whole and len(stream) >= wanted):
             break
         part = text.documents[index][1][: 64 * wanted]  # no need to tokenise all of a book for a few windows
-        ids = [*tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"], *end]
+        ids = [*ids_of(part, tokenizer), *end]
         if whole and len(ids) >= room > 0:
             first, end_of_whole = WHOLE * room, len(ids) // room * room
             inside += ids[: min(first, end_of_whole)]

@@ -14,6 +14,7 @@ from alibi_cli.exporting.forward import log_probabilities
 from alibi_cli.exporting.page import PAGE
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import load_model
+from alibi_cli.text.tokens import ids_of
 
 TOKENS = 256
 BY_NUMPY_BYTES = 64 << 20  # of a file that is recomputed with numpy where there is no engine
@@ -76,7 +77,7 @@ def _tolerance(architecture: Architecture, dtype: str) -> tuple[Literal["max", "
 
 def sample_of(tokenizer: Any, context_length: int) -> list[int]:
     """The tokens that are compared, and one before them: of the page, code and digits and then CJK and emoji."""
-    ids = tokenizer(PAGE, add_special_tokens=False)["input_ids"]
+    ids = ids_of(PAGE, tokenizer)
     n = min(TOKENS, context_length - 2)
     ids = ids * (1 + (n + 1) // len(ids))
     return [*ids[: n // 2], *ids[n // 2 - n - 1 :]]
@@ -96,7 +97,7 @@ def check_ids(server: Engine, tokenizer: Any, text: str) -> None:
         AlibiError: llama.cpp makes other ids of a text than the checkpoint's tokenizer, or puts other tokens around it.
     """
     for special in (False, True):
-        wanted = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        wanted = ids_of(text, tokenizer, special)
         found = server.tokenize(text, special)
         if found == wanted:
             continue

@@ -34,13 +34,22 @@ class TokenizedDocument:
         )
 
 
+def ids_of(text: str, tokenizer: Any, special: bool = False) -> list[int]:
+    """The tokens of a text. special: with those that the tokenizer itself puts around it."""
+    return list(_encoded(text, tokenizer, add_special_tokens=special)["input_ids"])
+
+
+def _encoded(text: str, tokenizer: Any, **options: Any) -> Any:
+    return tokenizer(text, verbose=False, **options)  # verbose: it would warn of texts that are longer than its model reads
+
+
 def tokenize(text: Text, tokenizer: Any) -> list[TokenizedDocument]:
     return [_tokenize(name, document, tokenizer) for name, document in text.documents]
 
 
 def _tokenize(name: str, text: str, tokenizer: Any) -> TokenizedDocument:
     fast = bool(getattr(tokenizer, "is_fast", False))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+    encoded = _encoded(text, tokenizer, add_special_tokens=False, return_offsets_mapping=fast)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     if not fast:
         return TokenizedDocument(name, ids, None)
@@ -52,12 +61,17 @@ def _tokenize(name: str, text: str, tokenizer: Any) -> TokenizedDocument:
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """(prefix, suffix): what the tokenizer itself puts around a text: [CLS] and [SEP], <s>, or nothing."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bare, whole = ids_of("a", tokenizer), ids_of("a", tokenizer, special=True)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     return [], []
+
+
+def end_of_text(tokenizer: Any, or_separator: bool = False) -> int | None:
+    """What follows a document in a stream of them: EOS, or nothing; `or_separator`: [SEP] where there is no EOS."""
+    end: int | None = tokenizer.eos_token_id
+    return tokenizer.sep_token_id if end is None and or_separator else end
 
 
 def first_token(tokenizer: Any) -> int:

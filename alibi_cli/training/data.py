@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alibi_cli.errors import UsageError
 from alibi_cli.shapes import TokenIds
-from alibi_cli.text.tokens import MASKED_SHARE
+from alibi_cli.text.tokens import MASKED_SHARE, ids_of
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.lengths import scale_train_sequence_length
 
@@ -60,7 +60,7 @@ def write_tokens(
         for title, text, ends in pieces:
             for part in (title.encode(), text.encode()):
                 digest.update(len(part).to_bytes(8, "little") + part)
-            ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *([end] if ends else [])]
+            ids = [*ids_of(text, tokenizer), *([end] if ends else [])]
             file.write(np.asarray(ids, dtype="<i4").tobytes())
             starts.append(starts[-1] + len(ids))
             n_bytes += len(text.encode())

@@ -14,6 +14,7 @@ from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.text.documents import DEFAULT, open_text
 from alibi_cli.text.text_files import expanded
+from alibi_cli.text.tokens import end_of_text
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens
 from alibi_cli.training.enough_text import enough, whole
@@ -96,7 +97,7 @@ def prepare(job: Job, tokenizer: Any, args: Any) -> Tokens:
     if tokens is None and args.process_index > 0:
         raise AlibiError("The first process could not prepare the text; its message says why.")
     if tokens is None:
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        end = end_of_text(tokenizer, or_separator=True)
         if end is None:
             raise UsageError(f"The tokenizer of {job.info.name} has no end-of-text token.")
         needed, normalised = job.budget.tokens + job.budget.block + 1, list[str]()

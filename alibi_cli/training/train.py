@@ -22,7 +22,7 @@ from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import tell
-from alibi_cli.text.tokens import special_tokens
+from alibi_cli.text.tokens import ids_of, special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
 from alibi_cli.training.job import REQUEST, Job, clear, kept, prepare
@@ -191,7 +191,7 @@ def _check_models(job: Job, tokenizer: Any) -> None:
     other = load_tokenizer(job.teacher, job.settings.trust_remote_code)
     sizes = [read_json(info.files / "config.json").get("vocab_size") for info in (job.info, job.teacher)]
     probe = "def f(x):\n    return 'naïve' + str(x)  # 1234 …"
-    same = tokenizer.get_vocab() == other.get_vocab() and tokenizer(probe)["input_ids"] == other(probe)["input_ids"]
+    same = tokenizer.get_vocab() == other.get_vocab() and ids_of(probe, tokenizer, special=True) == ids_of(probe, other, special=True)
     if not same or sizes[0] != sizes[1]:
         raise UsageError(
             f"The teacher {job.teacher.name} and {job.info.name} do not have the same tokens.",

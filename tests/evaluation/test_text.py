@@ -1,5 +1,6 @@
 """Documents, fingerprints, tokens and their bytes."""
 
+import ast
 import json
 import shutil
 from io import BytesIO
@@ -14,8 +15,9 @@ from alibi_cli import AlibiError, UsageError
 from alibi_cli.settings.presets import presets_folder
 from alibi_cli.text.documents import load_text
 from alibi_cli.text.python_docs import documents, is_held_out
-from alibi_cli.text.tokens import special_tokens, tokenize
+from alibi_cli.text.tokens import end_of_text, special_tokens, tokenize
 from tests.cli.run import alibi_inside
+from tests.conftest import REPOSITORY
 
 
 def test_the_embedded_text_is_split_by_name() -> None:
@@ -233,3 +235,24 @@ def test_bytes_of_words_count_the_spaces_that_a_tokenizer_drops(tmp_path: Path) 
     assert document.ids.tolist() == [2, 3, 2]
     assert document.bytes_of(np.arange(3)).tolist() == [3, 2 + 8, 1 + 3]
     assert special_tokens(tokenizer) == ([0], [1])
+
+
+def test_text_becomes_tokens_in_one_place() -> None:
+    """Special tokens and what follows a document would otherwise be decided by each room of its own."""
+    package = REPOSITORY / "alibi_cli"
+    calls = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if _calls_a_tokenizer(path.read_text())}
+    assert calls == {"text/tokens.py"}
+    assert _calls_a_tokenizer("ids = self.tokenizer(text)") and _calls_a_tokenizer("f(text, add_special_tokens=False)")
+
+
+def _calls_a_tokenizer(source: str) -> bool:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = {ast.unparse(call.func).rpartition(".")[2] for call in calls}
+    keywords = {keyword.arg for call in calls for keyword in call.keywords if ast.unparse(call.func) != "_encoded"}
+    return "tokenizer" in names or "add_special_tokens" in keywords
+
+
+def test_what_follows_a_document() -> None:
+    assert end_of_text(SimpleNamespace(eos_token_id=0, sep_token_id=2)) == 0
+    assert end_of_text(SimpleNamespace(eos_token_id=None, sep_token_id=2)) is None
+    assert end_of_text(SimpleNamespace(eos_token_id=None, sep_token_id=2), or_separator=True) == 2

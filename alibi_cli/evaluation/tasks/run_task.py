@@ -37,7 +37,7 @@ from alibi_cli.progress import Update, Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import TaskSettings
 from alibi_cli.settings.presets import settings_of
-from alibi_cli.text.tokens import TokenizedDocument, special_tokens
+from alibi_cli.text.tokens import TokenizedDocument, ids_of, special_tokens
 
 
 class Answers(Scorer):
@@ -170,7 +170,7 @@ def _questions(info: ModelInfo, settings: TaskSettings, samples: int, update: Up
     prefix, _ = special_tokens(tokenizer)
 
     def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids_of(text, tokenizer)
 
     found: dict[int, dict[float | None, list[Item]]] = {}
     for index, length in enumerate(settings.lengths):
