@@ -158,13 +158,10 @@ def _weights_seen(model: PreTrainedModel, sinks: int) -> Iterator[list[_Total]]:
     try:
         for config in configs:  # set_attn_implementation does not reach every family
             config._attn_implementation = "eager"
-        for module in modules:
-            module.alibi_keeps_weights = True
         yield totals
     finally:
-        for handle, module in zip(handles, modules, strict=True):
+        for handle in handles:
             handle.remove()
-            module.__dict__.pop("alibi_keeps_weights", None)
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
 

@@ -88,7 +88,9 @@ def take_bias_as_mask(module: Part, module_index: int, max_sequence_length: int)
 def _distances_to_bias(module: Any, args: Any, kwargs: Any) -> Any:
     states = args[0] if args else kwargs["hidden_states"]
     offsets = getattr(module, "alibi_offsets", None)
-    kwargs["attention_mask"] = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype, offsets)
+    bias = alibi_bias(kwargs["attention_mask"], module.alibi_slopes, states.dtype, offsets)
+    # With half of the lowest value, scores added to it stay finite in float16: padding, which sees nothing, does not become NaN.
+    kwargs["attention_mask"] = bias.clamp_min(torch.finfo(bias.dtype).min / 2)
     return args, kwargs
 
 

@@ -1,6 +1,7 @@
 """Applying the registered policies to a whole model, and the checks that go with it."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,7 @@ def _guard(model: Any, biased: set[Any]) -> None:
     if any(getattr(module, "alibi_own_bias", False) for module in biased):
         if not hasattr(model, "alibi_refuses_packing"):
             model.alibi_refuses_packing = True
+            model.alibi_arguments = _arguments_of(model)
             model.register_forward_pre_hook(_refuse_packing, with_kwargs=True)
         return
     around: dict[torch.nn.Module, Any] = {}
@@ -105,26 +107,43 @@ def _guard(model: Any, biased: set[Any]) -> None:
     attention = [module for module in model.modules() if type(module) in kinds and hasattr(module, "config")]
     for outer in {around[module] for module in biased}:
         if not hasattr(outer, "alibi_attention_modules"):
-            outer.alibi_shows_weights = False
+            outer.alibi_arguments = _arguments_of(outer)
             outer.register_forward_pre_hook(_before_forward, with_kwargs=True)
             outer.register_forward_hook(_after_forward, always_call=True)
         # A tuple hides them from whoever lists the model's parts.
         outer.alibi_attention_modules = tuple(module for module in attention if around[module] is outer)
+    for module in attention:
+        if "alibi_keeps_weights" not in vars(module):
+            module.alibi_keeps_weights = False
+
+
+def _arguments_of(model: Any) -> tuple[str, ...]:
+    """The names of what `model` may be given by position, in that order."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    return tuple(each.name for each in parameters if each.kind in kinds)[1:]
+
+
+def _named(model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a forward pass by name, however they were given."""
+    return {**dict(zip(model.alibi_arguments, args, strict=False)), **kwargs} if args else kwargs
 
 
 def _refuse_packing(model: Any, args: Any, kwargs: Any) -> None:
     """Of families that compute ALiBi themselves, with masks that know no documents."""
     if torch.compiler.is_compiling():
         return
-    if _restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")) is not None:
+    given = _named(model, args, kwargs)
+    if _restarts(given.get("position_ids"), given.get("attention_mask")) is not None:
         raise ValueError(NOT_PACKED)
 
 
 def _before_forward(model: Any, args: Any, kwargs: Any) -> None:
     _refuse_other_attention(model)
-    _show_weights(model, kwargs.get("output_attentions"))
+    given = _named(model, args, kwargs)
+    _show_weights(model, given.get("output_attentions"))
     if not torch.compiler.is_compiling():  # the values of a tensor are not known there
-        restarts.set(_restarts(kwargs.get("position_ids"), kwargs.get("attention_mask")))
+        restarts.set(_restarts(given.get("position_ids"), given.get("attention_mask")))
 
 
 def _after_forward(model: Any, args: Any, output: Any) -> None:
@@ -145,9 +164,12 @@ def _refuse_other_attention(model: Any) -> None:
 def _show_weights(model: Any, wanted: bool | None) -> None:
     """Attention returns its weights where `output_attentions` asks for them; not every family passes that on to its attention."""
     wanted = bool(model.config.output_attentions if wanted is None else wanted)
-    if wanted != model.alibi_shows_weights:
-        model.alibi_shows_weights = wanted
-        for module in model.alibi_attention_modules:
+    attention = model.alibi_attention_modules
+    if getattr(model, "_is_replica", False):  # of DataParallel, which copies the tuple but not what is in it
+        kinds = {type(module) for module in attention}
+        attention = [module for module in model.modules() if type(module) in kinds and hasattr(module, "config")]
+    for module in attention:
+        if module.alibi_keeps_weights != wanted:
             module.alibi_keeps_weights = wanted
 
 

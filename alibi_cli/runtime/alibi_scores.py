@@ -54,7 +54,10 @@ def attend(
         scores = _with_more(scores, *far)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    # The lowest score plus the lowest bias would be -inf in float16: a query that sees nothing, which is padding, would become NaN, and by
+    # its value so would every token of the next layer.
     scores = scores + bias
+    scores = scores.clamp_min(torch.finfo(scores.dtype).min)
     if s_aux is not None:
         own = s_aux.reshape(1, scores.shape[1], -1, 1).expand(*scores.shape[:3], 1)  # (B, H, Q, 1)
         scores = torch.cat([scores, own.to(scores.dtype)], dim=-1)

@@ -89,3 +89,24 @@ def test_what_is_no_packing_is_not_refused(family: str) -> None:
     chunk = model(tokens[:, 4:], position_ids=torch.arange(4, 9)[None], past_key_values=cache).logits
     assert (chunk - model(tokens).logits[:, 4:]).abs().max() < 1e-4
     assert model.generate(tokens, attention_mask=mask, max_new_tokens=3, do_sample=False).shape == (2, 12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gpt2", "bloom"])
+@torch.no_grad()
+def test_arguments_by_position_are_read_as_by_name(family: str) -> None:
+    model = tiny_model(family, torch.float32)
+    apply_alibi(model, 64)
+    body, tokens = model.base_model, sample_tokens(2, 9)
+    before_mask = (None,) if family in ("gpt2", "bloom") else ()  # past_key_values
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[0, :3] = 0
+    padded = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+    # Positions of padding go down, which is no packing.
+    expected = body(input_ids=tokens, attention_mask=mask, position_ids=padded).last_hidden_state
+    found = body(tokens, *before_mask, mask, position_ids=padded).last_hidden_state
+    assert torch.equal(found[mask.bool()], expected[mask.bool()])
+    if family in ("llama", "gpt_oss"):  # the third argument of these
+        with pytest.raises(ValueError, match="begin again"):
+            body(tokens, None, PLACES, use_cache=True)
+        found = body(tokens, mask, padded).last_hidden_state
+        assert torch.equal(found[mask.bool()], expected[mask.bool()])
