@@ -130,6 +130,7 @@ def test_results_as_frames_html_and_files(checkpoints: dict[str, str], text: Tex
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG" and results.plot().axes
 
 
+@torch.no_grad()
 def test_calibrate_in_memory_is_what_convert_does(tmp_path: Path) -> None:
     folder, words = (
         save_tiny("llama", tmp_path / "m"),
@@ -138,13 +139,21 @@ def test_calibrate_in_memory_is_what_convert_does(tmp_path: Path) -> None:
     for n, part in enumerate(words):
         (tmp_path / f"{n}.txt").write_text(part)
     files = [tmp_path / f"{n}.txt" for n in range(30)]
-    settings = {"policy": "add", "calibration_tokens": 400}
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    settings = {"policy": "add", "calibration_tokens": 400, "sinks": 2, "max_sequence_length": 400}
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    trained = model.config.max_position_embeddings
     found = alibi.calibrate(model, words, tokenizer=AutoTokenizer.from_pretrained(folder), **settings)
     report = alibi.convert(folder, tmp_path / "out", slopes="calibrated", calibration_text=files, **settings)
     assert found.slopes == report.slopes and found.sinks == report.sinks and not hasattr(model.config, "alibi_slopes")
-    alibi.apply_alibi(model, 100, **found.settings)
-    assert model.config.alibi_slopes == report.slopes
+    assert found.sink_distance == report.sink_distance == trained
+    alibi.apply_alibi(model, 400, **found.settings)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = torch.randint(0, 60, (1, 4 * trained), generator=torch.Generator().manual_seed(0))
+    expected = written(tokens).logits
+    assert (model(tokens).logits - expected).abs().max() < 1e-4
+    alibi.apply_alibi(model, 400, **{**found.settings, "sink_distance": None})  # the control
+    differs = (model(tokens).logits - expected).abs().amax(-1)[0]
+    assert differs[:trained].max() < 1e-4 and differs[trained + 1 :].max() > 0.1
 
 
 def test_verify_raises_on_request(tmp_path: Path) -> None:

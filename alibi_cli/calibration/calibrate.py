@@ -22,7 +22,7 @@ from alibi_cli.calibration.windows import Parts, make_windows
 from alibi_cli.errors import UsageError
 from alibi_cli.exporting.obstacles import family_of_export
 from alibi_cli.exporting.tensors import Dimensions
-from alibi_cli.models.families import family_of
+from alibi_cli.models.families import family_of, sink_distance
 from alibi_cli.models.language_model import evaluating, in_memory
 from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.progress import Update, Watch, notes, steps
@@ -189,6 +189,7 @@ def _learn_added(
         slopes=layer_lists(found.slopes, model),
         offsets=offsets,
         sinks=found.sinks,
+        sink_distance=sink_distance(model.config, settings.policy, found.sinks),
         record={
             **_facts(settings, everything.text, found.sinks, found.curve, found.seconds),
             "range": reach,
