@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from textwrap import shorten
 
+CONVERTED = "alibi_"  # begins the model_type of a converted checkpoint
 ROOM = 19  # characters: a table's figures then fit beside it on 80 columns
 CUT = "…"
 
@@ -17,6 +18,11 @@ def short_names(names: Iterable[str], room: int = ROOM) -> dict[str, str]:
         ends = ((n, parts[name][-n:]) for n in range(1, len(parts[name]) + 1))
         labels[name] = next(("/".join(end) for n, end in ends if all(other[-n:] != end for other in others)), name)
     return _cut(labels, room)
+
+
+def counted(n: int, what: str) -> str:
+    """1 step, 2 steps."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def short_text(name: str, room: int = 60) -> str:

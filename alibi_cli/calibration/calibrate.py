@@ -85,6 +85,7 @@ def learn(
         AlibiError: too little text, settings that do not fit, or a loss that is not finite.
     """
     settings.check()
+    settings.check_length(settings.length_for(trained_length))
     if model.config.is_encoder_decoder:
         raise UsageError(f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.")
     update("Reading the text", 0, 1)

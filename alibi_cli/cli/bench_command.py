@@ -29,7 +29,6 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Time and peak memory of every attention backend, against plain causal attention without a bias."""
-    output.check_plot(plot)
     os.environ.setdefault(
         "KINETO_LOG_LEVEL", "99"
     )  # read when torch is loaded: its profiler writes to stderr otherwise

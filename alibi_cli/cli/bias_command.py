@@ -15,7 +15,7 @@ EXAMPLES = "Examples:\n\n  alibi inspect bias --heads 8 --length 64\n\n  alibi i
 @takes(BiasSettings, light=True)
 def command(
     settings: BiasSettings,
-    picture: Annotated[
+    plot: Annotated[
         Path | None,
         typer.Option(
             "--plot",
@@ -28,11 +28,10 @@ def command(
     ] = None,
 ) -> None:
     """A picture of the bias -m|i-j| of every head, as the share exp(bias) of a key's weight that it leaves."""
-    output.check_plot(picture)
     from alibi_cli.plots.bias_plot import draw, lines
 
-    if picture is None:
+    if plot is None:
         for line in lines(settings.heads, settings.length, settings.causal):
             output.print_text(line)
     else:
-        draw(picture, settings.heads, settings.length, settings.causal)
+        draw(plot, settings.heads, settings.length, settings.causal)

@@ -1,6 +1,5 @@
 """alibi convert, and the words for a conversion that `alibi inspect plan` shares."""
 
-import contextlib
 import shlex
 import statistics
 from pathlib import Path
@@ -32,11 +31,10 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Write MODEL with ALiBi, instead of its positional encoding or beside it, as a checkpoint that transformers can load."""
-    from alibi_cli.conversion.convert import default_output, kept, run_convert, run_plan
+    from alibi_cli.conversion.convert import kept, run_convert, run_plan
 
-    with contextlib.suppress(OSError):  # a name that cannot be looked at is refused with the rest
-        target = settings.output or default_output(settings.model)
-        interrupts.leaves_output(target, lambda: kept(target) if settings.calibrated else None)
+    target = settings.target
+    interrupts.leaves_output(target, lambda: kept(target) if settings.calibrated else None)
     with output.progress() as watch:
         if dry_run:
             planned = run_plan(settings, watch)
@@ -49,6 +47,11 @@ def command(
         output.print_json(report)
     else:
         _print_report(report)
+    _print_remarks(report)
+    if not json:
+        name = Path(report.output).name or f"{Path(report.source).name}-alibi"
+        output.note(f"Publish: {shlex.join(['hf', 'upload', f'YOUR-NAME/{name}', report.output])}")
+        output.note(f"Next: {shlex.join(_next(report))}")
 
 
 def print_plan(plan: "PlanReport", json: bool) -> None:
@@ -83,10 +86,6 @@ def print_plan(plan: "PlanReport", json: bool) -> None:
 
 
 def _print_report(report: "ConvertReport") -> None:
-    if "own_bias" in report.mechanism:
-        output.note(
-            f"A {report.base_model_type} has ALiBi already; only its slopes and the declared length were changed."
-        )
     verified = "not verified (--no-verify)"
     if report.verified is not None:
         difference, tolerance = report.verified.max_abs_logit_difference, report.verified.tolerance
@@ -109,13 +108,18 @@ def _print_report(report: "ConvertReport") -> None:
             ("loads with", report.loads_with),
         ]
     )
+
+
+def _print_remarks(report: "ConvertReport") -> None:
+    """What should be read whoever reads the rest."""
+    if "own_bias" in report.mechanism:
+        output.note(
+            f"A {report.base_model_type} has ALiBi already; only its slopes and the declared length were changed."
+        )
     if report.better is not None:
         words = [word for name, value in report.better.items() for word in (options.option_of(name), value)]
         better = f" Better: {shlex.join(['alibi', 'convert', report.source, *words])}" if words else ""
         output.note("A pretrained model usually loses most of its quality to slopes it was not trained with." + better)
-    name = Path(report.output).name or f"{Path(report.source).name}-alibi"
-    output.note(f"Publish: {shlex.join(['hf', 'upload', f'YOUR-NAME/{name}', report.output])}")
-    output.note(f"Next: {shlex.join(_next(report))}")
 
 
 def _next(report: "ConvertReport") -> list[str]:

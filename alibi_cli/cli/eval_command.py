@@ -40,13 +40,11 @@ def command(
     """Measure perplexity at every length, with intervals."""
     if task is not None:
         raise UsageError("Tasks have a command of their own.", f"alibi task {task} MODEL …")
-    options.check_format(form, json)
-    output.check_plot(plot, settings.output)
     from alibi_cli.evaluation.evaluate import run_evaluate
     from alibi_cli.evaluation.tables import contrasts_table, results_table
 
     if dry_run:
-        _print_estimate(settings, json)
+        _print_estimate(settings, form, json)
         return
     interrupts.leaves_rows(settings.output, "`resume` continues from there.")
     with output.progress() as watch:
@@ -66,12 +64,14 @@ def command(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _print_estimate(settings: EvaluateSettings, json: bool) -> None:
+def _print_estimate(settings: EvaluateSettings, form: options.Format, json: bool) -> None:
     from alibi_cli.evaluation.estimate import estimate_table, run_estimate
 
     with output.progress() as watch:
         found = run_estimate(settings, watch)
     if json:
         output.print_json(found)
+    elif form in ("markdown", "csv", "latex"):
+        output.print_text(found.to_text(form).rstrip("\n"))
     else:
         output.print_cells(estimate_table(found))

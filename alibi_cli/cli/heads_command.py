@@ -21,7 +21,7 @@ EXAMPLES = """Examples:\n
 @options.takes(HeadsSettings)
 def command(
     settings: HeadsSettings,
-    picture: Annotated[
+    plot: Annotated[
         Path | None,
         typer.Option(
             "--plot", "--output", "-o", metavar="FILE.png", help="Write the maps as a picture.", show_default=False
@@ -33,7 +33,6 @@ def command(
 
     The distance without sinks leaves out the first N tokens of a window, on which many heads rest whatever they read. Figures: --json.
     """
-    output.check_plot(picture)
     from alibi_cli.calibration.inspect_heads import run_inspect_heads
 
     with output.progress() as watch:
@@ -46,11 +45,11 @@ def command(
         output.print_text(output.printable(f"{name}: {_what_was_read(report)}"))
         output.print_heat_maps(maps)
         output.note("Heads are named layer.head. All figures: --json.")
-    if picture is not None:
+    if plot is not None:
         from alibi_cli.plots.heads_plot import draw
 
         title = f"{name}: {_what_was_read(report)}"
-        draw(picture, title, [(each.title, each.values, each.logarithmic) for each in maps])
+        draw(plot, title, [(each.title, each.values, each.logarithmic) for each in maps])
 
 
 def _what_was_read(report: "HeadReport") -> str:

@@ -10,6 +10,7 @@ import typer
 
 from alibi_cli import settings as settings_package
 from alibi_cli.errors import SETTING, UsageError
+from alibi_cli.plots.figures import check_figure
 from alibi_cli.settings.declaration import Declared, Verb, bounds_in_words, declared
 from alibi_cli.settings.presets import settings_of
 
@@ -34,20 +35,11 @@ Format = Annotated[
 ]
 
 
-def check_format(form: str | None, json: bool) -> None:
-    """
-    Raises:
-        UsageError: two of them.
-    """
-    if form is not None and json:
-        raise UsageError("Give --format or --json, not both.")
-
-
 def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator of a function of (settings, …): a command with an option for each setting of `cls`, and one for each other parameter.
 
-    Options that were left at their default are not given, so that a preset can have its say. light: the command loads no library that has
-    to be silenced.
+    What is wrong is refused before anything heavy is loaded. Options that were left at their default are not given, so that a preset can
+    have its say. light: the command loads no library that has to be silenced.
     """
 
     def decorator(function: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +67,8 @@ def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]
             for hidden in declared(cls):
                 if hidden.name == "command":
                     given["command"] = command_line()
-            settings = settings_of(cls, given, values.pop("preset", None))  # refused before anything heavy is loaded
+            settings = settings_of(cls, given, values.pop("preset", None), dry=values.get("dry_run", False))
+            _check_own(settings, values)
             if not light:
                 from alibi_cli.silence import silence_libraries
 
@@ -88,6 +81,26 @@ def takes(cls: type[Verb], light: bool = False) -> Callable[[Callable[..., None]
         return command
 
     return decorator
+
+
+def _check_own(settings: Verb, values: dict[str, Any]) -> None:
+    """Options that several commands have, beside their settings.
+
+    Raises:
+        UsageError: one that means nothing here, or a picture that could not be written after the work.
+    """
+    picture = values.get("plot")
+    if values.get("form") is not None and values.get("json"):
+        raise UsageError("Give --format or --json, not both.")
+    if values.get("verbose") and getattr(settings, "attention", None) != "auto":
+        raise UsageError("--verbose says what --attention auto chooses, and that is not asked for.")
+    if picture is None:
+        return
+    if values.get("dry_run"):
+        raise UsageError("--plot does nothing in a dry run, which writes nothing.")
+    check_figure(picture)
+    if picture == getattr(settings, "output", None):
+        raise UsageError("--plot names the same file as --output.")
 
 
 def was_given(context: typer.Context, name: str) -> bool:

@@ -10,14 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.cli import stdout
 from alibi_cli.cli.options import in_options
-from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.errors import AlibiError
 from alibi_cli.launcher import place
-from alibi_cli.plots.figures import check_figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,17 +114,6 @@ def _widths(
 def print_cells(table: "Table") -> None:
     """A table of the library on stdout."""
     print_table(table.title, table.columns, table.rows, table.numeric)
-
-
-def check_plot(path: Path | None, other: Path | None = None) -> None:
-    """
-    Raises:
-        UsageError: a picture that could not be written after the work, or that has the name of another output.
-    """
-    if path is not None:
-        check_figure(path, "plot")
-        if path == other:
-            raise UsageError("`plot` names the same file as `output`.")
 
 
 def print_heat_maps(maps: "Sequence[HeatMap]") -> None:

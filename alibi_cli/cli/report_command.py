@@ -13,7 +13,6 @@ EXAMPLES = """Examples:\n
 @options.takes(ReportSettings, light=True)
 def command(settings: ReportSettings, form: options.Format = None, json: options.Json = False) -> None:
     """Show results side by side where they are comparable: as one self-contained page, in a model card, as tables. No model is run."""
-    options.check_format(form, json)
     from alibi_cli.reporting.report import run_report
 
     with output.progress() as watch:

@@ -21,7 +21,6 @@ def command(
     settings: TaskSettings, verbose: Verbose = False, form: options.Format = None, json: options.Json = False
 ) -> None:
     """Measure accuracy on a generated long-range task at every length, with intervals."""
-    options.check_format(form, json)
     from alibi_cli.evaluation.tasks.run_task import run_task
 
     interrupts.leaves_rows(settings.output)

@@ -4,7 +4,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from alibi_cli.cli import interrupts, options, output
-from alibi_cli.names import short_text
+from alibi_cli.names import counted, short_text
 from alibi_cli.settings.healing import TrainSettings
 
 if TYPE_CHECKING:
@@ -39,17 +39,20 @@ def _print(report: "TrainReport") -> None:
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
     if report.teacher_length is not None:
         teacher += f", fed {report.teacher_length} tokens at a time"
-    lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
+    lengths = ", ".join(f"{stage.length} for {counted(stage.steps, 'step')}" for stage in report.lengths)
     epochs = f"{report.passes:.2f} epochs of {short_text(report.text['name'])}, {report.text['tokens']} tokens"
     verified = report.verified
     output.print_facts(
         [
             ("written", report.output),
-            ("tokens", f"{report.tokens} in {report.steps} steps of {report.batch_tokens}; {epochs}"),
+            ("tokens", f"{report.tokens} in {counted(report.steps, 'step')} of {report.batch_tokens}; {epochs}"),
             ("lengths", lengths),
             ("teacher", teacher),
             ("loss", f"{first.ce:.4f} at step {first.step}, {last.ce:.4f} at step {last.step} (nats per token)"),
-            ("time", f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s, {report.processes} processes"),
+            (
+                "time",
+                f"{report.seconds:.1f} s, {report.tokens_per_second:.0f} tokens/s, {counted(report.processes, 'process')}",
+            ),
             (
                 "verified",
                 f"reloaded logits differ from the model in memory by {verified.max_abs_logit_difference:.1e} "

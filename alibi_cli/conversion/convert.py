@@ -102,7 +102,7 @@ def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> Con
 def _planned(settings: PlanSettings, progress: Watch | None, read_weights: bool) -> tuple[Source, Plan]:
     load_plugins(settings.plugin, notes(progress))
     source = open_source(settings.model, settings.revision, read_weights)
-    found = make_plan(source, settings.output or default_output(settings.model), settings)
+    found = make_plan(source, settings.target, settings)
     if settings.calibrated:
         check_source(source, settings)
     if brings_code(source):
@@ -138,12 +138,6 @@ def _suggestion(plan: Plan) -> Suggestion | None:
         free_memory(device),
         cache(lambda: speed(device, torch.float32, budget_of(device), cost.width)),
     )
-
-
-def default_output(model: str) -> Path:
-    """Where a conversion of `model` goes unless `output` says otherwise."""
-    path = Path(model).expanduser()
-    return Path(f"{path.resolve().name if path.exists() else model.rpartition('/')[2]}-alibi")
 
 
 def kept(output: Path) -> str | None:

@@ -218,6 +218,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
     declared = settings.length_for(source.trained_length)
     if declared < 1:
         raise UsageError("The config names no length.", hint="Give `max_sequence_length`.")
+    settings.check_length(declared)
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     if not all(type(n) is int and n >= 1 for n in (heads, layers)):
         raise AlibiError(f"The config.json of {source.name} has {heads} attention heads in {layers} layers.")
@@ -277,10 +278,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
 def _slopes(settings: PlanSettings, heads: int, layers: int) -> Slopes:
     if settings.slopes != "press":
         return read_slopes(Path(settings.slopes), heads, layers)
-    try:
-        return get_slopes(heads) if settings.max_bias is None else get_slopes(heads, settings.max_bias)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    return get_slopes(heads) if settings.max_bias is None else get_slopes(heads, settings.max_bias)
 
 
 def _scheme(settings: PlanSettings) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from alibi_cli.errors import UsageError
 from alibi_cli.files.strict_json import read_json
-from alibi_cli.models.source import TOKENIZER_FILES, Source
+from alibi_cli.models.source import Source
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # In which transformers looks for the code of a repository, under this key; it may also lie in another repository.
@@ -37,7 +37,9 @@ def edited_files(source: Source, declared: int) -> dict[str, bytes]:
         after = _tokenizer_config(source, before, declared)
         if after != before:
             edited[TOKENIZER_CONFIG] = after
-    return {name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode() for name, content in edited.items()}
+    return {
+        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode() for name, content in edited.items()
+    }
 
 
 def _naming_code(source: Source) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from alibi_cli.files.digests import TOKENIZER
 from alibi_cli.files.inside import check_links, check_name
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import read_header
-from alibi_cli.models.auto_classes import PREFIX as CONVERTED
+from alibi_cli.names import CONVERTED
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.presets import DEMONSTRATIONS

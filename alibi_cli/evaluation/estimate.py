@@ -5,7 +5,7 @@ with. Within a factor of two or three: while an evaluation runs, its own pace ta
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from alibi_cli.evaluation.processes import ALONE
 from alibi_cli.evaluation.request import asked, jobs_of, text_of
 from alibi_cli.evaluation.results import RowKey
 from alibi_cli.evaluation.scoring import budget_of
+from alibi_cli.evaluation.table_formats import as_csv, latex, markdown
 from alibi_cli.evaluation.tables import Table, named
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 from alibi_cli.models.cost import Cost, cost_of
@@ -71,6 +72,13 @@ class Estimate(BaseModel):
     peak_bytes: int
     rows: list[RowEstimate]
 
+    def to_text(self, form: Literal["markdown", "latex", "csv"]) -> str:
+        """The table for a document, or the rows as CSV with full names and figures."""
+        if form == "csv":
+            return as_csv(list(RowEstimate.model_fields), [row.model_dump() for row in self.rows])
+        table = estimate_table(self)
+        return latex(table, "estimate") if form == "latex" else markdown(table)
+
 
 @takes_settings(EvaluateSettings)
 def estimate(models: Any, *, text: Any = None, preset: str | None = None, **settings: Any) -> Estimate:
@@ -83,7 +91,7 @@ def estimate(models: Any, *, text: Any = None, preset: str | None = None, **sett
     Raises:
         AlibiError: as `evaluate`.
     """
-    chosen, own = asked(models, text, preset, settings)
+    chosen, own = asked(models, text, preset, settings, dry=True)
     return run_estimate(chosen, text=own)
 
 

@@ -17,13 +17,15 @@ from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import Text, as_text, load_text
 
 
-def asked(models: Any, text: Any, preset: str | None, settings: dict[str, Any]) -> tuple[EvaluateSettings, Text | None]:
-    """The settings of a library user, and the text if it is not one that they name."""
+def asked(
+    models: Any, text: Any, preset: str | None, settings: dict[str, Any], dry: bool = False
+) -> tuple[EvaluateSettings, Text | None]:
+    """The settings of a library user, and the text if it is not one that they name. dry: of a dry run."""
     given: dict[str, Any] = {"models": as_models(models), **settings}
     paths = [text] if isinstance(text, Path) else text
     if isinstance(paths, (list, tuple)) and all(isinstance(part, Path) for part in paths):
         given["text"], text = tuple(paths), None
-    chosen = settings_of(EvaluateSettings, given, preset)
+    chosen = settings_of(EvaluateSettings, given, preset, dry)
     return chosen, None if text is None else as_text(text)
 
 

@@ -15,13 +15,15 @@ from alibi_cli.exporting.tokenizer import vocabulary_of
 from alibi_cli.exporting.verification import verify as verify_file
 from alibi_cli.files.atomic import new_file
 from alibi_cli.files.lock import exclusive
-from alibi_cli.models.families import CONVERTED, family_of
+from alibi_cli.models.families import family_of
 from alibi_cli.models.language_model import ModelInfo, describe
 from alibi_cli.models.loading import load_tokenizer
 from alibi_cli.models.source import open_source
+from alibi_cli.names import CONVERTED
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.settings.files_for_engines import ExportSettings, GgufType
 from alibi_cli.settings.keywords import takes_settings
+from alibi_cli.settings.on_disk import is_converted, not_converted
 from alibi_cli.settings.presets import settings_of
 
 STORED: dict[str, GgufType] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -50,10 +52,9 @@ def run_export(settings: ExportSettings, progress: Watch | None = None) -> Expor
     report = steps(progress, "bytes")
     gguf_package()
     source = open_source(source_name)
-    model_type = str(source.raw_config.get("model_type"))
-    if not model_type.startswith(CONVERTED):
-        raise UsageError(f"{source_name} is no converted checkpoint.", f"Convert it first: alibi convert {source_name}")
-    name = family_of(model_type.removeprefix(CONVERTED))
+    if not is_converted(source.raw_config):
+        raise not_converted(source_name)
+    name = family_of(source.raw_config["model_type"].removeprefix(CONVERTED))
     family, info = family_of_export(name), describe(source_name)
     config = _config(info)
     approximations = check_config(name, family, config, settings.approximate)

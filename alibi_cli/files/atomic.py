@@ -16,20 +16,30 @@ from alibi_cli.files.lock import exclusive
 MARKER = ".alibi-unfinished"  # shows that a .partial folder is ours to remove
 
 
-def check_output(output: Path, source: Path, force: bool) -> None:
-    """Raises AlibiError if `output` may not be written to: it is in the way of the source, or is taken and not to be replaced."""
+def check_output(output: Path, source: Path | None, force: bool) -> None:
+    """Raises AlibiError if `output` may not be written to: it is in the way of the source, if that is known yet, or is taken and not to be
+    replaced."""
     with explained(f"Cannot write {output}"):
-        resolved, source_folder = output.resolve(), source.resolve()
+        resolved = output.resolve()
         if not resolved.name:
             raise UsageError(f"{output} cannot be an output folder.")
-        if resolved == source_folder or resolved in source_folder.parents or source_folder in resolved.parents:
-            raise UsageError(f"The output {output} and the source {source} overlap.", hint="Choose another output.")
+        if source is not None:
+            _check_apart(output, source)
+        above = next(path for path in resolved.parents if path.exists())
+        if not above.is_dir():
+            raise UsageError(f"{output} cannot be an output folder: {above} is a file.")
         if output.is_symlink():
             raise UsageError(f"{output} is a link, and is not followed.", hint="Name the folder itself.")
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} exists and is not a folder.")
         if not force:
             _check_free(output)
+
+
+def _check_apart(output: Path, source: Path) -> None:
+    resolved, source_folder = output.resolve(), source.resolve()
+    if resolved == source_folder or resolved in source_folder.parents or source_folder in resolved.parents:
+        raise UsageError(f"The output {output} and the source {source} overlap.", hint="Choose another output.")
 
 
 def _check_free(output: Path) -> None:

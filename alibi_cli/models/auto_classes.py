@@ -10,7 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-PREFIX = "alibi_"  # of a converted model_type
+from alibi_cli.names import CONVERTED as PREFIX
+
 TABLES = "transformers.models.auto.configuration_auto"
 
 

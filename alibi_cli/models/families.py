@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError, UsageError
-from alibi_cli.models.auto_classes import PREFIX as CONVERTED
 from alibi_cli.models.plausible import check_plausible
+from alibi_cli.names import CONVERTED
 from alibi_cli.runtime.alibi_modules import take_bias, take_bias_as_mask
 from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.runtime.alibi_positions import can_turn_back

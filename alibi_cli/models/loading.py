@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import read_header
-from alibi_cli.models.families import CONVERTED
 from alibi_cli.models.language_model import LanguageModel, ModelInfo
 from alibi_cli.models.source import locate
+from alibi_cli.names import CONVERTED
 
 SPLIT = "split"  # the name of all devices together, over which accelerate spreads one model
 

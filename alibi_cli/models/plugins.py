@@ -16,8 +16,7 @@ from types import ModuleType
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.progress import Say
-
-GROUP = "alibi.plugins"
+from alibi_cli.settings.on_disk import PLUGINS, check_plugins
 
 
 def load_plugins(files: Iterable[Path] = (), say: Say = lambda _: None) -> None:
@@ -29,7 +28,7 @@ def load_plugins(files: Iterable[Path] = (), say: Say = lambda _: None) -> None:
     from alibi_cli.runtime import alibi_plugin
 
     loaded = {module.__name__ for module in alibi_plugin.MODULES}
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=PLUGINS):
         if point.value.partition(":")[0] not in loaded:
             try:
                 found = point.load()
@@ -37,6 +36,7 @@ def load_plugins(files: Iterable[Path] = (), say: Say = lambda _: None) -> None:
             except (Exception, SystemExit) as error:
                 package = point.dist.name if point.dist else point.value
                 say(f"Plug-in {point.name} of {package} was skipped: {type(error).__name__}: {error}")
+    check_plugins(files)
     for path in files:
         try:
             module = _load_file(path)
@@ -53,10 +53,8 @@ def _load_file(path: Path) -> ModuleType:
     """The module of a file, which is run once in a process.
 
     Raises:
-        UsageError: there is no such file, or its name is that of another module, which every `import` would then take it for.
+        UsageError: its name is that of another module, which every `import` would then take it for.
     """
-    if not path.is_file():
-        raise UsageError(f"`plugin`: {path} cannot be loaded: there is no such file.")
     name, present = path.stem, sys.modules.get(path.stem)
     origin = getattr(present, "__file__", None)
     if present is not None and origin is not None and Path(origin).resolve() == path.resolve():

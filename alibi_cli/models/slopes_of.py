@@ -63,7 +63,4 @@ def run_inspect_slopes(settings: SlopesSettings) -> SlopesReport:
 
 
 def _press(heads: int, max_bias: float) -> SlopesReport:
-    try:
-        return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))
-    except ValueError as error:
-        raise UsageError(str(error).replace("max_bias", "`max_bias`", 1)) from None
+    return SlopesReport(n_heads=heads, scheme="press", max_bias=max_bias, slopes=get_slopes(heads, max_bias))

@@ -16,10 +16,12 @@ from alibi_cli.files.inside import LEFT_BEHIND, check_links, check_name
 from alibi_cli.files.pickled import index_of
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import TensorInfo, read_header
-from alibi_cli.models.families import CONVERTED, config_of, model_class, trained_length
+from alibi_cli.models.families import config_of, model_class, trained_length
 from alibi_cli.models.hub import FOREIGN_WEIGHTS, download, remote_tensors
 from alibi_cli.models.not_as_trained import check_no_adapter, check_not_quantised
-from alibi_cli.settings.presets import DEMONSTRATIONS, presets_folder
+from alibi_cli.names import CONVERTED
+from alibi_cli.settings.on_disk import local_folder
+from alibi_cli.settings.presets import presets_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -143,19 +145,13 @@ def locate(model: str, revision: str | None = None, read_weights: bool = True) -
     Raises:
         AlibiError: no such model, or a folder with a link that leads out of it.
     """
-    path = Path(model).expanduser()
-    with explained(f"Cannot read {model}"):
-        exists, is_folder = path.exists(), path.is_dir()
-        if is_folder:
-            check_links(path)
-            return path, None
-    if model in DEMONSTRATIONS and not exists:
-        return presets_folder() / model, None
-    if exists:
-        raise UsageError(f"{model} is a file; a checkpoint is a folder with a config.json.")
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise UsageError(f"There is no folder {model}.")
-    return download(model, revision, read_weights)
+    folder = local_folder(model)
+    if folder is None:
+        return download(model, revision, read_weights)
+    if folder.parent != presets_folder():  # an installer may have linked its files
+        with explained(f"Cannot read {model}"):
+            check_links(folder)
+    return folder, None
 
 
 def _weights(folder: Path) -> tuple[list[Path], dict[str, tuple[Path, TensorInfo]]]:

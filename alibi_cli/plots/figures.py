@@ -43,16 +43,16 @@ def as_it_is(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def check_figure(path: Path, setting: str) -> None:
+def check_figure(path: Path) -> None:
     """
     Raises:
         UsageError: a figure that could not be written after the work.
     """
     if path.suffix not in ENDINGS:
-        raise UsageError(f"`{setting}`: {path} must end in .png, .svg or .pdf.")
+        raise UsageError(f"{path} must end in .png, .svg or .pdf.")
     if not path.parent.is_dir() or path.is_dir():
         reason = "it is a folder" if path.is_dir() else "its folder does not exist"
-        raise UsageError(f"`{setting}`: {path} cannot be written: {reason}.")
+        raise UsageError(f"{path} cannot be written: {reason}.")
 
 
 def write_figure(figure: Any, path: Path, dpi: int = 150) -> None:

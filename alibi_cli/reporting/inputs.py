@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from alibi_cli.calibration.head_report import HeadReport
-from alibi_cli.errors import UsageError, first_line
+from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.evaluation.results import Results
 from alibi_cli.evaluation.results_file import load_results
 from alibi_cli.evaluation.tasks.task_results import TaskResults
@@ -72,7 +72,10 @@ def read_inputs(given: Iterable[Any]) -> Inputs:
 def _read(path: Path) -> BaseModel:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except AlibiError as error:  # the wrong file was named; a checkpoint with such a file would be a broken one
+        raise UsageError(error.message) from None
     kind = next((kind for key, kind in KINDS.items() if key in content), None)
     if kind is None:
         raise UsageError(

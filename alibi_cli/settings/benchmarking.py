@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.shared import Lengths, checked_lengths, parse_names
+from alibi_cli.settings.shared import LONGEST, Lengths, checked_lengths, parse_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +13,9 @@ class BenchAttentionSettings(Verb):
 
     lengths: Lengths = (512, 1024, 2048, 4096)
     heads: Annotated[int, Setting("Number of attention heads.", minimum=1, maximum=4096)] = 12
-    head_dim: Annotated[int, Setting("Width of a head.", minimum=1)] = 64
-    batch: Annotated[int, Setting("Sequences per call.", minimum=1)] = 1
-    repeats: Annotated[int, Setting("Timed calls, of which the median is shown.", minimum=1)] = 3
+    head_dim: Annotated[int, Setting("Width of a head.", minimum=1, maximum=LONGEST)] = 64
+    batch: Annotated[int, Setting("Sequences per call.", minimum=1, maximum=LONGEST)] = 1
+    repeats: Annotated[int, Setting("Timed calls, of which the median is shown.", minimum=1, maximum=LONGEST)] = 3
     backends: Annotated[
         tuple[str, ...],
         Setting("Backends to measure. Default: every registered backend.", metavar="NAME,…", parse=parse_names),

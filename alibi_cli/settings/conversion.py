@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from alibi_cli.errors import UsageError
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.on_disk import check_folder, check_json, check_models, check_plugins, check_texts
 from alibi_cli.settings.shared import LONGEST, Command, MaxBias, Model, Plugin, Revision
 
 Method = Literal["reach", "look-back", "distil", "distil+norms"]
@@ -37,6 +38,7 @@ class CalibrateSettings(Verb):
         Setting(
             "Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration chooses.",
             minimum=0,
+            maximum=LONGEST,
         ),
     ] = None
     offset: Annotated[
@@ -46,6 +48,7 @@ class CalibrateSettings(Verb):
             "length, or the horizon, with calibrated slopes; 0 with others.",
             metavar="N",
             minimum=0,
+            maximum=LONGEST,
         ),
     ] = None
     calibrate: Annotated[
@@ -63,6 +66,7 @@ class CalibrateSettings(Verb):
             "Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
             "and look-back.",
             minimum=1,
+            maximum=LONGEST,
             panel=CALIBRATION,
         ),
     ] = None
@@ -72,6 +76,7 @@ class CalibrateSettings(Verb):
             "Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or 4 (distil) times the trained "
             "length; for replace the trained length.",
             minimum=2,
+            maximum=LONGEST,
             panel=CALIBRATION,
         ),
     ] = None
@@ -81,6 +86,7 @@ class CalibrateSettings(Verb):
             "Calibrate an added bias for the last H tokens instead of the trained length.",
             metavar="H",
             minimum=2,
+            maximum=LONGEST,
             panel=CALIBRATION,
         ),
     ] = None
@@ -125,6 +131,17 @@ class CalibrateSettings(Verb):
         """The length that the config is to declare; 0 if neither the settings nor the original name one."""
         return self.max_sequence_length or DECLARED * (trained_length or 0)
 
+    def check_length(self, declared: int) -> None:
+        """
+        Raises:
+            UsageError: no two tokens of the declared length have a bias between them.
+        """
+        for name, value in (("sinks", self.sinks), ("offset", self.offset)):
+            if value is not None and value >= declared:
+                raise UsageError(
+                    f"`{name}={value}` would leave the declared length, {declared} tokens, without a bias."
+                )
+
     def check_method(self) -> None:
         """
         Raises:
@@ -144,6 +161,8 @@ class CalibrateSettings(Verb):
             )
         if self.grid is not None and self.sinks:
             raise UsageError(f"A `grid` is for GGUF files, which cannot hold `sinks`; {self.sinks} were asked for.")
+        if self.max_sequence_length is not None:
+            self.check_length(self.max_sequence_length)
         for name in ("offset", "horizon"):
             if self.policy == DEFAULT_POLICY and getattr(self, name):
                 raise UsageError(f"`{name}` is for a bias that is added; policy replace is textbook ALiBi.")
@@ -189,6 +208,20 @@ class PlanSettings(CalibrateSettings):
             raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with calibrated ones.")
         if self.slopes not in ("press", "calibrated") and self.max_bias is not None:
             raise UsageError("`max_bias` shapes Press's slopes; it cannot be combined with a slopes file.")
+        check_models([self.model], self.revision)
+        check_plugins(self.plugin)
+        check_texts(self.calibration_text)
+        if self.slopes not in ("press", "calibrated"):
+            check_json("slopes", Path(self.slopes))
+        check_folder(self.target, self.model, force=True)
+
+    @property
+    def target(self) -> Path:
+        """The output, or where a conversion of the model goes unless that is given."""
+        if self.output is not None:
+            return self.output
+        path = Path(self.model).expanduser()
+        return Path(f"{path.resolve().name if path.exists() else self.model.rpartition('/')[2]}-alibi")
 
     @property
     def calibrated(self) -> bool:
@@ -205,10 +238,19 @@ class ConvertSettings(PlanSettings):
         Setting(
             "Hard-link the weight files that stay as they are, instead of copying them: whoever edits one in place, edits both.",
             preset=False,
+            written=True,
         ),
     ] = False
     verify: Annotated[
         bool,
-        Setting("Reload the result and compare its logits before DIR gets its name.", flags=("--verify/--no-verify",)),
+        Setting(
+            "Reload the result and compare its logits before DIR gets its name.",
+            flags=("--verify/--no-verify",),
+            written=True,
+        ),
     ] = True
     command: Command = ""
+
+    def check_output(self) -> None:
+        super().check_output()
+        check_folder(self.target, self.model, self.force)

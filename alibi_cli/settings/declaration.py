@@ -37,6 +37,7 @@ class Setting:
     flags: its options, if not `name`. metavar, panel: in `help`. minimum, maximum: bounds, included; above: bound, excluded.
     parse: makes a value of the text that a command line or a preset holds. preset: a preset may hold it. part_of: a setting that gives it
     its meaning; where that one is given, a preset's value for this one is of another case. needs: a setting without which it means nothing.
+    written: it concerns what is written or logged; a dry run, which does neither, refuses it.
     """
 
     help: str
@@ -52,6 +53,7 @@ class Setting:
     preset: bool = True
     part_of: str | None = None
     needs: str | None = None
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,14 @@ class Verb:
     def check(self) -> None:
         """
         Raises:
-            UsageError: settings that do not go together, whatever the model.
+            UsageError: settings that do not go together, whatever the model, or that name what is not there.
+        """
+
+    def check_output(self) -> None:
+        """Not called for a dry run.
+
+        Raises:
+            UsageError: what is to be written is in the way of something.
         """
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.on_disk import check_converted
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 
@@ -35,6 +36,10 @@ class ExportSettings(Verb):
 
     def check(self) -> None:
         super().check()
+        check_converted(str(self.folder))
+
+    def check_output(self) -> None:
+        super().check_output()
         output = self.output.expanduser()
         if output.suffix != ".gguf":
             raise UsageError(f"`output`: {output} must end in .gguf.")

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from alibi_cli.errors import UsageError
+from alibi_cli.launcher import place
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.shared import Command, Plugin, Revision, SplitOn, TrustRemoteCode, parse_schedule
+from alibi_cli.settings.on_disk import check_folder, check_json, check_models, check_plugins, check_texts
+from alibi_cli.settings.shared import LONGEST, Command, Plugin, Revision, SplitOn, TrustRemoteCode, parse_schedule
 
+MOST_TOKENS, MOST_SEED = 1 << 50, (1 << 32) - 1  # what figures stay readable with; what numpy takes
 DATA, LOSS, OPTIMIZER, MACHINE = "Text and sequences", "What is learned", "Optimizer", "Machine"
 # What may differ between a run and its continuation: everything else decides which tokens are seen, and in which order, or what is learned.
 FREE_OPTIMIZER = ("learning_rate", "warmup", "max_gradient_norm")
@@ -39,8 +42,12 @@ class TrainSettings(Verb):
         ),
     ]
     output: Annotated[Path, Setting("Where to write.", flags=("--output", "-o"), metavar="DIR", preset=False)]
-    tokens: Annotated[int | None, Setting("Budget in tokens, rounded up to whole optimizer steps.", minimum=1)] = None
-    steps: Annotated[int | None, Setting("Budget in optimizer steps, instead of tokens.", minimum=1)] = None
+    tokens: Annotated[
+        int | None, Setting("Budget in tokens, rounded up to whole optimizer steps.", minimum=1, maximum=MOST_TOKENS)
+    ] = None
+    steps: Annotated[
+        int | None, Setting("Budget in optimizer steps, instead of tokens.", minimum=1, maximum=LONGEST)
+    ] = None
     text: Annotated[
         tuple[Path, ...],
         Setting(
@@ -69,13 +76,17 @@ class TrainSettings(Verb):
         Setting(
             "Tokens per optimizer step, over all processes. Default: 4096, or so few that the budget makes 400 steps.",
             minimum=1,
+            maximum=LONGEST,
             panel=DATA,
         ),
     ] = None
     length: Annotated[
         int | None,
         Setting(
-            "Sequence length in tokens. Default: the length for which the original was trained.", minimum=2, panel=DATA
+            "Sequence length in tokens. Default: the length for which the original was trained.",
+            minimum=2,
+            maximum=LONGEST,
+            panel=DATA,
         ),
     ] = None
     length_schedule: Annotated[
@@ -96,7 +107,9 @@ class TrainSettings(Verb):
             panel=DATA,
         ),
     ] = 1.0
-    seed: Annotated[int, Setting("Seed of the order of documents and blocks.", minimum=0, panel=DATA)] = 0
+    seed: Annotated[
+        int, Setting("Seed of the order of documents and blocks.", minimum=0, maximum=MOST_SEED, panel=DATA)
+    ] = 0
     teacher: Annotated[
         str | None,
         Setting(
@@ -152,6 +165,7 @@ class TrainSettings(Verb):
         Setting(
             "Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens' worth.",
             minimum=1,
+            maximum=LONGEST,
             panel=MACHINE,
             preset=False,
         ),
@@ -176,7 +190,7 @@ class TrainSettings(Verb):
         Setting("Log to tensorboard, wandb, …; repeatable.", metavar="NAME", panel=MACHINE, preset=False),
     ] = ()
     save_every: Annotated[
-        int, Setting("Steps between saved states, kept in DIR.training.", minimum=1, panel=MACHINE)
+        int, Setting("Steps between saved states, kept in DIR.training.", minimum=1, maximum=LONGEST, panel=MACHINE)
     ] = 100
     resume: Annotated[bool, Setting("Continue from the last saved state, if there is one.", preset=False)] = False
     force: Annotated[
@@ -197,11 +211,34 @@ class TrainSettings(Verb):
             raise UsageError("`hidden_weight` needs `teacher`.")
         if self.text and self.dataset is not None:
             raise UsageError("Give `text` or `dataset`, not both.")
+        check_models([self.checkpoint], self.revision)
+        check_plugins(self.plugin)
+        if self.teacher is not None:
+            check_models([self.teacher])
+        if not self.resume:  # the tokens of a run that is continued are kept
+            check_texts(self.text)
+        if self.fsdp is not None and (self.device == "cpu" or place().count == 1):
+            raise not_sharded()
+        if self.deepspeed is not None:
+            check_json("deepspeed", self.deepspeed)
+
+    def check_output(self) -> None:
+        super().check_output()
+        check_folder(
+            self.output, self.checkpoint, self.force or self.resume
+        )  # what is there may be this very run, finished
 
     def fixed(self, free: Set[str] = FREE_ON_RESUME) -> dict[str, Any]:
         """The settings that a continuation must share, as JSON: all but `free`."""
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         return {name: _plain(value) for name, value in kept.items()}
+
+
+def not_sharded() -> UsageError:
+    return UsageError(
+        "`fsdp` shards a model over the accelerators of several processes; here accelerate would train without it and not say so.",
+        "Leave it out: several processes share the batches all the same.",
+    )
 
 
 def _plain(value: Any) -> Any:

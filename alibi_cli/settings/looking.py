@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.shared import MaxBias, Plugin, Revision
+from alibi_cli.settings.on_disk import check_models, check_plugins, check_texts
+from alibi_cli.settings.shared import LONGEST, MaxBias, Plugin, Revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +26,25 @@ class HeadsSettings(Verb):
         tuple[Path, ...],
         Setting("Look at the heads on this text; repeatable. Default: the embedded text.", metavar="FILE"),
     ] = ()
-    tokens: Annotated[int, Setting("Tokens of text to look at; two windows are the least.", minimum=1)] = 8192
+    tokens: Annotated[
+        int, Setting("Tokens of text to look at; two windows are the least.", minimum=1, maximum=LONGEST)
+    ] = 8192
     length: Annotated[
-        int | None, Setting("Tokens in a window. Default: the trained length, but at most 1,024.", minimum=2)
+        int | None,
+        Setting("Tokens in a window. Default: the trained length, but at most 1,024.", minimum=2, maximum=LONGEST),
     ] = None
     # Four, as many as StreamingLLM keeps.
     sinks: Annotated[
-        int, Setting("First tokens of a window that count as attention sinks.", metavar="N", minimum=0)
+        int, Setting("First tokens of a window that count as attention sinks.", metavar="N", minimum=0, maximum=LONGEST)
     ] = 4
     revision: Revision = None
     plugin: Plugin = ()
+
+    def check(self) -> None:
+        super().check()
+        check_models([self.model], self.revision)
+        check_plugins(self.plugin)
+        check_texts(self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +64,8 @@ class SlopesSettings(Verb):
         super().check()
         if self.model is not None and self.heads is not None:
             raise UsageError("Give a model or `heads`, not both.")
+        if self.model is not None:
+            check_models([self.model])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +84,7 @@ class PoliciesSettings(Verb):
     """Whose policies are shown."""
 
     plugin: Plugin = ()
+
+    def check(self) -> None:
+        super().check()
+        check_plugins(self.plugin)

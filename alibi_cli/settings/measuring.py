@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
+from alibi_cli.settings.on_disk import check_models, check_plugins, check_texts, check_writable, plugins_installed
+from alibi_cli.settings.presets import close_match
 from alibi_cli.settings.shared import (
+    LONGEST,
     Command,
     Dtype,
     Lengths,
@@ -19,6 +22,8 @@ from alibi_cli.settings.shared import (
 )
 
 DEFAULT_MODEL = "demo-gpt2"
+BUILT_IN = ("passkey", "listops")  # tasks, each in a file of evaluation/tasks that has its name
+TASKS = set(BUILT_IN)  # and those that are registered later
 ProtocolName = Literal["fixed-target", "non-overlapping", "sliding", "lm-eval"]
 
 Models = Annotated[
@@ -27,10 +32,12 @@ Models = Annotated[
         "Folders or Hub names. Default: the embedded demo-gpt2.", argument=True, metavar="[MODEL]...", preset=False
     ),
 ]
-BatchSize = Annotated[int | None, Setting("Windows per batch. Default: by a budget of tokens.", minimum=1)]
+BatchSize = Annotated[
+    int | None, Setting("Windows per batch. Default: by a budget of tokens.", minimum=1, maximum=LONGEST)
+]
 Output = Annotated[
     Path | None,
-    Setting("Write results there, after every row.", metavar="FILE.json", preset=False),
+    Setting("Write results there, after every row.", metavar="FILE.json", preset=False, written=True),
 ]
 Device = Annotated[
     str,
@@ -62,7 +69,12 @@ class OnModels(Verb):
     ] = None
     report_to: Annotated[
         tuple[str, ...],
-        Setting("Log a row for each length to tensorboard, wandb, …; repeatable.", metavar="NAME", preset=False),
+        Setting(
+            "Log a row for each length to tensorboard, wandb, …; repeatable.",
+            metavar="NAME",
+            preset=False,
+            written=True,
+        ),
     ] = ()
     plugin: Plugin = ()
     trust_remote_code: TrustRemoteCode = False
@@ -75,6 +87,18 @@ class OnModels(Verb):
         super().check()
         if not self.models:
             raise UsageError("`models` names none.")
+        check_plugins(self.plugin)
+        check_models(self.named, self.revision)
+        if self.tokenizer is not None:
+            check_models([self.tokenizer])
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """All models."""
+        return self.models
+
+    def check_output(self) -> None:
+        super().check_output()
         if self.output is not None:
             if self.output.suffix != ".json":  # r-0.5 and r-0.6 would share r-0.nll.safetensors
                 raise UsageError(f"`output`: {self.output} must end in .json.")
@@ -118,11 +142,13 @@ class EvaluateSettings(OnModels):
         Setting(
             "K: tokens scored per segment by fixed-target. Default: 256, or half the shortest length, that of the truncated arm included.",
             minimum=1,
+            maximum=LONGEST,
             part_of="protocol",
         ),
     ] = None
     stride: Annotated[
-        int | None, Setting("S: stride of the sliding protocol, in tokens.", minimum=1, part_of="protocol")
+        int | None,
+        Setting("S: stride of the sliding protocol, in tokens.", minimum=1, maximum=LONGEST, part_of="protocol"),
     ] = None
     text: Annotated[
         tuple[Path, ...],
@@ -139,10 +165,12 @@ class EvaluateSettings(OnModels):
         str | None, Setting("python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.", metavar="NAME")
     ] = None
     text_column: Annotated[str, Setting("The dataset's column that holds the text.", needs="dataset")] = "text"
-    max_documents: Annotated[int | None, Setting("Take only the first N documents.", minimum=1)] = None
+    max_documents: Annotated[int | None, Setting("Take only the first N documents.", minimum=1, maximum=LONGEST)] = None
     max_segments: Annotated[
         int | None,
-        Setting("Score only about N segments of the longest length, spread over the documents.", minimum=1),
+        Setting(
+            "Score only about N segments of the longest length, spread over the documents.", minimum=1, maximum=LONGEST
+        ),
     ] = None
     resume: Annotated[bool, Setting("Keep the rows that the output already has.", preset=False)] = False
 
@@ -152,6 +180,22 @@ class EvaluateSettings(OnModels):
             raise UsageError("`resume` continues the file that `output` names.")
         if self.text and self.dataset is not None:
             raise UsageError("Give `text` or `dataset`, not both.")
+        check_texts(self.text)
+        if isinstance(self.baseline, str) and all(_names(self.baseline, model) for model in self.models):
+            raise UsageError(f"`baseline`: {self.baseline} would be compared with itself; name another model.")
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """All models; of a baseline that may have the name of an arm in it, the rest."""
+        baseline = self.baseline
+        if isinstance(baseline, str) and not Path(baseline).exists():
+            baseline = baseline.partition(":")[0] or baseline
+        return self.models if baseline is None else (*self.models, baseline)
+
+
+def _names(baseline: str, model: Any) -> bool:
+    """Whether a model, or an arm of it, is the baseline."""
+    return isinstance(model, (str, Path)) and (baseline == str(model) or baseline.startswith(f"{model}:"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +204,11 @@ class TaskSettings(OnModels):
 
     task: Annotated[
         str,
-        Setting("The generated long-range task.", argument=True, metavar="passkey|listops|NAME", preset=False),
+        Setting("The generated long-range task.", argument=True, metavar="|".join([*BUILT_IN, "NAME"]), preset=False),
     ]
-    samples: Annotated[int | None, Setting("Items per length and depth. Default: the task's own.", minimum=1)] = None
+    samples: Annotated[
+        int | None, Setting("Items per length and depth. Default: the task's own.", minimum=1, maximum=LONGEST)
+    ] = None
     seed: Annotated[int, Setting("Seed of the generated items.")] = 0
     attention: Annotated[
         str | None,
@@ -172,12 +218,13 @@ class TaskSettings(OnModels):
         ),
     ] = None
 
+    def check(self) -> None:
+        super().check()
+        if self.task not in TASKS and not self.plugin and not plugins_installed():
+            raise unknown_task(self.task)
 
-def check_writable(setting: str, path: Path) -> None:
-    """
-    Raises:
-        UsageError: a file that could not be written after the work.
-    """
-    if not path.parent.is_dir() or path.is_dir():
-        reason = "it is a folder" if path.is_dir() else "its folder does not exist"
-        raise UsageError(f"`{setting}`: {path} cannot be written: {reason}.")
+
+def unknown_task(name: str) -> UsageError:
+    close = close_match(name, TASKS)
+    hint = (f"Did you mean {close}? " if close else "") + f"There are {', '.join(sorted(TASKS))}."
+    return UsageError(f"There is no task {name!r}.", hint)

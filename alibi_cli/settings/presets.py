@@ -32,8 +32,10 @@ def settings_class(command: str) -> type[Verb]:
     return found
 
 
-def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | None = None) -> Settings:
-    """The settings of a verb: those that are given, the preset's in place of others, defaults for the rest.
+def settings_of(
+    cls: type[Settings], given: Mapping[str, Any], preset: str | None = None, dry: bool = False
+) -> Settings:
+    """The settings of a verb: those that are given, the preset's in place of others, defaults for the rest. dry: of a dry run.
 
     Raises:
         UsageError: an unknown name, a value of another kind or out of range, settings that do not go together, a preset of another verb.
@@ -51,8 +53,13 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], preset: str | Non
         needed = known[name].setting.needs
         if needed is not None and values.get(needed, known[needed].default) in (None, ()):
             raise UsageError(f"`{name}` needs `{needed}`.")
+        if dry and known[name].setting.written:
+            what = f"{name}=False" if given[name] is False else name
+            raise UsageError(f"`{what}` does nothing in a dry run, which writes nothing.")
     made = cls(**{name: normal(known[name], value) for name, value in values.items()})
     made.check()
+    if not dry:
+        made.check_output()
     return made
 
 

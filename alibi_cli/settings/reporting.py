@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, Verb
-from alibi_cli.settings.measuring import check_writable
+from alibi_cli.settings.on_disk import check_writable
 from alibi_cli.settings.shared import Command
 
 

@@ -7,6 +7,7 @@ from alibi_cli.errors import UsageError
 from alibi_cli.settings.declaration import Setting, parse_count
 
 LONGEST = 1 << 31  # no tensor is sized by it, but figures must stay readable
+MOST_MAX_BIAS = 126  # 2^-127 is no normal number in float32
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 SplitOn = Literal["file", "blank-line"]
 
@@ -24,7 +25,9 @@ Plugin = Annotated[
     tuple[Path, ...],
     Setting("Load a plug-in that registers policies; repeatable.", metavar="FILE.py", preset=False),
 ]
-MaxBias = Annotated[float | None, Setting("Exponent of the gentlest slope, 2^-B, instead of Press's 8.", above=0)]
+MaxBias = Annotated[
+    float | None, Setting("Exponent of the gentlest slope, 2^-B, instead of Press's 8.", above=0, maximum=MOST_MAX_BIAS)
+]
 Command = Annotated[str, Setting("What the record says was run.", option=False, preset=False)]
 
 
@@ -56,10 +59,10 @@ def checked_lengths(lengths: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         UsageError: there are none, or not all are whole numbers from 2 on.
     """
-    if not lengths or not all(type(length) is int and 2 <= length <= LONGEST for length in lengths):
-        raise UsageError(
-            f"`lengths` are whole numbers from 2 to {LONGEST:,}; they are {', '.join(map(str, lengths)) or 'none'}."
-        )
+    wrong = [length for length in lengths if type(length) is not int or not 2 <= length <= LONGEST]
+    if wrong or not lengths:
+        what = f"{wrong[0]!r} is not one" if wrong else "there are none"
+        raise UsageError(f"`lengths` are whole numbers from 2 to {LONGEST:,}; {what}.")
     return tuple(sorted(set(lengths)))
 
 

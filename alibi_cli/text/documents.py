@@ -9,9 +9,10 @@ from typing import Any
 
 from alibi_cli.errors import UsageError
 from alibi_cli.progress import Say
+from alibi_cli.settings.on_disk import expanded
 from alibi_cli.text import python_docs
 from alibi_cli.text.rows import from_dataset
-from alibi_cli.text.text_files import bounded, each_once, expanded, from_files
+from alibi_cli.text.text_files import bounded, each_once, from_files
 
 DEFAULT = "python-docs"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from alibi_cli.errors import UsageError, first_line
-from alibi_cli.text.text_files import ROWS, TEXTS, bounded
+from alibi_cli.settings.on_disk import ROWS, TEXTS
+from alibi_cli.text.text_files import bounded
 
 
 def from_dataset(spec: str, column: str, default_split: str) -> Iterable[tuple[str, str]]:
@@ -79,6 +80,7 @@ def _rows(path: str, config: str, split: str, default_split: str) -> Iterable[di
     wanted = split or default_split
     if wanted not in found:
         raise UsageError(
-            f"{path} has no split {wanted!r}; it has {', '.join(found)}.", f"Name one, as in {path}:{config}:{next(iter(found))}."
+            f"{path} has no split {wanted!r}; it has {', '.join(found)}.",
+            f"Name one, as in {path}:{config}:{next(iter(found))}.",
         )
     return found[wanted]

@@ -2,37 +2,16 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from glob import glob
 from itertools import islice
 from pathlib import Path
 
 from alibi_cli.errors import UsageError
 from alibi_cli.files import strict_json
+from alibi_cli.settings.on_disk import check_texts
 
-TEXTS = (".txt", ".md")  # what is read of a folder
-# Files of rows, and who reads them.
-ROWS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SNIFFED = 3  # lines of a text that are JSON objects, each of them: it is probably rows under another name
 # A document is cut into tokens in one piece, which takes some 150 bytes of memory per character; a file is read in one piece.
 MAX_CHARACTERS, MAX_FILE_BYTES = 50_000_000, 1_000_000_000
-
-
-def expanded(path: Path) -> list[Path]:
-    """A folder's .txt and .md files, and what a pattern matches, in alphabetical order; any other path as it is.
-
-    Raises:
-        UsageError: a folder or a pattern without files.
-    """
-    if path.is_dir():
-        found = sorted(each for each in path.rglob("*") if each.suffix in TEXTS and each.is_file())
-    elif not path.exists() and any(sign in str(path) for sign in "*?["):
-        found = sorted(Path(each) for each in glob(str(path), recursive=True) if Path(each).is_file())  # noqa: PTH207 - absolute patterns
-    else:
-        return [path]
-    if not found:
-        kinds = f" ({', '.join(TEXTS)})" if path.is_dir() else ""
-        raise UsageError(f"{path} holds no text files{kinds}.")
-    return found
 
 
 def each_once(files: Iterable[Path], normalised: list[str]) -> list[Path]:
@@ -46,9 +25,8 @@ def each_once(files: Iterable[Path], normalised: list[str]) -> list[Path]:
 
 def from_files(files: list[Path], split_on: str, normalised: list[str]) -> Iterable[tuple[str, str]]:
     """normalised: is told what is changed in the files, and what is odd about them."""
+    check_texts(files)
     for path in files:
-        if path.suffix.lower() in ROWS:
-            raise UsageError(f"{path} holds rows, not text.", "Give it as `dataset`.")
         text = _read(path)
         if text.startswith("\ufeff"):
             text = text[1:]

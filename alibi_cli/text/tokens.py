@@ -40,7 +40,9 @@ def ids_of(text: str, tokenizer: Any, special: bool = False) -> list[int]:
 
 
 def _encoded(text: str, tokenizer: Any, **options: Any) -> Any:
-    return tokenizer(text, verbose=False, **options)  # verbose: it would warn of texts that are longer than its model reads
+    return tokenizer(
+        text, verbose=False, **options
+    )  # verbose: it would warn of texts that are longer than its model reads
 
 
 def tokenize(text: Text, tokenizer: Any) -> list[TokenizedDocument]:

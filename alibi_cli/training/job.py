@@ -12,6 +12,7 @@ from alibi_cli.errors import AlibiError, UsageError, explained
 from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.on_disk import expanded
 from alibi_cli.text.documents import DEFAULT, open_text
 from alibi_cli.text.text_files import expanded
 from alibi_cli.text.tokens import end_of_text

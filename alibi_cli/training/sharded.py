@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.healing import TrainSettings, not_sharded
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
@@ -24,10 +24,7 @@ def check_installed(settings: TrainSettings) -> None:
 def check_sharding(settings: TrainSettings, args: TrainingArguments) -> None:
     """Raises UsageError for what would train without sharding, or end without weights."""
     if settings.fsdp is not None and (args.device.type == "cpu" or args.world_size == 1):
-        raise UsageError(
-            "`fsdp` shards a model over the accelerators of several processes; here accelerate would train without it and not say so.",
-            "Leave it out: several processes share the batches all the same.",
-        )
+        raise not_sharded()
     config = _deepspeed(args)
     if config is not None and config.is_zero3() and not config.get_value(f"zero_optimization.{GATHER}"):
         raise UsageError(

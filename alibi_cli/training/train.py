@@ -191,7 +191,9 @@ def _check_models(job: Job, tokenizer: Any) -> None:
     other = load_tokenizer(job.teacher, job.settings.trust_remote_code)
     sizes = [read_json(info.files / "config.json").get("vocab_size") for info in (job.info, job.teacher)]
     probe = "def f(x):\n    return 'naïve' + str(x)  # 1234 …"
-    same = tokenizer.get_vocab() == other.get_vocab() and ids_of(probe, tokenizer, special=True) == ids_of(probe, other, special=True)
+    same = tokenizer.get_vocab() == other.get_vocab() and ids_of(probe, tokenizer, special=True) == ids_of(
+        probe, other, special=True
+    )
     if not same or sizes[0] != sizes[1]:
         raise UsageError(
             f"The teacher {job.teacher.name} and {job.info.name} do not have the same tokens.",

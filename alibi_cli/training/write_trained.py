@@ -23,6 +23,7 @@ from alibi_cli.files.strict_json import read_json, write_json
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import load_model
 from alibi_cli.models.source import Source
+from alibi_cli.names import counted
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.slopes import Slopes
 from alibi_cli.training.job import Job
@@ -149,7 +150,7 @@ def _card(report: TrainReport, source: Source) -> str:
     teacher = "none" if report.teacher is None else f"{report.teacher}, weight {report.kd_weight:g}"
     if report.teacher_length is not None:
         teacher += f", fed {report.teacher_length} tokens at a time"
-    lengths = ", ".join(f"{stage.length} for {stage.steps} steps" for stage in report.lengths)
+    lengths = ", ".join(f"{stage.length} for {counted(stage.steps, 'step')}" for stage in report.lengths)
     return f"""{text.rstrip()}
 
 ## Continued training
@@ -160,7 +161,7 @@ def _card(report: TrainReport, source: Source) -> str:
 | tokens, steps | {report.tokens}, {report.steps} |
 | sequence length | {lengths} |
 | text | {report.text["name"]}, sha256 {report.text["sha256"][:12]} |
-| learning rate | {report.learning_rate:g}, {report.decay} decay, {report.warmup_steps} steps of warm-up |
+| learning rate | {report.learning_rate:g}, {report.decay} decay, {counted(report.warmup_steps, "step")} of warm-up |
 | teacher | {teacher} |
 | slopes | {"trained" if report.train_slopes else "unchanged"} |
 | last loss | {report.losses[-1].ce:.4f} nats per token |

@@ -248,7 +248,9 @@ print(in_memory(model).folder.name)
 """
 
 
-def test_a_model_in_memory_takes_the_tokenizer_of_its_commit_and_no_weights(hub: dict[str, str], tmp_path: Path) -> None:
+def test_a_model_in_memory_takes_the_tokenizer_of_its_commit_and_no_weights(
+    hub: dict[str, str], tmp_path: Path
+) -> None:
     result = python("-c", IN_MEMORY, tmp_path / "repository", REPOSITORY, OTHER, env={**os.environ, **hub})
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == OTHER and Hub.sent["tokenizer.json"]

@@ -408,7 +408,13 @@ def test_adapters_are_refused_with_the_way_to_merge_them(whole: bool, tiny_gpt2:
     (tiny_gpt2 / "adapter_config.json").write_text("{}")
     if not whole:
         (tiny_gpt2 / "config.json").unlink()
-    for command in (["convert"], ["eval"], ["task", "listops"], ["inspect", "heads"], ["train", "-o", tiny_gpt2.parent / "out", "--steps", "1"]):
+    for command in (
+        ["convert"],
+        ["eval"],
+        ["task", "listops"],
+        ["inspect", "heads"],
+        ["train", "-o", tiny_gpt2.parent / "out", "--steps", "1"],
+    ):
         result = " ".join(alibi_inside(*command, tiny_gpt2, code=2).stderr.split())
         assert "holds an adapter of peft" in result and "merge_and_unload" in result
 
@@ -430,21 +436,23 @@ def test_a_tokenizer_that_names_code_is_read_without_it(stock: bool, tiny_gpt2: 
     auto_map, named = {"AutoTokenizer": ["tok_x.X", None]}, {} if stock else {"tokenizer_class": "X"}
     edit_json(tiny_gpt2 / "tokenizer_config.json", auto_map=auto_map, **named)
     processor = {"processor_class": "P", "image_processor": {"auto_map": {"AutoImageProcessor": "me/other--tok_x.X"}}}
-    (tiny_gpt2 / "processor_config.json").write_text(json.dumps({**processor, "auto_map": {"AutoProcessor": "tok_x.X"}}))
+    (tiny_gpt2 / "processor_config.json").write_text(
+        json.dumps({**processor, "auto_map": {"AutoProcessor": "tok_x.X"}})
+    )
     (tiny_gpt2 / "tok_x.py").write_text(f"import pathlib; pathlib.Path({str(fired)!r}).touch()")
     result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out")
     assert "brings Python code of its own, which was neither run nor copied" in " ".join(result.stderr.split())
     assert AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)(text)["input_ids"] == expected
-    assert "tok_x" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json") if "alibi" not in path.name)
+    assert "tok_x" not in "".join(
+        path.read_text() for path in (tmp_path / "out").glob("*.json") if "alibi" not in path.name
+    )
     assert json.loads((tmp_path / "out" / "processor_config.json").read_text())["image_processor"] == {}
     assert not fired.exists() and alibi_cli.verify(tmp_path / "out").passed
 
 
 def test_a_tokenizer_that_only_its_code_can_read_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
     (tiny_gpt2 / "tokenizer.json").rename(tiny_gpt2 / "vocab.json")
-    edit_json(
-        tiny_gpt2 / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tok_x.X", None]}, tokenizer_class="X"
-    )
+    edit_json(tiny_gpt2 / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tok_x.X", None]}, tokenizer_class="X")
     result = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out", code=2)
     assert "is Python code of its own, which is not run" in " ".join(result.stderr.split())
     (tiny_gpt2 / "tokenizer_config.json").unlink()

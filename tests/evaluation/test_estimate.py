@@ -156,10 +156,13 @@ def test_dry_run_on_the_command_line(models: list[str], tmp_path: Path) -> None:
     text = tmp_path / "t.txt"
     text.write_text("each a little text of its own " * 20)
     words = ("eval", models[1], "--baseline", models[0], "--lengths", "12,48", "--text", text, "--dry-run")
-    printed = alibi_here(*words, "--output", tmp_path / "r.json")
-    assert printed.exit_code == 0 and "the figures at" not in printed.stdout and not (tmp_path / "r.json").exists()
+    printed = alibi_here(*words)
+    assert printed.exit_code == 0 and "the figures at" not in printed.stdout
     assert "tokens, about" in printed.stdout and printed.stdout.count("GB") == 5
     rows = alibi_json(*words, run=lambda *a, **o: alibi_here(*a))["rows"]
     expected = [("full", 12), ("full", 48), ("truncated", 48), ("full", 12), ("full", 48)]
     assert [(row["arm"], row["length"]) for row in rows] == expected
     assert all(row["seconds"] > 0 and row["fits"] for row in rows)
+    written = {form: alibi_here(*words, "--format", form).stdout for form in ("markdown", "latex", "csv")}
+    assert written["markdown"].count("| ") > 20 and "toprule" in written["latex"]
+    assert written["csv"].startswith("model,arm,length,windows,tokens") and written["csv"].count("\n") == 6

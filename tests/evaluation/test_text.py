@@ -153,7 +153,10 @@ def test_what_is_odd_about_a_text_is_recorded(tmp_path: Path, monkeypatch: pytes
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content.encode())
     found = {name: load_text(files=[tmp_path / name]) for name in contents}
-    assert found["cr.txt"].documents == [("cr.txt", "one\ntwo")] and found["both.txt"].documents[0][1] == "one\ntwo\nthree\n"
+    assert (
+        found["cr.txt"].documents == [("cr.txt", "one\ntwo")]
+        and found["both.txt"].documents[0][1] == "one\ntwo\nthree\n"
+    )
     assert {name: text.normalised for name, text in found.items() if text.normalised} == {
         "cr.txt": ("cr.txt: CR became LF",),
         "both.txt": ("both.txt: CRLF became LF", "both.txt: CR became LF"),
@@ -184,7 +187,20 @@ def test_every_verb_says_and_records_what_was_changed(tiny_gpt2: Path, tmp_path:
     commands: dict[str, list[str | Path]] = {
         "eval": ["eval", tiny_gpt2, "--lengths", "8", "--max-segments", "2", "--text", tmp_path / "t.txt"],
         "heads": ["inspect", "heads", tiny_gpt2, "--length", "8", "--tokens", "32", "--text", tmp_path / "t.txt"],
-        "train": ["train", tiny_gpt2, "-o", out, "--steps", "1", "--length", "8", "--batch-tokens", "16", "--text", tmp_path / "t.txt"],
+        "train": [
+            "train",
+            tiny_gpt2,
+            "-o",
+            out,
+            "--steps",
+            "1",
+            "--length",
+            "8",
+            "--batch-tokens",
+            "16",
+            "--text",
+            tmp_path / "t.txt",
+        ],
     }
     for name, words in commands.items():
         result = alibi_inside(*words, "--json")
@@ -240,7 +256,9 @@ def test_bytes_of_words_count_the_spaces_that_a_tokenizer_drops(tmp_path: Path) 
 def test_text_becomes_tokens_in_one_place() -> None:
     """Special tokens and what follows a document would otherwise be decided by each room of its own."""
     package = REPOSITORY / "alibi_cli"
-    calls = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if _calls_a_tokenizer(path.read_text())}
+    calls = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if _calls_a_tokenizer(path.read_text())
+    }
     assert calls == {"text/tokens.py"}
     assert _calls_a_tokenizer("ids = self.tokenizer(text)") and _calls_a_tokenizer("f(text, add_special_tokens=False)")
 

@@ -208,7 +208,7 @@ def test_bad_input_is_refused_before_anything_is_written(text: Path, tmp_path: P
         ),
         (
             [source, "-o", tmp_path / "x", "--steps", 1, "--deepspeed", tmp_path / "absent.json"],
-            "Training cannot be set up",
+            "cannot read",
         ),
     ]
     for arguments, says in cases:

@@ -1,7 +1,5 @@
-"""Tasks by name. Every module in this folder is imported before the first look-up, so a new file is all that a new task needs."""
+"""Tasks by name. Those that come with this package are named in settings/measuring.py, each after the file in which it is."""
 
-import difflib
-import pkgutil
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from importlib import import_module
 from typing import ClassVar, TypeVar
 
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.settings.measuring import BUILT_IN, TASKS, unknown_task
 
 TaskClass = TypeVar("TaskClass", bound=type["Task"])
 Encode = Callable[[str], list[int]]  # text -> tokens without special ones
@@ -61,15 +60,15 @@ def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
             places = [f"{cls.__module__}.{cls.__qualname__}" for cls in (_registry[name], task)]
             raise ValueError(f"The task {name!r} is registered already: {places[0]}; refused: {places[1]}.")
         _registry[name] = task
+        TASKS.add(name)
         return task
 
     return decorator
 
 
 def task_names() -> list[str]:
-    package = import_module(__package__ or "alibi_cli.evaluation.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
+    for name in BUILT_IN:
+        import_module(f"{__package__}.{name}")
     return sorted(_registry)
 
 
@@ -79,9 +78,7 @@ def get_task(name: str) -> Task:
         AlibiError: no such task.
     """
     if name not in task_names():
-        close = difflib.get_close_matches(name, task_names(), n=1)
-        hint = (f"Did you mean {close[0]}? " if close else "") + f"There are {', '.join(task_names())}."
-        raise UsageError(f"There is no task {name!r}.", hint)
+        raise unknown_task(name)
     return _registry[name]()
 
 
