@@ -31,8 +31,41 @@ HEAD = """# Results files and JSON
 Written from the result types by `make docs`. `--json` prints one object on stdout; `--output FILE.json` of `alibi eval` and `alibi task`
 writes the same to a file. Each object has a JSON Schema, which the tests compare with what the commands print.
 
-Beside `results.json` of an evaluation lies `results.nll.safetensors` with the loss of every scored token, in nats, under a JSON list of
-model, arm and length. Every figure in the results file can be computed from it.
+## The record
+
+Beside `results.json` of an evaluation lies `results.nll.safetensors` with the loss of every scored token. Every figure in the
+results file can be computed from it. Each row whose status is `ok` has its arrays, (n,), under a JSON list of model, arm and
+length, a space and a name:
+
+| array | of each scored token |
+|---|---|
+| `nll` | float32, its loss in nats |
+| `document` | int32, which document of the text, as a place in the list of names |
+| `position` | int32, which token of this document, from 0 (with `lm-eval`, whose first token is part of a document, from 1) |
+| `context` | int32, how many tokens the model saw before it |
+| `byte_begin`, `byte_end` | int64, where it lies in the document's text, in bytes of UTF-8 |
+
+The last two are absent where a tokenizer does not tell them, and in files of 0.1.0. The metadata are JSON: `documents`, the names of
+all documents, and `n_bytes`, for each row the bytes that its tokens stand for. Documents and positions are those of the whole
+text, whatever `--max-segments` draws. Spaces that a tokenizer drops belong to the token after them; a character of several tokens
+belongs to the first, and the others begin where they end. What was changed when a file was read, such as line ends (`normalised` in
+`text`), is changed in what the bytes count.
+
+The token that surprised a model most, of a text that `--text` named:
+
+```python
+import json
+from pathlib import Path
+from safetensors import safe_open
+
+with safe_open("results.nll.safetensors", "numpy") as file:
+    names, row = json.loads(file.metadata()["documents"]), next(iter(json.loads(file.metadata()["n_bytes"])))
+    nll, document, begin, end = (file.get_tensor(f"{row} {name}") for name in ("nll", "document", "byte_begin", "byte_end"))
+worst = nll.argmax()
+text = Path(names[document[worst]]).read_bytes()
+before, token = text[: begin[worst]].decode()[-40:], text[begin[worst] : end[worst]].decode()
+print(f"{row}: {nll[worst]:.4f} nats for {token!r} after {before!r} in {names[document[worst]]}")
+```
 """
 # Commands that are not called as their output is.
 COMMANDS = {

@@ -92,3 +92,10 @@ def test_an_arm_is_run_and_leaves_a_record_that_the_report_can_read(tmp_path, mo
     monkeypatch.setattr(report, "record_of", run.record_of)
     read = Ladder("llama").at("llama-original", 128)
     assert read.sums.sum() / read.counts.sum() == pytest.approx(content["rows"][1]["nll"])
+
+
+def test_records_of_other_tokens_cannot_stand_side_by_side(ladder: Ladder) -> None:
+    path = report.record_of("gpt2-press")
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+    with pytest.raises(SystemExit, match="gpt2 are of 2 sets of tokens"):
+        Ladder("gpt2")

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from alibi_cli.errors import AlibiError, UsageError
@@ -20,9 +19,9 @@ from alibi_cli.evaluation.engine_scorer import EngineScorer
 from alibi_cli.evaluation.estimate import announce, rows_to_come
 from alibi_cli.evaluation.jobs import Job, Wanted, rows_of
 from alibi_cli.evaluation.processes import Processes, launched
-from alibi_cli.evaluation.protocols import Window
 from alibi_cli.evaluation.request import asked, jobs_of, text_of
-from alibi_cli.evaluation.results import NonFinite, ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
+from alibi_cli.evaluation.results import ProtocolFacts, Results, Row, RowKey, TextFacts, ok_row
+from alibi_cli.evaluation.row_record import first_non_finite, recorded
 from alibi_cli.evaluation.scoring import OutOfMemory, Scorer
 from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.evaluation.tables import labels_of, named
@@ -113,6 +112,7 @@ def _evaluate(settings: EvaluateSettings, text: Text, watch: Watch | None, proce
             longest=max(first.lengths) if segments else None,
             masked=first.masked,
             max_segments=settings.max_segments,
+            segments_seed=None if settings.max_segments is None else SEED,
             device=device_type(settings.device),
             dtype=settings.dtype,
             seed=SEED,
@@ -120,6 +120,7 @@ def _evaluate(settings: EvaluateSettings, text: Text, watch: Watch | None, proce
         text=TextFacts.model_validate(text.fingerprint()),
         models=[job.facts for job in jobs],
     )
+    results.document_names = [name for name, _ in text.documents]
     names = [job.info.name for job in jobs]
     if (earlier := processes.from_first(lambda: _earlier(settings, results))) is not None:
         results.rows, results.contrasts = earlier.rows, earlier.contrasts
@@ -252,33 +253,12 @@ def _score(job: Job, scorer: Scorer | EngineScorer, fed: int, whole: WholeRun) -
         ), None
     seconds = time.monotonic() - started
     fed_tokens = sum(window.end - window.begin + len(job.prefix) for window in windows)
-    scored = _scored(job, windows, scores)
+    scored = recorded(job, windows, scores)
     row = ok_row(name, FULL, fed, fed, scored, seconds, fed_tokens, _peak_bytes())
     if row.status == "non_finite":
-        row.first_non_finite = _first_non_finite(job, scored)
+        row.first_non_finite = first_non_finite(job, scored)
         return row, None
     return row, scored
-
-
-def _first_non_finite(job: Job, scored: Scored) -> NonFinite:
-    first = int(np.flatnonzero(~np.isfinite(scored.nll))[0])
-    document, position = job.documents[int(scored.document[first])], int(scored.position[first])
-    token = int(document.ids[position])
-    return NonFinite(document=document.name, position=position, token=token, text=job.decode([token]))
-
-
-def _scored(job: Job, windows: list[Window], scores: list[np.ndarray]) -> Scored:
-    """The record in document order, the same at every length whatever the order of the windows."""
-    document = np.concatenate([np.full(len(window.targets), window.document) for window in windows])
-    position = np.concatenate([window.targets for window in windows])
-    context = np.concatenate([window.targets - window.begin for window in windows]) + len(job.prefix)
-    n_bytes: int | None = 0
-    for window in windows:
-        part = job.documents[window.document].bytes_of(window.targets)
-        n_bytes = None if part is None or n_bytes is None else n_bytes + int(part.sum())
-    order = np.lexsort((position, document))
-    document, position, context = (column[order].astype(np.int32) for column in (document, position, context))
-    return Scored(np.concatenate(scores)[order].astype(np.float32), document, position, context, n_bytes)
 
 
 def _gpus() -> range:

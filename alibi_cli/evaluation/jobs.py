@@ -10,18 +10,19 @@ from alibi_cli.evaluation.arms import Arm, parse_arm, refusal
 from alibi_cli.evaluation.processes import Processes
 from alibi_cli.evaluation.protocols import Protocol, make_protocol
 from alibi_cli.evaluation.results import ModelFacts, Row
-from alibi_cli.evaluation.statistics import Scored
+from alibi_cli.evaluation.statistics import SEED, Scored
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import load_tokenizer, resolved_dtype
 from alibi_cli.settings.measuring import EvaluateSettings
 from alibi_cli.text.documents import Text
+from alibi_cli.text.segments import Drawn, draw
 from alibi_cli.text.token_cache import tokenize_once
-from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token, limit, special_tokens, tokens_sha256
+from alibi_cli.text.tokens import TokenizedDocument, enclosed, first_token, special_tokens, tokens_sha256
 
 
 @dataclass
 class Job:
-    """One model with its text as its tokenizer cuts it."""
+    """One model with its text as its tokenizer cuts it. drawn: the segments that `documents` are; None if they are the whole text."""
 
     info: ModelInfo
     arms: list[Arm]
@@ -32,6 +33,7 @@ class Job:
     mask_token: int | None
     dtype: str
     decode: Callable[[list[int]], str]
+    drawn: Drawn | None = None
     # By arm and fed length: truncated rows are the model's own at the trained length.
     cache: dict[tuple[str, int], tuple[Row, Scored | None]] = field(default_factory=dict)
 
@@ -52,6 +54,8 @@ class Job:
             trained_length=info.trained_length,
             special_tokens=[self.prefix, self.suffix if info.masked else []],
             tokens_sha256=tokens_sha256(self.documents),
+            segments=None if self.drawn is None else self.drawn.count,
+            segments_available=None if self.drawn is None else self.drawn.available,
         )
 
 
@@ -122,15 +126,17 @@ def _prepare(
         truncated,
     )
     longest, fixed = protocol.room(max(settings.lengths)), protocol.name == "fixed-target"
-    documents = processes.from_first(lambda: tokenize_once(text, tokenizer))
-    documents = limit(documents, settings.max_segments, longest, whole_segments=fixed)
+    documents, drawn = processes.from_first(lambda: tokenize_once(text, tokenizer)), None
+    if settings.max_segments is not None:
+        drawn = draw(documents, settings.max_segments, longest, fixed, SEED)
+        documents = drawn.texts
     if protocol.name == "lm-eval":  # whose special tokens are scored, each once, but for the first one
         documents = [enclosed(document, [first_token(tokenizer), *prefix], suffix) for document in documents]
         prefix = suffix = []
     if not any(len(document.ids) for document in documents):
         raise AlibiError(f"The tokenizer of {info.name} makes no tokens of the text; are its files missing?")
     dtype = resolved_dtype(info, settings.device, settings.dtype)
-    return Job(info, arms, documents, protocol, prefix, suffix, mask_token, dtype, tokenizer.decode)
+    return Job(info, arms, documents, protocol, prefix, suffix, mask_token, dtype, tokenizer.decode, drawn)
 
 
 @dataclass(frozen=True)

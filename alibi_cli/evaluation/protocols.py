@@ -95,11 +95,11 @@ class Protocol:
             begin = first - carried - (room - stride) if self.name != "lm-eval" else end - carried - room
 
     def _chosen(self, document: TokenizedDocument) -> np.ndarray | None:
-        """(N,) the positions that are masked: the same at every length, because they depend on the document alone."""
+        """(N,) the positions that are masked: the same at every length, because they depend on the document and the place in it alone."""
         if not self.masked:
             return None
         seed = int.from_bytes(document.name.encode()[-64:], "little")
-        return np.random.default_rng(seed).random(len(document.ids)) < MASKED_SHARE
+        return np.random.default_rng(seed).random(document.start + len(document.ids))[document.start :] < MASKED_SHARE
 
 
 def make_protocol(

@@ -88,7 +88,8 @@ class Contrast(BaseModel):
 
 class ProtocolFacts(BaseModel):
     """Which tokens were scored. targets, stride: see evaluation/protocols.py. longest: length that decides which segments there are.
-    masked: the models fill in masked tokens. device, dtype: as they were asked for. seed: of the intervals."""
+    masked: the models fill in masked tokens. max_segments: as it was asked for. segments_seed: with which these were drawn; null if all
+    were scored, or, in files of 0.1.0, the first ones of each document. device, dtype: as they were asked for. seed: of the intervals."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -97,6 +98,7 @@ class ProtocolFacts(BaseModel):
     longest: int | None
     masked: bool
     max_segments: int | None = None
+    segments_seed: int | None = None
     device: str
     dtype: str
     seed: int
@@ -115,7 +117,7 @@ class TextFacts(BaseModel):
 
 class ModelFacts(BaseModel):
     """What was scored. digest: sha256 of its files; tokens_sha256: of the text as its tokenizer cuts it. engine: what computed a
-    GGUF file."""
+    GGUF file. segments, segments_available: with `max_segments`, how many segments were drawn, and out of how many."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -130,6 +132,8 @@ class ModelFacts(BaseModel):
     special_tokens: list[list[int]]
     tokens_sha256: str
     engine: str | None = None
+    segments: int | None = None
+    segments_available: int | None = None
 
 
 class Results(BaseModel):
@@ -145,11 +149,21 @@ class Results(BaseModel):
     rows: list[Row] = []
     contrasts: list[Contrast] = []
     _record: dict[RowKey, Scored] = PrivateAttr(default_factory=dict)
+    _document_names: list[str] = PrivateAttr(default_factory=list)
 
     @property
     def record(self) -> dict[RowKey, Scored]:
         """Of every row whose status is "ok"."""
         return self._record
+
+    @property
+    def document_names(self) -> list[str]:
+        """Of the text, in the order in which the record counts its documents; empty if a file of 0.1.0 was loaded."""
+        return self._document_names
+
+    @document_names.setter
+    def document_names(self, names: list[str]) -> None:
+        self._document_names = names
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame.

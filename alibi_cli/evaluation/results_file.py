@@ -2,7 +2,7 @@
 
 `results.json` is rewritten whole, by way of a temporary name, after every row. Beside it lies `results.nll.safetensors` with what every
 figure is computed from: float32 NLLs and where they were read. `resume` trusts a row only if both files have it, and if the row's
-digest over its figures and its record is still right.
+digest over its figures and its record is still right. docs/json.md says what is in the record and how to read it without this package.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from alibi_cli.evaluation.statistics import Scored
 from alibi_cli.files.atomic import new_file
 
 FIELDS = ("nll", "document", "position", "context")
+OFFSETS = ("byte_begin", "byte_end")  # not in files of 0.1.0, nor where a tokenizer does not tell them
 OLD_NAMES = {"crop": TRUNCATED}  # arms as files of 0.1.0 call them
 
 
@@ -33,10 +34,16 @@ def digest(row: Row, scored: Scored | None) -> str:
     figures = row.model_dump(mode="json", exclude=left_out)
     found = hashlib.sha256(json.dumps(figures, sort_keys=True).encode())
     if scored is not None:
-        for name in FIELDS:
-            found.update(np.ascontiguousarray(getattr(scored, name)).tobytes())
+        for array in _arrays(scored).values():
+            found.update(array.tobytes())
         found.update(str(scored.n_bytes).encode())
     return found.hexdigest()
+
+
+def _arrays(scored: Scored) -> dict[str, np.ndarray]:
+    """A record by the names that its arrays have in the file. save_file writes the memory of an array, whatever its strides are."""
+    found = {name: getattr(scored, name) for name in (*FIELDS, *OFFSETS)}
+    return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None}
 
 
 def nll_path(path: Path) -> Path:
@@ -52,8 +59,11 @@ def save(path: Path, results: Results) -> None:
     if path.suffix != ".json":  # r-0.5 and r-0.6 would share r-0.nll.safetensors
         raise UsageError(f"{path} must end in .json.")
     named = {json.dumps(key, ensure_ascii=False): scored for key, scored in results.record.items()}
-    tensors = {f"{key} {name}": getattr(scored, name) for key, scored in named.items() for name in FIELDS}
-    metadata = {"n_bytes": json.dumps({key: scored.n_bytes for key, scored in named.items()})}
+    tensors = {f"{key} {name}": array for key, scored in named.items() for name, array in _arrays(scored).items()}
+    metadata = {
+        "n_bytes": json.dumps({key: scored.n_bytes for key, scored in named.items()}),
+        "documents": json.dumps(results.document_names),
+    }
     try:
         with new_file(nll_path(path)) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -87,7 +97,9 @@ def load_results(path: str | Path, incomplete: bool = False) -> Results:
         if nll_path(path).is_file():
             tensors = load_file(nll_path(path))
             with safe_open(nll_path(path), "numpy") as file:
-                n_bytes = json.loads(file.metadata()["n_bytes"])
+                metadata = file.metadata()
+            n_bytes = json.loads(metadata["n_bytes"])
+            results.document_names += map(str, json.loads(metadata.get("documents", "[]")))
             record = {_key(key): _scored(tensors, key, n) for key, n in n_bytes.items()}
     except (
         ValidationError,
@@ -136,7 +148,8 @@ def _key(name: str) -> RowKey:
 def _scored(tensors: dict[str, np.ndarray], key: str, n_bytes: int | None) -> Scored:
     between = " " if key.startswith("[") else "|"
     nll, document, position, context = (tensors[f"{key}{between}{name}"] for name in FIELDS)
-    return Scored(nll, document, position, context, n_bytes)
+    offsets = (tensors.get(f"{key}{between}{name}") for name in OFFSETS)
+    return Scored(nll, document, position, context, n_bytes, *offsets)
 
 
 def check_same_run(old: Results, new: Results, path: Path) -> None:

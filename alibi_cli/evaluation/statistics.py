@@ -24,13 +24,16 @@ LONGER_CONTEXT, IMPROVES, NO_CHANGE, DEGRADES = "uses longer context", "improves
 @dataclass(frozen=True)
 class Scored:
     """One row's record. nll: (n,) float32 nats. document, position, context: (n,) int32, the document of each scored token, its position
-    there, and how many tokens the model saw before it. n_bytes: bytes that the scored tokens stand for, None if unknown."""
+    there, and how many tokens the model saw before it. n_bytes: bytes that the scored tokens stand for, None if unknown. byte_begin,
+    byte_end: (n,) int64, where in the document's text, as UTF-8, each token begins and ends, None if unknown."""
 
     nll: np.ndarray
     document: np.ndarray
     position: np.ndarray
     context: np.ndarray
     n_bytes: int | None
+    byte_begin: np.ndarray | None = None
+    byte_end: np.ndarray | None = None
 
     def same_tokens(self, other: "Scored") -> bool:
         return np.array_equal(self.document, other.document) and np.array_equal(self.position, other.position)

@@ -57,8 +57,17 @@ def what_was_scored(results: Results) -> str:
         found = (
             f"{scored.tokens_scored} tokens of {scored.documents_scored} document{'s' * (scored.documents_scored != 1)}"
         )
-        tokens = f"\n{found}, set {scored.scored_set_sha256[:12]}"
+        tokens = f"\n{found}{_segments(results, scored.model)}, set {scored.scored_set_sha256[:12]}"
     return f"{protocol.name}{detail}: {kind} perplexity on {short_text(text.name)}, sha256 {text.sha256[:12]}{tokens}"
+
+
+def _segments(results: Results, model: str) -> str:
+    """How many were drawn, if not the whole text was scored."""
+    facts = next((each for each in results.models if each.name == model), None)
+    if facts is None or facts.segments is None:
+        return ""
+    drawn = f"{facts.segments} of {facts.segments_available} segments"
+    return f" in {drawn}, seed {results.protocol.segments_seed}"
 
 
 def contrasts_table(results: Results) -> Table:

@@ -169,7 +169,10 @@ class EvaluateSettings(OnModels):
     max_segments: Annotated[
         int | None,
         Setting(
-            "Score only about N segments of the longest length, spread over the documents.", minimum=1, maximum=LONGEST
+            "Score only N segments of the longest length, drawn at random: one of every document before a second of any, "
+            "anywhere in it, the same for every length and run.",
+            minimum=1,
+            maximum=LONGEST,
         ),
     ] = None
     resume: Annotated[bool, Setting("Keep the rows that the output already has.", preset=False)] = False

@@ -54,7 +54,10 @@ def _read(path: Path, text: Text) -> list[TokenizedDocument] | None:
         return None
     cuts = np.cumsum(lengths)[:-1]
     parts = zip(text.documents, np.split(ids, cuts), np.split(byte_ends, cuts), strict=True)
-    return [TokenizedDocument(name, part.astype(np.int64), ends) for (name, _), part, ends in parts]
+    return [
+        TokenizedDocument(name, part.astype(np.int64), ends, index)
+        for index, ((name, _), part, ends) in enumerate(parts)
+    ]
 
 
 def _write(path: Path, documents: list[TokenizedDocument]) -> None:

@@ -1,7 +1,7 @@
 """Documents as tokens, with the bytes that each token stands for."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,34 @@ MASKED_SHARE = 0.15  # of the tokens that a masked model fills in (Devlin et al.
 
 @dataclass(frozen=True)
 class TokenizedDocument:
-    """ids: (N,) int64 tokens without special ones. byte_ends: (N,) int64, how many bytes of the text tokens 0…i cover; None if the
-    tokenizer cannot tell."""
+    """A document, or a part of one.
+
+    ids: (N,) int64 tokens without special ones. byte_ends: (N,) int64, where in the document's text, in bytes of UTF-8, each token ends;
+    None if the tokenizer cannot tell. index: of the document in the text. start, start_byte: where in the document the first token stands
+    and where it begins.
+    """
 
     name: str
     ids: np.ndarray
     byte_ends: np.ndarray | None
+    index: int = 0
+    start: int = 0
+    start_byte: int = 0
 
-    def bytes_of(self, positions: np.ndarray) -> np.ndarray | None:
-        """(n,) bytes that the tokens at `positions` stand for; text that a tokenizer drops, such as spaces, counts with what follows."""
+    def spans(self, positions: np.ndarray) -> np.ndarray | None:
+        """(2, n) bytes of the document's text at which the tokens at `positions` begin and end. What a tokenizer drops, such as spaces,
+        belongs to the token that follows, and a character of several tokens to the first of them."""
         if self.byte_ends is None:
             return None
-        starts = np.concatenate([[0], self.byte_ends[:-1]])
-        return (self.byte_ends - starts)[positions]
+        begins = np.concatenate([[self.start_byte], self.byte_ends[:-1]])
+        return np.stack([begins[positions], self.byte_ends[positions]])
 
-    def cut(self, n_tokens: int) -> "TokenizedDocument":
-        return TokenizedDocument(
-            self.name, self.ids[:n_tokens], None if self.byte_ends is None else self.byte_ends[:n_tokens]
-        )
+    def part(self, begin: int, end: int) -> "TokenizedDocument":
+        """Tokens [begin, end) as a text of their own."""
+        start_byte, ends = self.start_byte, self.byte_ends
+        if ends is not None:
+            start_byte, ends = int(ends[begin - 1]) if begin else start_byte, ends[begin:end]
+        return replace(self, ids=self.ids[begin:end], byte_ends=ends, start=self.start + begin, start_byte=start_byte)
 
 
 def ids_of(text: str, tokenizer: Any, special: bool = False) -> list[int]:
@@ -46,19 +56,19 @@ def _encoded(text: str, tokenizer: Any, **options: Any) -> Any:
 
 
 def tokenize(text: Text, tokenizer: Any) -> list[TokenizedDocument]:
-    return [_tokenize(name, document, tokenizer) for name, document in text.documents]
+    return [_tokenize(index, name, document, tokenizer) for index, (name, document) in enumerate(text.documents)]
 
 
-def _tokenize(name: str, text: str, tokenizer: Any) -> TokenizedDocument:
+def _tokenize(index: int, name: str, text: str, tokenizer: Any) -> TokenizedDocument:
     fast = bool(getattr(tokenizer, "is_fast", False))
     encoded = _encoded(text, tokenizer, add_special_tokens=False, return_offsets_mapping=fast)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     if not fast:
-        return TokenizedDocument(name, ids, None)
+        return TokenizedDocument(name, ids, None, index)
     character_ends = np.asarray([end for _, end in encoded["offset_mapping"]], dtype=np.int64).reshape(-1)
     bytes_before = np.concatenate([[0], np.cumsum([len(character.encode()) for character in text], dtype=np.int64)])
     byte_ends = np.maximum.accumulate(bytes_before[character_ends]) if len(ids) else character_ends
-    return TokenizedDocument(name, ids, byte_ends)
+    return TokenizedDocument(name, ids, byte_ends, index)
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -93,9 +103,9 @@ def enclosed(document: TokenizedDocument, prefix: list[int], suffix: list[int]) 
     ids = np.concatenate([np.array(prefix, dtype=np.int64), document.ids, np.array(suffix, dtype=np.int64)])
     ends = document.byte_ends
     if ends is not None:
-        ends = np.pad(ends, (len(prefix), 0))
+        ends = np.pad(ends, (len(prefix), 0), constant_values=document.start_byte)
         ends = np.pad(ends, (0, len(suffix)), mode="edge")
-    return TokenizedDocument(document.name, ids, ends)
+    return replace(document, ids=ids, byte_ends=ends)
 
 
 def tokens_sha256(documents: list[TokenizedDocument]) -> str:
@@ -104,23 +114,3 @@ def tokens_sha256(documents: list[TokenizedDocument]) -> str:
     for document in documents:
         digest.update(len(document.ids).to_bytes(8, "little") + document.ids.astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-def limit(
-    documents: list[TokenizedDocument], segments: int | None, segment_tokens: int, whole_segments: bool
-) -> list[TokenizedDocument]:
-    """Cuts documents so that about `segments` segments of `segment_tokens` tokens remain, spread over as many documents as possible.
-
-    whole_segments: False counts what is left over at the end of a document, or a short document, as a segment too.
-    """
-    spare = 0 if whole_segments else segment_tokens - 1
-    whole = [(len(document.ids) + spare) // segment_tokens for document in documents]
-    if segments is None or not any(whole):
-        return documents
-    taken, left, more = [0] * len(documents), min(segments, sum(whole)), list(range(len(documents)))
-    while left:  # one segment of every document that has another, round after round
-        more = [index for index in more if taken[index] < whole[index]]
-        for index in more[:left]:
-            taken[index] += 1
-        left -= min(left, len(more))
-    return [document.cut(n * segment_tokens) for document, n in zip(documents, taken, strict=True) if n]

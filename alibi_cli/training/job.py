@@ -14,7 +14,6 @@ from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.settings.healing import TrainSettings
 from alibi_cli.settings.on_disk import expanded
 from alibi_cli.text.documents import DEFAULT, open_text
-from alibi_cli.text.text_files import expanded
 from alibi_cli.text.tokens import end_of_text
 from alibi_cli.training.budget import Budget
 from alibi_cli.training.data import Masking, Tokens, read_tokens, write_tokens

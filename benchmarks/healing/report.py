@@ -48,6 +48,9 @@ class Ladder:
         self.model = model
         paths = sorted(record_of("x").parent.glob(f"{model}-*.json"))
         self.records: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in paths}
+        scored = {row["scored"] for record in self.records.values() for row in record["rows"] if "scored" in row}
+        if len(scored) > 1:
+            raise SystemExit(f"The records of {model} are of {len(scored)} sets of tokens: make all of them again.")
 
     def at(self, arm: str, length: int, kind: str = "full") -> Sums | None:
         rows = self.records.get(arm, {}).get("rows", [])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,15 @@ def test_a_file_of_0_1_0_is_resumed(checkpoints: dict[str, str], text: Text, tmp
     llama, path = checkpoints["llama"], tmp_path / "r.json"
     before, record = evaluate(asked([llama], LENGTHS, text, output=path))
     written = json.loads(path.read_text())
+    record = {key: replace(scored, byte_begin=None, byte_end=None) for key, scored in record.items()}
     for row, new in zip(written["rows"], before.rows, strict=True):
         del row["arm_settings"]
-        if row["arm"] == "truncated":
-            row["arm"] = "crop"
-            row["sha256"] = results_file.digest(new.model_copy(update={"arm": "crop"}), record[new.key])
+        row["arm"] = row["arm"].replace("truncated", "crop")
+        row["sha256"] = results_file.digest(new.model_copy(update={"arm": row["arm"]}), record[new.key])
+        new.sha256 = results_file.digest(new, record[new.key])
+    for new_key in ("segments", "segments_available"):
+        del written["models"][0][new_key]
+    del written["protocol"]["segments_seed"]
     path.write_text(json.dumps(written))
     losses = path.with_suffix(".nll.safetensors")
     tensors, n_bytes = {}, {}
@@ -63,3 +68,7 @@ def test_a_file_of_0_1_0_is_resumed(checkpoints: dict[str, str], text: Text, tmp
     assert {what.split(" at ")[0] for what in seen if " at " in what} == {f"{llama}:window"}  # the new arm alone
     assert [row for row in after.rows if row.arm != "window"] == before.rows
     assert {row["arm"] for row in json.loads(path.read_text())["rows"]} == {"full", "truncated", "window"}
+    again = load_results(path)
+    known = {key.arm: scored.byte_end is not None for key, scored in again.record.items()}
+    assert known == {"full": False, "truncated": False, "window": True}
+    assert again.document_names == [name for name, _ in text.documents]

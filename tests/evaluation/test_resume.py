@@ -68,6 +68,22 @@ def test_resuming_something_else_is_refused(checkpoints: dict[str, str], text: T
             evaluate(asked(**{**request, "resume": True}))
 
 
+def test_segments_of_an_earlier_version_are_not_continued(
+    checkpoints: dict[str, str], text: Text, tmp_path: Path
+) -> None:
+    """0.1.0 took the first segments of each document, and its files do not name a seed."""
+    output = tmp_path / "r.json"
+    request = asked([checkpoints["llama-alibi"]], LENGTHS, text, output=output, max_segments=3)
+    evaluate(request)
+    again, _ = evaluate({**request, "lengths": (12, 18, *LENGTHS[1:]), "resume": True})
+    assert len({row.scored_set_sha256 for row in again.rows}) == 1 and again.protocol.segments_seed == 0
+    written = json.loads(output.read_text())
+    del written["protocol"]["segments_seed"]
+    output.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=r"protocol\.segments_seed: None -> 0"):
+        evaluate({**request, "resume": True})
+
+
 def test_a_changed_model_is_refused(text: Text, tmp_path: Path) -> None:
     folder, output = save_tiny("gpt2", tmp_path / "m"), tmp_path / "r.json"
     evaluate(asked([str(folder)], (8, 12), text, output=output))

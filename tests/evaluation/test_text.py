@@ -231,8 +231,8 @@ def test_bytes_of_tokens_add_up_to_the_text(tmp_path: Path) -> None:
     (document,) = tokenize(load_text(files=[tmp_path / "a"]), tokenizer)
     n_bytes = len((tmp_path / "a").read_bytes())
     assert len(document.ids) == n_bytes
-    spans = document.bytes_of(np.arange(n_bytes))
-    assert spans is not None and spans.sum() == n_bytes and (spans >= 0).all()
+    begins, ends = document.spans(np.arange(n_bytes))
+    assert (ends - begins).sum() == n_bytes and (ends >= begins).all()
     assert tokenizer.decode(document.ids) == (tmp_path / "a").read_text()
 
 
@@ -249,7 +249,8 @@ def test_bytes_of_words_count_the_spaces_that_a_tokenizer_drops(tmp_path: Path) 
     (tmp_path / "a").write_text("ein  größer ein")
     (document,) = tokenize(load_text(files=[tmp_path / "a"]), tokenizer)
     assert document.ids.tolist() == [2, 3, 2]
-    assert document.bytes_of(np.arange(3)).tolist() == [3, 2 + 8, 1 + 3]
+    assert document.spans(np.arange(3)).tolist() == [[0, 3, 3 + 2 + 8], [3, 3 + 2 + 8, 3 + 2 + 8 + 1 + 3]]
+    assert document.part(1, 3).spans(np.arange(2)).tolist() == [[3, 13], [13, 17]]
     assert special_tokens(tokenizer) == ([0], [1])
 
 

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from alibi_cli import AlibiError
 from alibi_cli.evaluation.protocols import make_protocol
-from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument, enclosed, limit
+from alibi_cli.text.segments import draw
+from alibi_cli.text.tokens import MASKED_SHARE, TokenizedDocument, enclosed
 
 
 def documents(*sizes: int) -> list[TokenizedDocument]:
-    return [TokenizedDocument(f"d{i}", np.arange(size), np.arange(1, size + 1)) for i, size in enumerate(sizes)]
+    return [TokenizedDocument(f"d{i}", np.arange(size), np.arange(1, size + 1), i) for i, size in enumerate(sizes)]
 
 
 def scored(protocol, docs, length) -> list[tuple[int, int]]:
@@ -132,30 +133,60 @@ def test_too_short_documents_are_an_error() -> None:
         make_protocol("non-overlapping", (8,)).windows(documents(1, 0), 8)
 
 
-def test_a_limit_is_spread_over_documents() -> None:
-    cut = limit(documents(100, 35, 5, 1000), 6, 10, True)
-    assert [(document.name, len(document.ids)) for document in cut] == [("d0", 20), ("d1", 20), ("d3", 20)]
-    assert limit(documents(100), None, 10, True)[0].ids.shape == (100,)
-    assert sum(len(document.ids) for document in limit(documents(25, 7), 99, 10, True)) == 20
-    assert [len(document.ids) for document in limit(documents(25, 7), 3, 10, False)] == [20, 7]
-    assert [len(document.ids) for document in limit(documents(5, 7), 3, 10, True)] == [
+def test_segments_are_drawn_from_every_document_in_turn() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        sizes, wanted = rng.integers(0, 60, rng.integers(1, 9)).tolist(), int(rng.integers(1, 30))
+        left, taken = [size // 10 for size in sizes], [0] * len(sizes)
+        drawn = draw(documents(*sizes), wanted, 10, True, seed)
+        assert (drawn.count, drawn.available) == (min(wanted, sum(left)), sum(left))
+        if wanted >= sum(left):
+            assert [len(text.ids) for text in drawn.texts] == sizes
+            continue
+        for text in drawn.texts:
+            taken[text.index] += 1
+            assert len(text.ids) == 10 and text.start % 10 == 0 and text.ids[0] == text.start == text.start_byte
+        assert sum(taken) == wanted and all(n <= have for n, have in zip(taken, left, strict=True))
+        fewest = min(n for n, have in zip(taken, left, strict=True) if n < have)
+        assert max(taken) <= fewest + 1  # no document gives two more than one that has another
+        places = [(text.index, text.start) for text in drawn.texts]
+        assert places == sorted(set(places))
+
+
+def test_segments_lie_anywhere_and_follow_the_seed() -> None:
+    docs = documents(100, 35, 1000)
+    found = {seed: [(t.index, t.start) for t in draw(docs, 4, 10, True, seed).texts] for seed in range(300)}
+    assert found[7] == [(t.index, t.start) for t in draw(docs, 4, 10, True, 7).texts]
+    for index, size in enumerate((100, 30, 1000)):
+        starts = [start for places in found.values() for of, start in places if of == index]
+        assert set(range(0, min(size, 100), 10)) <= set(starts) and max(starts) >= size - 60
+        assert abs(np.mean(starts) / (size - 10) - 0.5) < 0.1  # as often in the second half
+    seconds = [max((0, 1, 2), key=[of for of, _ in places].count) for places in found.values()]
+    assert all(60 < seconds.count(index) < 140 for index in range(3))  # the fourth is of any document
+
+
+def test_what_is_left_over_counts_where_windows_need_not_be_full() -> None:
+    docs = documents(25, 7)
+    found = {(t.index, t.start, len(t.ids)) for seed in range(50) for t in draw(docs, 3, 10, False, seed).texts}
+    assert found == {(0, 0, 10), (0, 10, 10), (0, 20, 5), (1, 0, 7)}
+    assert [len(text.ids) for text in draw(documents(5, 7), 3, 10, True, 0).texts] == [
         5,
         7,
     ]  # too short: the protocol says so
 
 
-def test_a_limit_takes_from_every_document_in_turn() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        sizes, wanted = rng.integers(0, 60, rng.integers(1, 9)).tolist(), int(rng.integers(1, 30))
-        left, taken = [size // 10 for size in sizes], [0] * len(sizes)
-        for _ in range(wanted):
-            if any(left):
-                turn = max(range(len(sizes)), key=lambda index: (left[index] > 0, -taken[index], -index))
-                taken[turn], left[turn] = taken[turn] + 1, left[turn] - 1
-        found = {document.name: len(document.ids) for document in limit(documents(*sizes), wanted, 10, True)}
-        if any(taken):
-            assert found == {f"d{index}": 10 * n for index, n in enumerate(taken) if n}
+def test_a_drawn_segment_keeps_its_masks_and_its_windows() -> None:
+    """What is scored of a segment, and after how many tokens, does not depend on the others that were drawn."""
+    (whole,) = documents(4000)
+    part = whole.part(1024, 1152)
+    masked = make_protocol("non-overlapping", (32, 128), masked=True)
+    positions = [t + 1024 for _, t in scored(masked, [part], 32)]
+    assert positions == [t for _, t in scored(masked, [whole], 32) if 1024 <= t < 1152]
+    fixed = make_protocol("fixed-target", (32, 128), targets=8)
+    for length in (32, 128):
+        (window,) = fixed.windows([part], length)
+        own = fixed.windows([whole], length)[8]
+        assert (window.targets + 1024).tolist() == own.targets.tolist() and window.begin + 1024 == own.begin
 
 
 def rolling(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
@@ -181,8 +212,8 @@ def test_lm_eval_windows_are_those_of_the_harness(size: int, length: int, begins
     assert [
         (part, document.ids[window.targets].tolist()) for part, window in zip(fed, windows, strict=True)
     ] == expected
-    n_bytes = [document.bytes_of(window.targets) for window in windows]
-    assert sum(int(part.sum()) for part in n_bytes if part is not None) == 3 * size
+    spans = [document.spans(window.targets) for window in windows]
+    assert sum(int((end - begin).sum()) for begin, end in spans) == 3 * size
     if size > length:
         plain = make_protocol("non-overlapping", (length,)).windows([document], length)
         assert [w.targets.tolist() for w in plain] == [w.targets.tolist() for w in windows]
