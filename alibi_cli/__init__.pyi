@@ -241,7 +241,8 @@ def estimate(
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
         arms: What an unconverted model can do beyond its trained length, as rows of its own: truncated, window,
-            window+sinks, window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.
+            window+sinks, streaming (StreamingLLM), window:N, window+sinks:N, streaming:N, linear, dynamic, yarn.
+            Default: truncated.
         protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
             that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
             'sliding', 'lm-eval'.
@@ -252,7 +253,8 @@ def estimate(
         dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
         text_column: The dataset's column that holds the text.
         max_documents: Take only the first N documents.
-        max_segments: Score only about N segments of the longest length, spread over the documents.
+        max_segments: Score only N segments of the longest length, drawn at random: one of every document before a
+            second of any, anywhere in it, the same for every length and run.
         resume: Keep the rows that the output already has.
 
     Raises:
@@ -311,7 +313,8 @@ def evaluate(
         trust_remote_code: Let a model's own Python code run. Off unless given; stock families do not need it.
         baseline: Compare every MODEL with this one and its arms, or with one arm of it, on the same tokens.
         arms: What an unconverted model can do beyond its trained length, as rows of its own: truncated, window,
-            window+sinks, window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.
+            window+sinks, streaming (StreamingLLM), window:N, window+sinks:N, streaming:N, linear, dynamic, yarn.
+            Default: truncated.
         protocol: Which tokens are scored: the same last K of every segment; all, in separate windows; all, in windows
             that advance by S; all, as lm-evaluation-harness does it. One of 'fixed-target', 'non-overlapping',
             'sliding', 'lm-eval'.
@@ -322,7 +325,8 @@ def evaluate(
         dataset: python-docs, or PATH:CONFIG:SPLIT of a dataset. Default: python-docs.
         text_column: The dataset's column that holds the text.
         max_documents: Take only the first N documents.
-        max_segments: Score only about N segments of the longest length, spread over the documents.
+        max_segments: Score only N segments of the longest length, drawn at random: one of every document before a
+            second of any, anywhere in it, the same for every length and run.
         resume: Keep the rows that the output already has.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The study on a real model: its statistics, its resumption and its stand-in for windows, on a tiny Llama and without a network."""
+"""The study on a real model: its statistics and its resumption, on a tiny Llama and without a network."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from alibi_cli.evaluation.arms import arm_of
 from benchmarks.real_model import arms, headline, measure, records, report
 from benchmarks.real_model.arms import ARMS, Arm, ArmFailed
-from benchmarks.real_model.attention import SINKS, arm_of
 from benchmarks.real_model.calibration_texts import calibration_documents
 from benchmarks.real_model.documents import LENGTH
 from benchmarks.real_model.evaluation_texts import evaluation_documents
@@ -75,38 +75,6 @@ def test_scores_are_those_of_the_logits(tiny, study):
         logits = model(ids[:, :-1]).logits[0]
     expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").numpy()
     assert measure.score(model, study["a"][: SHORT + 1]) == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("name", ["window:100", "window+sinks:100"])
-def test_a_window_is_what_its_mask_says(tiny, study, name, monkeypatch):
-    monkeypatch.setattr("benchmarks.real_model.attention.BLOCK", 96)
-    ids = torch.from_numpy(study["a"][None, :400])
-    sinks = SINKS if "sinks" in name else 0
-    i, j = torch.arange(400)[:, None], torch.arange(400)[None]
-    seen = (j <= i) & ((i - j < 100 - sinks) | (j < sinks))
-    model = LlamaForCausalLM.from_pretrained(tiny, attn_implementation="eager").eval()
-    with torch.no_grad():
-        whole = model(ids).logits
-        expected = model(ids, attention_mask=torch.where(seen, 0.0, -1e30)[None, None]).logits
-        with arm_of(model, name, trained_length=8192, length=400):
-            found = model(ids).logits
-        assert torch.equal(model(ids).logits, whole)
-    assert (found - expected).abs().max() < 1e-4
-    assert (whole - expected).abs().max() > 1e-2
-    assert (whole - found)[:, :96].abs().max() < 1e-4
-
-
-def test_streaming_is_the_model_on_the_first_tokens_and_the_window_alone(tiny, study, monkeypatch):
-    """One layer: with more, what is in the window has itself seen what no longer is."""
-    monkeypatch.setattr("benchmarks.real_model.attention.BLOCK", 70)
-    model = LlamaForCausalLM.from_pretrained(tiny, num_hidden_layers=1).eval()
-    ids = torch.from_numpy(study["a"][None, :400])
-    with torch.no_grad():
-        with arm_of(model, "streaming:100", trained_length=8192, length=400):
-            found = model(ids).logits
-        for last in (99, 100, 257, 399):
-            kept = torch.cat([ids[:, :SINKS], ids[:, max(SINKS, last - 95) : last + 1]], dim=1)
-            assert (found[:, last] - model(kept).logits[:, -1]).abs().max() < 1e-4
 
 
 def test_a_stretched_rotation_is_that_of_transformers(tiny, study):

@@ -129,6 +129,7 @@ def _next(report: "ConvertReport") -> list[str]:
         return ["alibi", "verify", report.output]
     lengths = found.lengths if len(found.lengths) < 3 else [f"{found.lengths[0]}:{found.lengths[-1]}"]
     words += ["--lengths", ",".join(map(str, lengths))]
+    words += ["--arms", ",".join(found.arms)] if found.arms else []
     return words if found.max_segments is None else [*words, "--max-segments", str(found.max_segments)]
 
 

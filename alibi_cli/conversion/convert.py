@@ -1,5 +1,6 @@
 """The verbs `convert` and `plan`: from a checkpoint to a converted one, by way of calibration if that is asked for."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
 from alibi_cli.conversion.plan import Plan, make_plan
 from alibi_cli.conversion.side_files import brings_code
 from alibi_cli.conversion.writer import write
+from alibi_cli.errors import AlibiError
+from alibi_cli.evaluation.arms import to_beat
 from alibi_cli.evaluation.scoring import budget_of
 from alibi_cli.evaluation.suggestion import Suggestion, suggest
 from alibi_cli.files.atomic import check_output
 from alibi_cli.models.cost import cost_of_shapes
 from alibi_cli.models.families import family_of, family_policies, shows_scores
+from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import device_type
 from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
@@ -130,7 +134,7 @@ def _suggestion(plan: Plan) -> Suggestion | None:
         return None
     shapes = ((name, info.shape) for name, (_, info) in plan.source.tensors.items())
     cost, device = cost_of_shapes(config, shapes), device_type("auto")
-    return suggest(
+    found = suggest(
         cost,
         config.get_text_config().vocab_size,
         plan.trained_length or plan.max_sequence_length,
@@ -138,6 +142,10 @@ def _suggestion(plan: Plan) -> Suggestion | None:
         free_memory(device),
         cache(lambda: speed(device, torch.float32, budget_of(device), cost.width)),
     )
+    if found is not None:
+        with suppress(AlibiError):  # code of its own, say, without which it is not evaluated either
+            found.arms = to_beat(describe(plan.source.folder), found.lengths[-1])
+    return found
 
 
 def kept(output: Path) -> str | None:

@@ -2,15 +2,17 @@
 
 truncated       the model is fed the last L tokens, L being its trained length
 window          every token sees itself and the L - 1 tokens before it
-window+sinks    it sees itself, the L - 5 tokens before it, and the first 4 tokens of the sequence: StreamingLLM's shape
+window+sinks    it sees itself, the L - 5 tokens before it, and the first 4 tokens of the sequence, where they are
+streaming       the same, the first 4 as if they stood right before the window: StreamingLLM's positions
 linear, dynamic, yarn    transformers' `rope_parameters` of that rope_type, the factor being length / L
 
-`window:N` and `window+sinks:N` have N in place of L. Within L (or N) tokens every arm is the original. docs/arms.md defines them in full.
+`window:N`, `window+sinks:N` and `streaming:N` have N in place of L. Within L (or N) tokens every arm is the
+original. docs/arms.md defines them in full.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,18 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from alibi_cli.errors import AlibiError, UsageError, first_line
-from alibi_cli.evaluation.arm_names import ARMS, FULL, ROTATIONS, TRUNCATED, WINDOW, WINDOW_AND_SINKS
+from alibi_cli.evaluation.arm_names import (
+    ARMS,
+    FULL,
+    ROTATIONS,
+    STREAMING,
+    TRUNCATED,
+    WINDOW,
+    WINDOW_AND_SINKS,
+    WINDOWS,
+)
 from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
+from alibi_cli.evaluation.streaming import no_turning, turning
 from alibi_cli.evaluation.window_attention import attend, window_implementation
 from alibi_cli.models.body_and_head import device_of
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
@@ -34,10 +46,11 @@ SINKS = 4  # Xiao et al. 2023, arXiv 2309.17453: four are enough, more add nothi
 
 @dataclass(frozen=True)
 class Limits:
-    """What of a model's own decides which arms it can have. no_window, no_rotation: why it cannot have these, None if it can. own_window:
-    of its layers, if all have one."""
+    """What of a model's own decides which arms it can have. no_window, no_turning, no_rotation: why it cannot have windows, queries that
+    are turned back, stretched rotations; None if it can. own_window: of its layers, if all have one."""
 
     no_window: str | None = None
+    no_turning: str | None = None
     no_rotation: str | None = None
     own_window: int | None = None
 
@@ -73,7 +86,7 @@ class Arm:
         reach = self.reach(info.trained_length)
         if reach is None:
             return "its config names no trained length"
-        if self.kind.startswith(WINDOW) and info.hard_limit is not None and reach >= info.hard_limit:
+        if self.kind in WINDOWS and info.hard_limit is not None and reach >= info.hard_limit:
             return f"it has embeddings for {info.hard_limit} positions, and no window can have more"
         return self._obstacle(limits_of(info.skeleton, info.masked), reach)
 
@@ -87,15 +100,22 @@ class Arm:
             return (
                 f"all its layers have a window of {own} tokens of their own, which a window of {reach} leaves as it is"
             )
-        return limits.no_window
+        return limits.no_window or (limits.no_turning if self.kind == STREAMING else None)
 
     def settings(self, trained_length: int, length: int) -> dict[str, float]:
         """What the arm does at a length: {"window", "sinks"} or {"factor"}; nothing for truncated."""
         reach = self.size or trained_length
         if self.kind in ROTATIONS:
             return {"factor": length / trained_length}
-        sinks = SINKS if self.kind == WINDOW_AND_SINKS else 0
+        sinks = 0 if self.kind == WINDOW else SINKS
         return {} if self.kind == TRUNCATED else {"window": reach - sinks, "sinks": sinks}
+
+
+def to_beat(info: "ModelInfo", length: int) -> list[str]:
+    """The arms that say most of a conversion: the default, and the best window that a model can have at a length; nothing if it can have
+    none."""
+    windows = [arm.name for arm in (Arm(STREAMING), Arm(WINDOW_AND_SINKS)) if arm.applies(info, length)]
+    return [TRUNCATED, *windows[:1]] if windows else []
 
 
 def parse_arm(name: str) -> Arm:
@@ -105,18 +125,18 @@ def parse_arm(name: str) -> Arm:
     """
     found = re.fullmatch(r"(.+?)(?::(\d+))?", name)
     kind, size = (found[1], int(found[2]) if found[2] else None) if found else (name, None)
-    if kind not in ARMS or (size is not None and not kind.startswith(WINDOW)):
-        windows = f"{WINDOW}:N, {WINDOW_AND_SINKS}:N"
+    if kind not in ARMS or (size is not None and kind not in WINDOWS):
+        windows = ", ".join(f"{window}:N" for window in WINDOWS)
         raise UsageError(f"There is no arm {name!r}; there are {', '.join(ARMS)}, {windows}.")
-    if size is not None and size <= (SINKS if kind == WINDOW_AND_SINKS else 0):
+    if size is not None and size <= (0 if kind == WINDOW else SINKS):
         raise UsageError(f"{name}: a window of {size} tokens has no room for the latest.")
     return Arm(kind, size)
 
 
 def split_arm(name: str) -> tuple[str, str | None]:
     """(MODEL, ARM) of "MODEL:ARM", (name, None) of anything else: folders and Hub names may hold colons of their own."""
-    arms = "|".join(re.escape(kind) for kind in ARMS)
-    found = re.fullmatch(rf"(.+):((?:{arms})|(?:{WINDOW}|{re.escape(WINDOW_AND_SINKS)}):\d+)", name, re.DOTALL)
+    arms, windows = ("|".join(map(re.escape, names)) for names in (ARMS, WINDOWS))
+    found = re.fullmatch(rf"(.+):((?:{arms})|(?:{windows}):\d+)", name, re.DOTALL)
     return (name, None) if found is None or Path(name).exists() else (found[1], found[2])
 
 
@@ -131,7 +151,9 @@ def limits_of(model: PreTrainedModel, masked: bool = False) -> Limits:
     elif not model._can_set_attn_implementation():
         no_window = "its attention does not go through transformers' attention interface"
     window, layers = getattr(config, "sliding_window", None), getattr(config, "layer_types", None) or [SLIDING]
-    return Limits(no_window, no_stretching(model), window if window and set(layers) == {SLIDING} else None)
+    return Limits(
+        no_window, no_turning(model), no_stretching(model), window if window and set(layers) == {SLIDING} else None
+    )
 
 
 @contextmanager
@@ -159,7 +181,9 @@ def arm_of(model: PreTrainedModel, name: str, *, trained_length: int, length: in
         with stretched(model, arm.kind, settings["factor"], trained_length):
             yield
     else:
-        with _within(model, name, int(settings["window"]), int(settings["sinks"])):
+        streams = arm.kind == STREAMING
+        implementation = window_implementation(int(settings["window"]), int(settings["sinks"]), streams)
+        with turning(model) if streams else nullcontext(), _attending(model, name, implementation):
             yield
 
 
@@ -168,8 +192,8 @@ def refusal(arm: str, model: str, reason: str) -> AlibiError:
 
 
 @contextmanager
-def _within(model: PreTrainedModel, name: str, window: int, sinks: int) -> Iterator[None]:
-    configs, implementation = configs_of(model), window_implementation(window, sinks)
+def _attending(model: PreTrainedModel, name: str, implementation: str) -> Iterator[None]:
+    configs = configs_of(model)
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:  # set_attn_implementation does not reach every family

@@ -19,11 +19,12 @@ BYTE_VOCABULARY = 300  # a smaller one has a token for each byte
 
 class Suggestion(BaseModel):
     """lengths: doublings, in tokens. max_segments: null if the whole text can be scored. seconds: that scoring two models is estimated to
-    take."""
+    take, and a window of the original. arms: of the original, beyond its trained length; empty where none but the default can be had."""
 
     lengths: list[int]
     max_segments: int | None
     seconds: float
+    arms: list[str] = []
 
 
 def suggest(
@@ -38,7 +39,8 @@ def suggest(
     for lengths in _candidates(trained, declared):
         longest = lengths[-1]
         available = sum(size // (bytes_per_token * longest) for size in _sizes())
-        each = 2 * sum(cost.operations(length, min(TARGETS, length)) for length in lengths)
+        rows = [*lengths, *lengths, *(length for length in lengths if length > trained)]  # two models and a window
+        each = sum(cost.operations(length, min(TARGETS, length)) for length in rows)
         quick = each * available < QUICK
         allowed = available if quick else int(WORTH_A_HINT * SHARE * speed() / each)
         fits = free_bytes is None or cost.peak_bytes(longest, 1, LOGITS_PER_CHUNK) <= free_bytes

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TypeVar
 
-from alibi_cli.evaluation.arm_names import FULL, TRUNCATED
+from alibi_cli.evaluation.arm_names import FULL, STREAMING, TRUNCATED
 from alibi_cli.evaluation.results import Contrast, Results, Row
 from alibi_cli.names import short_names, short_text
 
@@ -196,6 +196,8 @@ def what_an_arm_does(row: Row) -> str:
     if "factor" in found:
         return f"factor {found['factor']:g}"
     sinks = f" and first {found['sinks']:g}" if found.get("sinks") else ""
+    if row.arm.startswith(STREAMING):
+        sinks += ", moved up"
     return f"latest {found['window']:g} tokens{sinks}" if found else ""
 
 

@@ -21,6 +21,7 @@ STYLES: dict[str, tuple[Any, str]] = {
     "truncated": ("--", "s"),
     "window": (":", "^"),
     "window+sinks": ("-.", "D"),
+    "streaming": ((0, (3, 1, 1, 1, 1, 1)), "*"),
     "linear": ((0, (1, 3)), "v"),
     "dynamic": ((0, (5, 4, 1, 4, 1, 4)), "P"),
     "yarn": ((0, (9, 3)), "X"),

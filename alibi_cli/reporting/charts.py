@@ -21,6 +21,7 @@ ARMS = {  # of Plotly: line, marker
     "truncated": ("dash", "square-open"),
     "window": ("dot", "triangle-up-open"),
     "window+sinks": ("dashdot", "diamond-open"),
+    "streaming": ("2px,4px", "star-open"),
     "linear": ("longdash", "triangle-down-open"),
     "dynamic": ("longdashdot", "cross-open"),
     "yarn": ("5px,2px,1px,2px", "x-open"),

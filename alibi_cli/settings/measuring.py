@@ -125,7 +125,7 @@ class EvaluateSettings(OnModels):
         tuple[str, ...] | None,
         Setting(
             "What an unconverted model can do beyond its trained length, as rows of its own: truncated, window, window+sinks, "
-            "window:N, window+sinks:N, linear, dynamic, yarn. Default: truncated.",
+            "streaming (StreamingLLM), window:N, window+sinks:N, streaming:N, linear, dynamic, yarn. Default: truncated.",
             metavar="ARM,ARM,…|none",
             parse=parse_names,
         ),

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alibi_cli.evaluation.arms import arm_of
 from alibi_cli.models.language_model import ModelInfo, describe
 from alibi_cli.models.loading import load_model
 from benchmarks.real_model import environment
-from benchmarks.real_model.attention import arm_of
 from benchmarks.real_model.calibration_texts import calibration_files
 from benchmarks.real_model.documents import LENGTH
 from benchmarks.real_model.environment import TRAINED_LENGTH

@@ -21,12 +21,24 @@ ROTATIONS = ("linear", "dynamic", "yarn")
 
 def test_names() -> None:
     assert parse_names("none") == () and parse_names("yarn, window:1024,yarn") == ("yarn", "window:1024")
-    for wrong in ("crop", "yarn:4", "truncated:5", "window:", "window:x", "window:0", "window+sinks:4", "", "full"):
+    for wrong in (
+        "crop",
+        "yarn:4",
+        "truncated:5",
+        "window:",
+        "window:x",
+        "window:0",
+        "window+sinks:4",
+        "streaming:4",
+        "",
+        "full",
+    ):
         with pytest.raises(AlibiError) as error:
             [parse_arm(name) for name in parse_names(wrong)]
         assert error.value.exit_code == 2
     assert parse_arm("window+sinks:5").settings(24, 48) == {"window": 1, "sinks": 4}
     assert parse_arm("window+sinks").settings(8192, 16384) == {"window": 8188, "sinks": 4}
+    assert parse_arm("streaming:1024").settings(8192, 16384) == {"window": 1020, "sinks": 4}
     assert parse_arm("yarn").settings(8192, 16384) == {"factor": 2.0}
 
 
@@ -40,6 +52,7 @@ def test_presets_may_name_arms() -> None:
 def test_only_names_of_arms_are_split_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert split_arm("gpt2:window+sinks") == ("gpt2", "window+sinks")
     assert split_arm("a:b:window:1024") == ("a:b", "window:1024")
+    assert split_arm("a:streaming:8") == ("a", "streaming:8") and split_arm("a:streaming") == ("a", "streaming")
     assert split_arm("C:/models/x:truncated") == ("C:/models/x", "truncated")
     for whole in ("gpt2", "a:b", "a:crop", "yarn", "a:windows", "a:yarn:4", "a:truncated:9"):
         assert split_arm(whole) == (whole, None)
@@ -56,7 +69,7 @@ def arms_of(results, model: str) -> dict[str, list[int]]:
     return found
 
 
-ALL = ("truncated", "window", "window+sinks", *ROTATIONS)
+ALL = ("truncated", "window", "window+sinks", "streaming", *ROTATIONS)
 
 
 def test_rows_of_all_arms(checkpoints: dict[str, str], text: Text) -> None:
@@ -144,6 +157,7 @@ def test_a_picture_of_all_arms(checkpoints: dict[str, str], tmp_path: Path) -> N
     arms = ["--arms", ",".join(ALL), "--lengths", "24,36,48", "--max-segments", "20", "--plot", picture]
     result = alibi_inside(*command, *arms)
     assert "llama:window+sinks" in result.stdout and "latest 20 tokens and first 4" in result.stdout
+    assert "latest 20 tokens and first 4, moved up" in result.stdout
     assert "factor 1.5" in result.stdout and "than window+sinks" in result.stdout and "than yarn" not in result.stdout
     drawn = picture.read_text()
     assert drawn.startswith("<?xml") and all(f":{arm}" in drawn for arm in ALL)

@@ -58,16 +58,20 @@ def test_nothing_is_measured_where_it_cannot_matter() -> None:
     assert found is not None and found.lengths == [24, 48, 96] and found.max_segments is None
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_what_is_proposed_runs(family: str, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("family", "arms"),
+    [("llama", " --arms truncated,streaming"), ("gpt2", ""), ("gptj", ""), ("mistral", "")],
+)
+def test_what_is_proposed_runs(family: str, arms: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suggestion, "_sizes", lambda: (400, 200) * 10)
     save_tiny(family, tmp_path / "m")
     said = alibi_inside("convert", "m", "-o", "out").stderr.splitlines()[-1]
-    assert said == "Next: alibi eval out --baseline m --lengths 24:96"
+    assert said == f"Next: alibi eval out --baseline m --lengths 24:96{arms}"
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert alibi_inside(*shlex.split(said)[2:], "--max-documents", "3").returncode == 0
+    shown = alibi_inside(*shlex.split(said)[2:], "--max-documents", "3").stdout
+    assert ("m:streaming" in shown) == ("streaming" in arms) and "m:truncated" in shown
 
 
 @pytest.mark.parametrize("family", ["t5", "headless"])
