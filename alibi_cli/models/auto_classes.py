@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from alibi_cli.names import CONVERTED as PREFIX
+from alibi_cli.names import CONVERTED
 
 TABLES = "transformers.models.auto.configuration_auto"
 
@@ -31,13 +31,13 @@ class ConvertedTypes(dict[str, Any]):
 
 
 def _base_of(key: object) -> str | None:
-    if not isinstance(key, str) or not key.startswith(PREFIX):
+    if not isinstance(key, str) or not key.startswith(CONVERTED):
         return None
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     from alibi_cli.models.families import family_of, family_policies, policy_names
 
-    base = key.removeprefix(PREFIX)
+    base = key.removeprefix(CONVERTED)
     known = base in CONFIG_MAPPING_NAMES and any(family_of(base) in family_policies(name) for name in policy_names())
     return base if known else None
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alibi_cli.models.auto_classes import PREFIX
+from alibi_cli.names import CONVERTED
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.surgery.kinds_of_rotation import depends_on_length
 
@@ -33,7 +33,7 @@ def architectures() -> dict[str, str]:
 
 def stock_type(config: Any) -> str:
     """The model type that a converted config was made of."""
-    return str(config.model_type.removeprefix(PREFIX))
+    return str(config.model_type.removeprefix(CONVERTED))
 
 
 def check(config: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from alibi_cli.models.auto_classes import PREFIX
+from alibi_cli.names import CONVERTED
 from alibi_cli.runtime.alibi_positions import NoPosition
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.runtime.alibi_rewrite import policies
@@ -39,7 +39,7 @@ def stock_config(config: Any) -> Any:
     values = {
         name: value
         for name, value in config.to_dict().items()
-        if not name.startswith(PREFIX) and name not in ("auto_map", "model_type")
+        if not name.startswith(CONVERTED) and name not in ("auto_map", "model_type")
     }
     return CONFIG_MAPPING[stock_type(config)].from_dict(values)
 
