@@ -13,7 +13,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 from nbclient import NotebookClient
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 import alibi_cli as alibi
 from alibi_cli.conversion import meta_surgery, plan
@@ -30,7 +30,7 @@ from tests.python import python
 
 
 def test_a_conversion_parses_the_config_once_and_builds_one_model_without_weights(tmp_path: Path, monkeypatch) -> None:
-    calls: dict[str, int] = {"config": 0, "meta": 0}
+    folder, calls = save_tiny("llama", tmp_path / "m"), dict[str, int]()
     parse, build = source.config_of, meta_surgery.MetaSurgery.__init__
 
     def parsed(*args: Any) -> Any:
@@ -41,14 +41,26 @@ def test_a_conversion_parses_the_config_once_and_builds_one_model_without_weight
         calls["meta"] += 1
         build(*args, **options)
 
+    def counted(name: str) -> None:
+        original = getattr(PreTrainedConfig, name).__func__
+
+        def count(cls: Any, given: Any, **options: Any) -> Any:
+            of_source = str(given) == str(folder) if name == "get_config_dict" else given.get("model_type") == "llama"
+            calls[name] += of_source
+            return original(cls, given, **options)
+
+        monkeypatch.setattr(PreTrainedConfig, name, classmethod(count))
+
+    counted("from_dict")
+    counted("get_config_dict")
     monkeypatch.setattr(source, "config_of", parsed)
     monkeypatch.setattr(plan.MetaSurgery, "__init__", built)
-    folder, words = save_tiny("llama", tmp_path / "m"), "abcdefghij" * 400
-    (tmp_path / "text.txt").write_text(words)
+    (tmp_path / "text.txt").write_text("abcdefghij" * 400)
     for settings in ({}, {"policy": "add", "slopes": "calibrated", "calibration_text": [tmp_path / "text.txt"]}):
-        calls.update(config=0, meta=0)
+        calls.update(config=0, meta=0, from_dict=0, get_config_dict=0)
         report = alibi.convert(str(folder), tmp_path / "out", force=True, **settings)
-        assert report.verified is not None and report.verified.passed and calls == {"config": 1, "meta": 1}
+        assert report.verified is not None and report.verified.passed
+        assert calls == {"config": 1, "meta": 1, "from_dict": 1, "get_config_dict": 0}
 
 
 def test_verbs_are_silent_and_tell_progress_what_they_do(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Calibration of a checkpoint on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from alibi_cli.calibration.calibrate import estimate, learn, press_grid, state_key
@@ -55,6 +56,7 @@ def calibrate_source(
     check_source(source, settings)
     trained = source.trained_length or 0
     found = language_model(source.name, source.folder, source.commit, source.raw_config)
+    found = replace(found, config=source.config)
     width = {"bfloat16": 2, "float16": 2}.get(found.stored_dtype, 4)
     cost = estimate(source.weight_bytes * 4 // width, source.config, settings, trained)
     say(

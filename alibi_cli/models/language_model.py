@@ -26,7 +26,7 @@ from alibi_cli.runtime.alibi_positions import POSITION_TABLES
 @dataclass(frozen=True)
 class LanguageModel:
     """raw_config: its config.json. masked: it fills in masked tokens instead of predicting the next one. loaded, tokenizer: of a model in
-    memory, which has a folder if it was loaded from one."""
+    memory, which has a folder if it was loaded from one. config: raw_config, where it has been parsed already."""
 
     name: str
     folder: Path | None
@@ -35,6 +35,7 @@ class LanguageModel:
     masked: bool
     loaded: Any = field(default=None, repr=False, kw_only=True)
     tokenizer: Any = field(default=None, repr=False, kw_only=True)
+    config: Any = field(default=None, repr=False, kw_only=True)
 
     @property
     def model_type(self) -> str:

@@ -1,5 +1,6 @@
 """Loads tokenizers and weights to the device that computes."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,7 +34,7 @@ def load_tokenizer(info: LanguageModel, trust_remote_code: bool = False) -> Any:
         from alibi_cli.models.gguf_model import EngineTokenizer
 
         return EngineTokenizer(info)
-    return _tokenizer_in(info.files, info.name, info.model_type, trust_remote_code)
+    return _tokenizer_in(info.files, info.name, info.model_type, trust_remote_code, info.config)
 
 
 def with_tokenizer(info: ModelInfo, tokenizer: str | None, trust_remote_code: bool = False) -> ModelInfo:
@@ -52,11 +53,10 @@ def with_tokenizer(info: ModelInfo, tokenizer: str | None, trust_remote_code: bo
     return replace(info, tokenizer=_tokenizer_in(folder, tokenizer, model_type, trust_remote_code))
 
 
-def _tokenizer_in(folder: Path, name: str, model_type: str, trust_remote_code: bool) -> Any:
+def _tokenizer_in(folder: Path, name: str, model_type: str, trust_remote_code: bool, config: Any = None) -> Any:
     from transformers import AutoTokenizer
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = None
     if model_type.startswith(CONVERTED):  # AutoTokenizer need not ask for the checkpoint's own code
         config = CONFIG_MAPPING[model_type.removeprefix(CONVERTED)]()
     try:
@@ -84,7 +84,7 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
         )
     import transformers
 
-    target = pick_device("auto" if device == SPLIT else device)
+    target = first_device(device)
     kind: Any = (
         "auto" if dtype == "auto" and target != "cpu" else getattr(torch, "float32" if dtype == "auto" else dtype)
     )
@@ -93,6 +93,8 @@ def load_model(info: LanguageModel, device: str = "auto", dtype: str = "auto", t
     split = device == SPLIT or (device == "auto" and target == "cuda" and _too_large_for_one(info, kind))
     if split:
         options["device_map"] = "auto"
+    if info.config is not None:
+        options["config"] = copy.deepcopy(info.config)  # what is loaded changes it
     try:
         if info.converted:
             cls, config = _converted(info)
@@ -159,7 +161,16 @@ def device_type(device: str) -> str:
     Raises:
         AlibiError: there is no such device.
     """
-    return pick_device("auto" if device == SPLIT else device).split(":")[0]
+    return first_device(device).split(":")[0]
+
+
+def first_device(device: str) -> str:
+    """Where a model that is loaded to `device` begins: "cpu", "cuda", "cuda:1", …
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    return pick_device("auto" if device == SPLIT else device)
 
 
 def pick_device(device: str) -> str:
