@@ -21,6 +21,7 @@ def command(settings: VerifySettings, json: options.Json = False) -> None:
         rows = [[finding.file, finding.status, finding.detail] for finding in found.findings]
         output.print_table(None, ["file", "status", "detail"], rows)
         good = sum(finding.status == "ok" for finding in found.findings)
-        output.note(f"{good} of {len(rows)} files are as alibi-cli {found.written_by} wrote them.")
+        made = f"policy {found.policy}, {found.sinks or 'no'} attention sink{'s' * (found.sinks != 1)}"
+        output.note(f"{good} of {len(rows)} files are as alibi-cli {found.written_by} wrote them ({made}).")
     if not found.passed:
         raise typer.Exit(EXIT_FAILED)

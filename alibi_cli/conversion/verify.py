@@ -36,10 +36,13 @@ class Finding(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What `verify` returns, and the JSON of `alibi verify`. passed: every finding is "ok"."""
+    """What `verify` returns, and the JSON of `alibi verify`. policy, sinks: as alibi.json has them, with which config.json is compared.
+    passed: every finding is "ok"."""
 
     folder: str
     written_by: str
+    policy: str
+    sinks: int
     passed: bool
     findings: list[Finding]
 
@@ -84,7 +87,15 @@ def verify(folder: str | Path) -> Verdict:
     worst = {finding.file: finding for finding in sorted(findings, key=lambda finding: finding.status != "ok")}
     found = [worst[name] for name in dict.fromkeys(finding.file for finding in findings)]
     passed = all(finding.status == "ok" for finding in found)
-    return Verdict(folder=str(folder), written_by=written_by, passed=passed, findings=found)
+    policy, sinks = str(facts.get("policy_name") or DEFAULT_POLICY), facts.get("sinks")
+    return Verdict(
+        folder=str(folder),
+        written_by=written_by,
+        policy=policy,
+        sinks=sinks if type(sinks) is int else 0,
+        passed=passed,
+        findings=found,
+    )
 
 
 def _digests(facts: dict[str, Any], key: str, folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from alibi_cli.conversion.verify import verify
 from alibi_cli.runtime import runtime_sources
 from tests.checkpoint.helpers import convert
-from tests.cli.run import alibi, alibi_here, alibi_json
+from tests.cli.run import alibi, alibi_here, alibi_inside, alibi_json
 from tests.models import save_tiny, tiny_model
 
 
@@ -146,3 +146,17 @@ def test_a_trained_checkpoint_passes(whole: Path, tmp_path: Path) -> None:
 def test_an_original_that_comes_with_the_package_is_no_missing_folder() -> None:
     refused = alibi_here("verify", "demo-llama")
     assert refused.exit_code == 2 and "is an original that comes with this package" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({}, "policy replace, no attention sinks"), ({"policy": "add", "sinks": 1}, "policy add, 1 attention sink")],
+)
+def test_policy_and_sinks_are_named(settings: dict, says: str, tmp_path: Path) -> None:
+    convert(save_tiny("llama", tmp_path / "source"), tmp_path / "out", check=False, **settings)
+    found = alibi_json("verify", tmp_path / "out", run=alibi_inside)
+    assert (found["policy"], found["sinks"]) == (settings.get("policy", "replace"), settings.get("sinks", 0))
+    assert f"({says})" in " ".join(alibi_inside("verify", tmp_path / "out").stderr.split())
+    edit(tmp_path / "out" / "alibi.json", policy_name=["?"], sinks="many")
+    verdict = verify(tmp_path / "out")
+    assert not verdict.passed and (verdict.policy, verdict.sinks) == ("['?']", 0)
