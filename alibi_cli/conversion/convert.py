@@ -139,7 +139,7 @@ def _suggestion(plan: Plan) -> Suggestion | None:
         config.get_text_config().vocab_size,
         plan.trained_length or plan.max_sequence_length,
         plan.max_sequence_length,
-        free_memory(device),
+        free_memory("auto"),
         cache(lambda: speed(device, torch.float32, budget_of(device), cost.width)),
     )
     if found is not None:

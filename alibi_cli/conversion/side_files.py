@@ -11,7 +11,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 # In which transformers looks for the code of a repository, under this key; it may also lie in another repository.
 NAMES_CODE = "auto_map"
 NAMED_IN = (TOKENIZER_CONFIG, "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-# Two keys of config.json that name code of the source: `auto_map` is written anew, the other is left out.
+# Two keys of config.json that name code of the source: `auto_map` is written again, the other is left out.
 OF_CONFIG = (NAMES_CODE, "custom_pipelines")
 AS_IT_IS = "PreTrainedTokenizerFast"  # reads any tokenizer.json
 

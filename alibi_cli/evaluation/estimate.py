@@ -21,7 +21,7 @@ from alibi_cli.evaluation.tables import Table, named
 from alibi_cli.models.body_and_head import LOGITS_PER_CHUNK
 from alibi_cli.models.cost import Cost, cost_of
 from alibi_cli.models.language_model import ModelInfo
-from alibi_cli.models.loading import device_type, resolved_dtype
+from alibi_cli.models.loading import device_type, first_device, resolved_dtype
 from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.names import short_names
@@ -170,10 +170,13 @@ def rows_of_items(info: ModelInfo, settings: OnModels, items: dict[int, int]) ->
 def _timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings, processes: int = 1) -> Estimate:
     """The rows with seconds, after a measurement that takes a fraction of one."""
     costs = {job.info.name: cost_of(job.info, settings.device, settings.dtype) for job in jobs}
-    device, free = device_type(settings.device), free_memory(device_type(settings.device))
+    device, free = device_type(settings.device), free_memory(settings.device)
     batch = budget_of(device)
     measured = {
-        job.info.name: speed(device, _type(job, settings), batch, max(32, costs[job.info.name].width)) for job in jobs
+        job.info.name: speed(
+            first_device(settings.device), _type(job, settings), batch, max(32, costs[job.info.name].width)
+        )
+        for job in jobs
     }
     for row in rows:
         passes = min(row.windows, -(-row.tokens // batch))

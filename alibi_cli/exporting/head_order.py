@@ -6,14 +6,14 @@ are neighbours, so with grouped queries whole groups change places, and heads wi
 
 import math
 
-from alibi_cli.slopes import Slopes, get_slopes
+from alibi_cli.slopes import Slopes, get_slopes, is_per_layer, layers_of
 
 RELATIVE_TOLERANCE = 1e-5  # llama.cpp computes slopes in float32
 
 
 def by_layer(slopes: Slopes, n_layers: int) -> list[list[float]]:
     """One list of slopes per layer."""
-    return [list(row) for row in slopes] if isinstance(slopes[0], list) else [list(slopes)] * n_layers
+    return [list(row) for row in layers_of(slopes)] * (1 if is_per_layer(slopes) else n_layers)
 
 
 def max_bias_of(layers: list[list[float]]) -> float | None:

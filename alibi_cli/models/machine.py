@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from alibi_cli.models.loading import first_device
+
 PROBE_SECONDS = 0.1
 
 
@@ -29,9 +31,15 @@ def _finish(product: torch.Tensor) -> None:
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes that are free on a device; None where that cannot be told."""
-    if device.startswith("cuda"):
-        return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    """Bytes that are free where a model is loaded to `device`; None where that cannot be told.
+
+    Raises:
+        AlibiError: there is no such device.
+    """
+    first = first_device(device)
+    if first.startswith("cuda"):
+        places = [first] if device == first else range(torch.cuda.device_count())  # a model may be spread over them
+        return sum(torch.cuda.mem_get_info(place)[0] for place in places)
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)

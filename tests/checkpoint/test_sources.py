@@ -431,7 +431,7 @@ def test_code_of_the_source_is_named_and_stays_behind(tiny_gpt2: Path, tmp_path:
 @pytest.mark.parametrize("stock", [True, False])
 def test_a_tokenizer_that_names_code_is_read_without_it(stock: bool, tiny_gpt2: Path, tmp_path: Path) -> None:
     """The key would be left without its code, or with code of another repository, and the result asks its users to trust it."""
-    text, fired = "a page, 1,234 words", tmp_path / "fired"
+    text, fired = "a page, 1,234 lines", tmp_path / "fired"
     expected = AutoTokenizer.from_pretrained(tiny_gpt2)(text)["input_ids"]
     auto_map, named = {"AutoTokenizer": ["tok_x.X", None]}, {} if stock else {"tokenizer_class": "X"}
     edit_json(tiny_gpt2 / "tokenizer_config.json", auto_map=auto_map, **named)

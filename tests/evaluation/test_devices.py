@@ -13,6 +13,7 @@ from alibi_cli.evaluation.scoring import Scorer
 from alibi_cli.models import loading as models
 from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import load_model
+from alibi_cli.models.machine import free_memory
 from alibi_cli.text.documents import Text
 from tests.checkpoint.helpers import convert
 from tests.evaluation.helpers import asked, evaluate
@@ -68,6 +69,18 @@ def test_a_model_is_split_if_it_is_larger_than_the_free_memory_of_a_gpu(
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10 * size))
         assert models._too_large_for_one(info, dtype) is expected
+
+
+@pytest.mark.parametrize(("device", "free"), [("auto", 7), ("split", 7), ("cuda", 3), ("cuda:0", 3), ("cuda:1", 4)])
+def test_the_free_memory_of_one_gpu_is_that_of_others_where_a_model_may_be_split(
+    device: str, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs, of which the first is the one that is meant by "cuda"; whether they are there is asked elsewhere."""
+    sizes = {"cuda": 3, "cuda:0": 3, "cuda:1": 4, 0: 3, 1: 4}
+    monkeypatch.setattr(models, "pick_device", lambda name: "cuda" if name == "auto" else name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (sizes[place], 10))
+    assert free_memory(device) == free
 
 
 def test_a_device_that_does_not_exist_is_one_line() -> None:
