@@ -19,7 +19,7 @@ def each_once(files: Iterable[Path], normalised: list[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in files:
         if found.setdefault(path.resolve(), path) is not path:
-            normalised.append(f"{path}: named twice, read once")
+            normalised.append(f"{path.name}: named twice, read once")
     return list(found.values())
 
 
