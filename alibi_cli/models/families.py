@@ -1,7 +1,6 @@
 """Which transformers families the registered policies reach. Derived from the registry: there is no second list."""
 
 import difflib
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alibi_cli.errors import AlibiError, UsageError
@@ -12,6 +11,7 @@ from alibi_cli.runtime.alibi_policies import policy_registry
 from alibi_cli.runtime.alibi_positions import can_turn_back
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY, origin
 from alibi_cli.runtime.modeling_alibi import stock_class
+from alibi_cli.surgery.refusals import no_rotation, nothing_to_add, trained_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -55,23 +55,6 @@ def family_of(model_type: str) -> str:
     if model_type in CONFIG_MAPPING:
         return _family_of_module(CONFIG_MAPPING[model_type].__module__)
     return model_type_to_module_name(model_type)
-
-
-def trained_length(config: "PreTrainedConfig") -> int | None:
-    """Tokens that the stock model's positions were made for; None if its config names no length.
-
-    RoBERTa and its like count positions from the padding token on, so their position embeddings have rows that no token uses.
-    """
-    length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if length is None:
-        return None
-    package = f"transformers.models.{family_of(config.model_type)}."
-    for key in policy_registry:
-        if isinstance(key, str) and key.startswith(package):
-            module, _, name = key.rpartition(".")
-            if hasattr(getattr(import_module(module), name), "create_position_ids_from_input_ids"):
-                return int(length) - config.pad_token_id - 1
-    return int(length)
 
 
 def sink_distance(config: "PreTrainedConfig", policy: str, sinks: int) -> int | None:
@@ -127,16 +110,11 @@ def check_policy(config: "PreTrainedConfig", policy: str, where: str, sinks: int
         return
     replaced = mechanism(family) if family in family_policies() else ""
     if policy == "add" and "own_bias" in replaced:
-        reason = f"{where} has ALiBi already, so there is nothing to add; policy replace changes its slopes"
-    elif policy == "add" and replaced:
-        reason = (
-            f"Policy add needs a rotation, which has no end; the position embeddings of {where} end at {trained_length(config)} tokens. "
-            "Use policy replace"
-        )
-    else:
-        known = [name for name in policy_names() if family in family_policies(name)]
-        reason = f"Policy {policy} does not know the family {family}, which {', '.join(known)} does"
-    raise UsageError(f"{reason}.")
+        raise UsageError(nothing_to_add(where))
+    if policy == "add" and replaced:
+        raise UsageError(no_rotation(where, trained_length(config)))
+    known = [name for name in policy_names() if family in family_policies(name)]
+    raise UsageError(f"Policy {policy} does not know the family {family}, which {', '.join(known)} does.")
 
 
 def config_of(raw: dict[str, Any], where: str) -> "PreTrainedConfig":

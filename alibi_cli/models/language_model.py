@@ -14,13 +14,13 @@ import torch
 from alibi_cli.errors import AlibiError, UsageError, first_line
 from alibi_cli.files.digests import TOKENIZER, digest_of, digest_of_model
 from alibi_cli.files.strict_json import read_json
-from alibi_cli.models.families import trained_length
 from alibi_cli.models.not_as_trained import check_no_adapter
 from alibi_cli.models.plausible import check_plausible
 from alibi_cli.models.source import locate
 from alibi_cli.names import CONVERTED
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_positions import POSITION_TABLES
+from alibi_cli.surgery.refusals import trained_length
 
 
 @dataclass(frozen=True)

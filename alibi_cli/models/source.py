@@ -16,12 +16,13 @@ from alibi_cli.files.inside import LEFT_BEHIND, check_links, check_name
 from alibi_cli.files.pickled import index_of
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import TensorInfo, read_header
-from alibi_cli.models.families import config_of, model_class, trained_length
+from alibi_cli.models.families import config_of, model_class
 from alibi_cli.models.hub import FOREIGN_WEIGHTS, download, remote_tensors
 from alibi_cli.models.not_as_trained import check_no_adapter, check_not_quantised
 from alibi_cli.names import CONVERTED
 from alibi_cli.settings.on_disk import local_folder
 from alibi_cli.settings.presets import presets_folder
+from alibi_cli.surgery.refusals import trained_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

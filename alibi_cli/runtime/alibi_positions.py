@@ -31,9 +31,11 @@ class NoPosition(torch.nn.Module):
         self.width = width
         self.register_parameter("vector", None)
 
-    def learn_vector(self, dtype: torch.dtype, device: Any) -> None:
-        """From now on add a vector, which is zero until it is trained or loaded."""
-        if self.vector is None:
+    def learn_vector(self, dtype: torch.dtype, device: Any, learns: bool = True) -> None:
+        """From now on add a vector, which is zero until it is trained or loaded; or, if not `learns`, nothing."""
+        if not learns:
+            self.vector = None
+        elif self.vector is None:
             self.vector = torch.nn.Parameter(torch.zeros(self.width, dtype=dtype, device=device))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 from .alibi_attention import ATTENTION_NAME
 from .alibi_distances import NOT_PACKED, restarts
-from .alibi_modules import NO_SINKS, rescale_own_bias
 from .alibi_policies import policy_registry
-from .alibi_positions import POSITION_TABLES, NoPosition, NoRotation, NoTable, can_turn_back, rotates
+from .alibi_positions import NoPosition, NoRotation, NoTable, rotates
 from .alibi_registry import DEFAULT_POLICY
 from .alibi_slopes import is_per_layer, is_slope, layers_of
 from .alibi_surgery import replace_modules
@@ -36,10 +35,10 @@ def rewrite(model: Any) -> None:
     name = policy_of(model.config)
     bound = {cls: functools.partial(policy, max_sequence_length=length) for cls, policy in policies(name).items()}
     changed = replace_modules(model, bound, visit_root=True)
-    if getattr(model.config, "alibi_position_vector", None):
-        for module in model.modules():
-            if isinstance(module, NoPosition):
-                module.learn_vector(model.dtype, model.device)
+    learns = bool(getattr(model.config, "alibi_position_vector", None))
+    for module in model.modules():
+        if isinstance(module, NoPosition):
+            module.learn_vector(model.dtype, model.device, learns)
     biased = {module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None}
     layers = model.config.num_hidden_layers
     if is_per_layer(model.config.alibi_slopes) and len(biased) != layers:
@@ -201,26 +200,6 @@ def policies(name: str) -> dict[type, Any]:
     if name not in policy_registry.policies:
         raise ValueError(f"There is no policy {name!r}; there are {', '.join(policy_registry.policies)}.")
     return policy_registry.named(name).loaded()
-
-
-def check_reach(model: Any, policy: str, sinks: int = 0, sink_distance: int | None = None) -> None:
-    """Raises ValueError if the named policy has no function for any module of the model, or cannot do with it what is asked for."""
-    functions, modules = policies(policy), list(model.modules())
-    reached = {function for cls, function in functions.items() if any(isinstance(module, cls) for module in modules)}
-    if not reached:
-        raise ValueError(
-            f"ALiBi surgery changed nothing: policy {policy!r} does not know the modules of {type(model).__name__}."
-        )
-    if policy == "add" and any(
-        isinstance(getattr(m, name, None), torch.nn.Module) for m in modules for name in POSITION_TABLES
-    ):
-        raise ValueError(
-            f"Policy 'add' keeps a rotation; this {type(model).__name__} has absolute position embeddings, which end."
-        )
-    if sinks and rescale_own_bias in reached:
-        raise ValueError(NO_SINKS)
-    if sink_distance is not None and not can_turn_back(reached):
-        raise ValueError(f"{type(model).__name__} with policy {policy!r} {NO_TURN}")
 
 
 def _not_negative(value: float) -> bool:

@@ -31,6 +31,15 @@ else:
     StockConfig = StockModel = object
 
 
+# The settings that one conversion of a model may have and the next one may not, {name: type}.
+OPTIONAL = {
+    "alibi_offsets": list | None,
+    "alibi_sinks": int | None,
+    "alibi_sink_distance": int | None,
+    "alibi_position_vector": bool | None,
+}
+
+
 class AlibiConfigMixin(StockConfig):
     """What conversion adds to a family's configuration.
 
@@ -116,12 +125,9 @@ def config_class_for(base: Any) -> Any:
         annotations = {
             "alibi_policy": str | None,
             "alibi_slopes": list | None,
-            "alibi_offsets": list | None,
-            "alibi_sinks": int | None,
-            "alibi_sink_distance": int | None,
             "alibi_max_sequence_length": int | None,
             "alibi_rotary_scaling": float | None,
-            "alibi_position_vector": bool | None,
+            **OPTIONAL,
         }
         body = {"model_type": f"alibi_{base.model_type}", "__annotations__": annotations, "__module__": __name__}
         body["_auto_class"] = "AutoConfig"  # makes save_pretrained carry these files along

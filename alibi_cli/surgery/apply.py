@@ -1,13 +1,16 @@
 """ALiBi surgery on a model in memory."""
 
+import functools
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
-from alibi_cli.runtime.alibi_rewrite import attention_of, check_reach, check_slopes, configs_of, policy_of, rewrite
+from alibi_cli.runtime.alibi_rewrite import attention_of, check_slopes, configs_of, policies, policy_of, rewrite
+from alibi_cli.runtime.alibi_surgery import replace_modules
 from alibi_cli.runtime.modeling_alibi import (
+    OPTIONAL,
     AlibiConfigMixin,
     AlibiModelMixin,
     auto_map_for,
@@ -18,6 +21,8 @@ from alibi_cli.runtime.modeling_alibi import (
 from alibi_cli.slopes import Slopes, get_slopes
 from alibi_cli.surgery.kinds_of_rotation import rotation_reads_length
 from alibi_cli.surgery.optimizers import Optimizers, the_one, update_params_in_optimizer
+from alibi_cli.surgery.refusals import check_reach
+from alibi_cli.surgery.undo import all_or_nothing
 
 
 def apply_alibi(
@@ -32,11 +37,12 @@ def apply_alibi(
     offsets: Slopes | None = None,
     position_vector: bool = False,
 ) -> None:
-    """Gives `model` ALiBi, in place: instead of its positional encoding, or beside it.
+    """Gives `model` ALiBi, in place: instead of its positional encoding, or beside it. If it fails, the model is as it was.
 
     The model may be a transformers model with or without a head, or any module that contains some. A model of a stock
     transformers class becomes its converted class (GPT2LMHeadModel -> AlibiGPT2LMHeadModel), so that `save_pretrained` writes a checkpoint
-    that others can load.
+    that others can load. In a module without a transformers model, the functions that are registered for its classes rewrite what they
+    find (`policy_registry.register`); what slopes they give is theirs to say.
 
     Args:
         max_sequence_length: the length that the config declares; no tensor is sized by it.
@@ -55,7 +61,7 @@ def apply_alibi(
         ValueError: max_sequence_length is not positive, slopes, sinks, sink_distance or offsets do not fit, there is no such policy,
             nothing in the model could be changed, or it is converted already by another policy.
         NotImplementedError: more than one optimizer; nothing is changed.
-        RuntimeError: the optimizer does not hold a trained parameter that the surgery, which has been made, removed.
+        RuntimeError: the optimizer does not hold a trained parameter that the surgery would remove.
     """
     if isinstance(max_sequence_length, bool) or not isinstance(max_sequence_length, int) or max_sequence_length < 1:
         raise ValueError(f"max_sequence_length must be a positive integer, not {max_sequence_length!r}.")
@@ -64,8 +70,14 @@ def apply_alibi(
         raise ValueError(f"Offsets are not for the policy {policy!r}, which is textbook ALiBi.")
     optimizer = the_one(optimizers)
     roots = _outermost_models(model)
-    if not roots:
-        raise ValueError(f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model.")
+    more: dict[str, Any] = dict(
+        sinks=sinks, sink_distance=sink_distance, offsets=offsets, position_vector=position_vector
+    )
+    if not roots and (given := [name for name, value in {"slopes": slopes, **more}.items() if value]):
+        raise ValueError(
+            f"{type(model).__name__} contains no transformers model, whose config would hold `{given[0]}`; policies for classes of your "
+            "own are given `max_sequence_length` alone."
+        )
     if isinstance(slopes, str) and slopes != "press":
         raise ValueError(f'slopes must be "press" or numbers, not {slopes!r}; calibrated ones need text: `convert`.')
     chosen: list[Slopes] = [
@@ -80,27 +92,43 @@ def apply_alibi(
         check_reach(root, policy, sinks, sink_distance)
         check_slopes(values, root.config, offsets)
     before = list(model.parameters())
-    for root, values in zip(roots, chosen, strict=True):
-        for config in configs_of(root):
-            if not isinstance(config, AlibiConfigMixin):
-                config.__class__ = config_class_for(type(config))
-            settings = alibi_settings(policy, values, sinks, sink_distance, offsets, position_vector)
-            unset = dict.fromkeys(
-                key
-                for key in ("alibi_sinks", "alibi_sink_distance", "alibi_offsets")
-                if getattr(config, key, None) is not None
-            )
-            for key, value in (unset | settings).items():
-                setattr(config, key, value)
-            config.alibi_max_sequence_length = max_sequence_length
-            if policy == DEFAULT_POLICY or not rotation_reads_length(config):
-                config.max_position_embeddings = max_sequence_length
-            if hasattr(config, "max_seq_len"):  # MPT, which sizes its own bias by it
-                config.max_seq_len = max_sequence_length
-        rewrite(root)
-        _become_converted(root)
-        root.set_attn_implementation(attention_of(root))
-    update_params_in_optimizer(before, model.parameters(), optimizer)
+    with all_or_nothing(model):
+        for root, values in zip(roots, chosen, strict=True):
+            _convert(root, max_sequence_length, alibi_settings(policy, values, **more))
+        if not roots:
+            _rewrite_own(model, max_sequence_length, policy)
+        update_params_in_optimizer(before, model.parameters(), optimizer)
+
+
+def _convert(root: PreTrainedModel, max_sequence_length: int, settings: dict[str, Any]) -> None:
+    for config in configs_of(root):
+        if not isinstance(config, AlibiConfigMixin):
+            config.__class__ = config_class_for(type(config))
+        unset = dict.fromkeys(key for key in OPTIONAL if getattr(config, key, None) is not None)
+        for key, value in (unset | settings).items():
+            setattr(config, key, value)
+        config.alibi_max_sequence_length = max_sequence_length
+        if policy_of(config) == DEFAULT_POLICY or not rotation_reads_length(config):
+            config.max_position_embeddings = max_sequence_length
+        if hasattr(config, "max_seq_len"):  # MPT, which sizes its own bias by it
+            config.max_seq_len = max_sequence_length
+    rewrite(root)
+    _become_converted(root)
+    root.set_attn_implementation(attention_of(root))
+
+
+def _rewrite_own(model: torch.nn.Module, max_sequence_length: int, policy: str) -> None:
+    """A module without a transformers model: its own classes alone; transformers' layers find slopes in their model's config."""
+    own = {
+        cls: functools.partial(function, max_sequence_length=max_sequence_length)
+        for cls, function in policies(policy).items()
+        if not cls.__module__.startswith("transformers.")
+    }
+    if not replace_modules(model, own, visit_root=True):
+        raise ValueError(
+            f"ALiBi surgery changed nothing: {type(model).__name__} contains no transformers model, "
+            f"and none of a class that policy {policy!r} has a function for."
+        )
 
 
 def alibi_settings(

@@ -12,7 +12,7 @@ from alibi_cli.calibration.learnable import Learnable, slope_bounds
 from alibi_cli.calibration.twin import converted_twin
 from alibi_cli.calibration.windows import CalibrationWindows
 from alibi_cli.errors import AlibiError
-from alibi_cli.models.families import trained_length
+from alibi_cli.surgery.refusals import trained_length
 from tests.calibration.helpers import FACTS, random_parts, random_windows
 from tests.models import sample_tokens, tiny_model
 

@@ -12,8 +12,8 @@ from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
 from alibi_cli.calibration.replaced import calibrate_replaced
 from alibi_cli.calibration.twin import attention_modules, converted_twin
-from alibi_cli.models.families import trained_length
 from alibi_cli.slopes import get_slopes
+from alibi_cli.surgery.refusals import trained_length
 from tests.calibration.helpers import alibi_model, random_parts, random_windows
 from tests.models import FAMILIES, OWN_BIAS, tiny_model
 

@@ -106,50 +106,6 @@ def test_converting_twice_changes_the_declared_length_and_nothing_else() -> None
     assert torch.equal(model(input_ids=tokens).logits, expected)
 
 
-@pytest.mark.parametrize("policy", ["replace", "add"])
-def test_what_is_not_asked_for_again_is_taken_back_and_another_policy_is_refused(policy: str) -> None:
-    model, tokens = tiny_model("llama"), sample_tokens(1, 20)
-    plain = copy.deepcopy(model)
-    apply_alibi(plain, 64, policy=policy)
-    apply_alibi(model, 64, policy=policy, sinks=3, offsets=[2.0] * 6 if policy == "add" else None)
-    assert (model(input_ids=tokens).logits - plain(input_ids=tokens).logits).abs().max() > 1e-3
-    apply_alibi(model, 64, policy=policy)
-    assert not model.config.alibi_sinks and not model.config.alibi_offsets
-    assert torch.equal(model(input_ids=tokens).logits, plain(input_ids=tokens).logits)
-    with pytest.raises(ValueError, match=f"converted already, with policy '{policy}'"):
-        apply_alibi(model, 64, policy="add" if policy == "replace" else "replace")
-    assert torch.equal(model(input_ids=tokens).logits, plain(input_ids=tokens).logits)
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "settings", "says"),
-    [
-        ("llama", {}, {"policy": "ad"}, "There is no policy 'ad'; there are replace, add"),
-        ("llama", {}, {"offsets": [1.0] * 6}, "textbook ALiBi"),
-        ("llama", {}, {"policy": "add", "offsets": []}, "must hold 6 offsets"),
-        ("llama", {}, {"policy": "add", "offsets": [-1.0] * 6}, "alibi_offsets must be finite and not negative"),
-        ("llama", {}, {"policy": "add", "offsets": [[1.0] * 6]}, "must hold 6 offsets"),
-        ("llama", {}, {"sinks": -1}, "sinks must be a whole number"),
-        ("llama", {}, {"sinks": 1.0}, "sinks must be a whole number"),
-        ("bloom", {}, {"sinks": 2}, "knows no attention sinks"),
-        ("mpt", {}, {"sinks": 2}, "knows no attention sinks"),
-        (
-            "esm",
-            {"position_embedding_type": "absolute"},
-            {"policy": "add"},
-            "has absolute position embeddings, which end",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_anything_is_changed(name, changes, settings, says) -> None:
-    model, tokens = tiny_model(name, torch.float32, **changes), sample_tokens(1, 9)
-    expected, before = model(input_ids=tokens).logits, model.config.to_dict()
-    with pytest.raises(ValueError, match=says):
-        apply_alibi(model, 64, **settings)
-    assert model.config.to_dict() == before and "Alibi" not in type(model.config).__name__ + type(model).__name__
-    assert torch.equal(model(input_ids=tokens).logits, expected)
-
-
 @pytest.mark.parametrize("settings", [{}, {"sinks": 3}, {"policy": "add"}, {"policy": "add", "sinks": 3}], ids=str)
 def test_packed_sequences_equal_separate_ones(settings: dict) -> None:
     model = tiny_model("llama")
