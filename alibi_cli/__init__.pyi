@@ -98,11 +98,13 @@ def calibrate(
 ) -> Learned:
     """Finds slopes for a model in memory, which is not changed; `apply_alibi(model, length, **learned.settings)` applies them.
 
+    Nothing is kept of a run that is interrupted; that of `convert` is continued.
+
     Args:
         text: what to calibrate on: strings, or (name, string) pairs; the embedded text by default.
         tokenizer: the model's; by default that of the folder or Hub repository that it was loaded from.
         trained_length: tokens that the model was trained for, if its config does not say it.
-        progress: is called with each `Progress`.
+        progress: is called with each `Progress`, first with what the calibration is going to take.
         policy: replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a
             rotation that stays. NAME: a plug-in's policy.
         sinks: Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration
@@ -373,6 +375,8 @@ def evaluate_task(
         samples: Items per length and depth. Default: the task's own.
         seed: Seed of the generated items.
         attention: Run on this registered attention backend instead of the converted model's own; auto chooses one.
+            Others refuse padding, windows, soft caps, and families that compute attention in code of their own; folded
+            refuses offsets too.
 
     Raises:
         AlibiError: bad input, a model that fills in masked tokens, a length too short for a question, or an attention that is not

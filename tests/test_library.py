@@ -154,8 +154,14 @@ def test_calibrate_in_memory_is_what_convert_does(tmp_path: Path) -> None:
     settings = {"policy": "add", "calibration_tokens": 400, "sinks": 2, "max_sequence_length": 400}
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     trained = model.config.max_position_embeddings
-    found = alibi.calibrate(model, words, tokenizer=AutoTokenizer.from_pretrained(folder), **settings)
-    report = alibi.convert(folder, tmp_path / "out", slopes="calibrated", calibration_text=files, **settings)
+    tokenizer, told, told_by_convert = AutoTokenizer.from_pretrained(folder), [], []
+    found = alibi.calibrate(model, words, tokenizer=tokenizer, progress=told.append, **settings)
+    given = {"slopes": "calibrated", "calibration_text": files, "progress": told_by_convert.append, **settings}
+    report = alibi.convert(folder, tmp_path / "out", **given)
+    announced = next(
+        each for each in told_by_convert if each.note and each.what.startswith("Calibrating by reach: about ")
+    )
+    assert told[0] == announced
     assert found.slopes == report.slopes and found.sinks == report.sinks and not hasattr(model.config, "alibi_slopes")
     assert found.sink_distance == report.sink_distance == trained
     alibi.apply_alibi(model, 400, **found.settings)

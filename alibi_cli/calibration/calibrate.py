@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from alibi_cli.calibration.added import calibrate_added, refine_added
@@ -49,11 +50,13 @@ def calibrate(
 ) -> Learned:
     """Finds slopes for a model in memory, which is not changed; `apply_alibi(model, length, **learned.settings)` applies them.
 
+    Nothing is kept of a run that is interrupted; that of `convert` is continued.
+
     Args:
         text: what to calibrate on: strings, or (name, string) pairs; the embedded text by default.
         tokenizer: the model's; by default that of the folder or Hub repository that it was loaded from.
         trained_length: tokens that the model was trained for, if its config does not say it.
-        progress: is called with each `Progress`.
+        progress: is called with each `Progress`, first with what the calibration is going to take.
         settings: see `CalibrateSettings`.
 
     Raises:
@@ -64,7 +67,9 @@ def calibrate(
     length = trained_length or info.trained_length
     if length is None:
         raise UsageError("The config of the model names no length to calibrate at.", "Give `trained_length`.")
-    update = announcing(steps(progress), notes(progress))
+    say = notes(progress)
+    say(announcement(sum(each.nbytes for each in model.parameters()), model.config, chosen, length))
+    update = announcing(steps(progress), say)
     with evaluating(model):
         return learn(model, load_tokenizer(info), as_text(text, training=True), length, chosen, info.masked, update)
 
@@ -246,7 +251,14 @@ def estimate(model_bytes: int, config: Any, settings: CalibrateSettings, trained
     return {"tokens": tokens, "passes": passes, "bytes": model_bytes + 4 * numbers}
 
 
+def announcement(model_bytes: int, config: Any, settings: CalibrateSettings, trained_length: int) -> str:
+    """What a calibration is going to take, in a sentence."""
+    cost, longest = estimate(model_bytes, config, settings, trained_length), lengths_of(settings, trained_length)[-1]
+    windows = f"{cost['passes']:,} window{'s' * (cost['passes'] != 1)} of {longest:,}"
+    return f"Calibrating by {settings.method}: about {cost['tokens']:,} tokens in {windows}, and {cost['bytes'] / 1e9:.1f} GB of memory."
+
+
 def state_key(settings: CalibrateSettings, source_digest: str, text: Text) -> str:
     """What two runs must share for one to continue the other."""
-    parts = [*map(str, facts_of(settings).items()), source_digest, text.sha256, torch.__version__, __version__]
-    return "|".join(parts)
+    programs = torch.__version__, transformers.__version__, __version__
+    return "|".join([*map(str, facts_of(settings).items()), source_digest, text.sha256, *programs])

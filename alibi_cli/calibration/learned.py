@@ -10,8 +10,8 @@ from alibi_cli.slopes import Slopes
 
 @dataclass(frozen=True)
 class Learned:
-    """slopes, offsets, sinks, sink_distance: see `apply_alibi`. added: position vectors; changed: normalisation weights; both {the
-    converted model's name: tensor}. record: how they came about, for alibi.json."""
+    """slopes, offsets, sinks, sink_distance: see `apply_alibi`. added: position vectors; changed: normalisation weights; both
+    {the converted model's name: tensor}. record: how they came about, for alibi.json."""
 
     scheme: str
     slopes: Slopes

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from alibi_cli.calibration.calibrate import estimate, learn, press_grid, state_key
+from alibi_cli.calibration.calibrate import announcement, learn, press_grid, state_key
 from alibi_cli.calibration.feed import lengths_of
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.state import State
@@ -48,7 +48,8 @@ def calibrate_source(
     say: Say = lambda _: None,
     folder: Path | None = None,
 ) -> Learned:
-    """Loads the original once and calibrates it. say: is told what it is going to take. folder: where an interrupted run is continued.
+    """Loads the original once and calibrates it. say: is told what it is going to take. folder: where an interrupted run is continued
+    (layer by layer for reach, step by step for a distillation; a look-back begins again).
 
     Raises:
         AlibiError: no language model, no tokenizer, too little text, or a loss that is not finite.
@@ -58,11 +59,7 @@ def calibrate_source(
     found = language_model(source.name, source.folder, source.commit, source.raw_config)
     found = replace(found, config=source.config)
     width = {"bfloat16": 2, "float16": 2}.get(found.stored_dtype, 4)
-    cost = estimate(source.weight_bytes * 4 // width, source.config, settings, trained)
-    say(
-        f"Calibrating by {settings.method}: about {cost['tokens']:,} tokens in {cost['passes']:,} "
-        f"window{'s' * (cost['passes'] != 1)} of {lengths_of(settings, trained)[-1]:,}, and {cost['bytes'] / 1e9:.1f} GB of memory."
-    )
+    say(announcement(source.weight_bytes * 4 // width, source.config, settings, trained))
     state = State(folder, state_key(settings, source.fingerprint, text))
     if folder is not None and folder.is_dir():
         kept = any(state.load(name) is not None for name in ("distil", "reach"))

@@ -18,7 +18,7 @@ from alibi_cli.calibration.sinks import choose_sinks
 from alibi_cli.calibration.sparkline import Sparkline
 from alibi_cli.calibration.state import NOWHERE, State
 from alibi_cli.calibration.twin import converted_twin, layer_lists, position_vectors
-from alibi_cli.calibration.windows import Parts
+from alibi_cli.calibration.windows import CalibrationWindows, Parts
 from alibi_cli.errors import UsageError
 from alibi_cli.progress import Update
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
@@ -74,34 +74,16 @@ def calibrate_replaced(
         raise UsageError(f"A {model.config.model_type} is an encoder-decoder; calibration reads one text.")
     started = time.monotonic()
     model.eval()
+    heads, means = _look_at_heads(model, parts.learned_from.input_ids, method, sinks, update)
     length = parts.learned_from.input_ids.shape[1]
-    observed = parts.learned_from.input_ids
-    if method != "look-back":
-        observed = observed[: max(1, OBSERVED_TOKENS // length)]
-    skeleton = converted_twin(model, get_slopes(model.config.num_attention_heads), length)
-    if sinks is None:
-        sinks = 0 if _has_own_bias(skeleton) else choose_sinks(model, observed)
-    with _positions_seen(model) as means:
-        batches = list(observed.to(model.device).split(max(1, TOKENS_PER_BATCH // length)))
-        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)), sinks)
     press = torch.tensor(get_slopes(heads.distance.shape[1])).expand(heads.distance.shape)
     slopes = layer_lists(press.tolist(), model)
-    converted = converted_twin(model, slopes, length, position_vector=True, sinks=sinks)
+    converted = converted_twin(model, slopes, length, position_vector=True, sinks=heads.sinks)
     learnable = Learnable(converted, press, method, length)
     divergence = Divergence(model, converted)
-    start, of_press = divergence.mean(parts.chosen_by), learnable.state()
-    reported_start = divergence.mean(parts.reported_on)
-    with torch.no_grad():
-        for name, vector in learnable.added.items():
-            vector.copy_(means[name.removesuffix(".vector")])
-        learnable.log_slopes.copy_(slopes_of_distances(heads.distance_without_sinks).log())
-    learnable.place()
-    look_back = fit_factors(
-        learnable, divergence, parts.chosen_by, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
-    )
-    if look_back > start:  # a BLOOM, whose slopes are Press's
-        learnable.restore(of_press)
-    reported_look_back = divergence.mean(parts.reported_on)
+    start = divergence.mean(parts.reported_on)
+    _begin(learnable, divergence, parts.chosen_by, heads, means, update)
+    look_back = divergence.mean(parts.reported_on)
     curve = None
     if method != "look-back":
         shown = Sparkline()
@@ -122,21 +104,57 @@ def calibrate_replaced(
             module.alibi_slopes = row
         grid_kl = {"grid": divergence.mean(parts.reported_on)}
     converted.config.alibi_slopes = layer_lists(found, model)
-    seconds = time.monotonic() - started
     return Calibrated(
-        converted,
-        learnable,
-        heads,
-        found,
-        sinks,
-        reported_start,
-        reported_look_back,
-        end,
-        curve,
-        seconds,
-        grid_kl,
-        max_bias,
+        converted=converted,
+        learnable=learnable,
+        heads=heads,
+        slopes=found,
+        sinks=heads.sinks,
+        start=start,
+        look_back=look_back,
+        end=end,
+        curve=curve,
+        seconds=time.monotonic() - started,
+        grid_kl=grid_kl,
+        max_bias=max_bias,
     )
+
+
+def _look_at_heads(
+    model: PreTrainedModel, windows: torch.Tensor, method: str, sinks: int | None, update: Update
+) -> tuple[HeadStatistics, dict[str, torch.Tensor]]:
+    """What the heads of the original do on (N, L) windows, and the mean of the positions that its modules add, by their names."""
+    length = windows.shape[1]
+    observed = windows if method == "look-back" else windows[: max(1, OBSERVED_TOKENS // length)]
+    if sinks is None:
+        skeleton = converted_twin(model, get_slopes(model.config.num_attention_heads), length)
+        sinks = 0 if _has_own_bias(skeleton) else choose_sinks(model, observed)
+    with _positions_seen(model) as means:
+        batches = list(observed.to(model.device).split(max(1, TOKENS_PER_BATCH // length)))
+        heads = observe_heads(model, batches, lambda n: update("Looking at the heads", n, len(batches)), sinks)
+    return heads, means
+
+
+def _begin(
+    learnable: Learnable,
+    divergence: Divergence,
+    chosen_by: CalibrationWindows,
+    heads: HeadStatistics,
+    means: dict[str, torch.Tensor],
+    update: Update,
+) -> None:
+    """From Press et al.'s slopes to those of the look-back, if these are nearer to the original."""
+    press, of_press = divergence.mean(chosen_by), learnable.state()
+    with torch.no_grad():
+        for name, vector in learnable.added.items():
+            vector.copy_(means[name.removesuffix(".vector")])
+        learnable.log_slopes.copy_(slopes_of_distances(heads.distance_without_sinks).log())
+    learnable.place()
+    look_back = fit_factors(
+        learnable, divergence, chosen_by, lambda done, of, kl: update(f"Look-back, KL {kl:.3f}", done, of)
+    )
+    if look_back > press:  # a BLOOM, whose slopes are Press's
+        learnable.restore(of_press)
 
 
 def _has_own_bias(converted: PreTrainedModel) -> bool:

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from alibi_cli.calibration.heads import observe_heads
+from alibi_cli.calibration.heads import LEADING, observe_heads
 
-CANDIDATES = (0, 1, 2, 4, 8)
+CANDIDATES = (0, 1, 2, 4, LEADING)
 LONGEST = 1024  # tokens of a window that is looked at: eager attention holds all weights of a layer
 LOOKED_AT = 8192  # tokens: in a few short windows, what their first tokens say would pass for a sink
 IGNORED = (

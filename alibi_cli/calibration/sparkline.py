@@ -1,19 +1,18 @@
 """The last values of a loss, in a line of text."""
 
+from collections import deque
+
 
 class Sparkline:
-    """The last values as a row of blocks."""
+    """The last values as a row of blocks, the newest at its end."""
 
     BLOCKS = "▁▂▃▄▅▆▇█"
 
     def __init__(self, width: int = 24):
-        self.values: list[float] = []
-        self.width = width
+        self.values: deque[float] = deque(maxlen=width)
 
     def add(self, value: float) -> str:
         self.values.append(value)
-        every = max(1, len(self.values) // self.width)
-        shown = self.values[::every][-self.width :]
-        low, high = min(shown), max(shown)
+        low, high = min(self.values), max(self.values)
         span = (high - low) or 1.0
-        return "".join(self.BLOCKS[min(7, int(8 * (v - low) / span))] for v in shown)
+        return "".join(self.BLOCKS[min(7, int(8 * (v - low) / span))] for v in self.values)

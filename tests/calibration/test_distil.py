@@ -11,6 +11,7 @@ from alibi_cli.calibration.divergence import Divergence
 from alibi_cli.calibration.learnable import Learnable
 from alibi_cli.calibration.lookback import fit_factors, slopes_of_distances
 from alibi_cli.calibration.replaced import calibrate_replaced
+from alibi_cli.calibration.sparkline import Sparkline
 from alibi_cli.calibration.twin import attention_modules, converted_twin
 from alibi_cli.slopes import get_slopes
 from alibi_cli.surgery.refusals import trained_length
@@ -111,6 +112,12 @@ def test_factors_are_kept_only_where_they_help():
     windows = random_windows(8, LENGTH)
     assert fit_factors(learnable, Divergence(teacher, student), windows) < 1e-7
     assert np.array(learnable.slopes()) == pytest.approx(np.array(TRUE), rel=1e-5)
+
+
+def test_the_line_of_losses_ends_with_the_newest():
+    shown = Sparkline(width=4)
+    lines = [shown.add(loss) for loss in (5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0)]
+    assert lines[0] == "▁" and lines[1] == "█▁" and lines[-1] == "▁▁▁█"
 
 
 @pytest.mark.parametrize("family", [name for name in [*FAMILIES, *OWN_BIAS] if name not in ("bart", "marian", "t5")])

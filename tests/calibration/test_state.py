@@ -78,9 +78,10 @@ def test_another_setting_text_or_model_does_not_continue_it(tiny_llama, tmp_path
     assert "of another calibration" in interrupted(tiny_llama, folder, SETTINGS)[1]  # the last one has overwritten it
 
 
-def test_states_belong_to_versions(monkeypatch):
+@pytest.mark.parametrize("version", ["__version__", "torch.__version__", "transformers.__version__"])
+def test_states_belong_to_versions(version, monkeypatch):
     key = state_key(SETTINGS, "digest", TEXT)
-    monkeypatch.setattr("alibi_cli.calibration.calibrate.__version__", "9")
+    monkeypatch.setattr(f"alibi_cli.calibration.calibrate.{version}", "9")
     assert state_key(SETTINGS, "digest", TEXT) != key
 
 
