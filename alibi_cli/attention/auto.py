@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._triton import has_triton
@@ -13,9 +13,12 @@ from alibi_cli.attention.registry import AttentionBackend, AttentionConfig, buil
 
 @dataclass(frozen=True)
 class AutoConfig(AttentionConfig):
-    """No settings. Layers that no backend computes (padding, packing, windows, soft caps, learned sinks) keep the model's own attention."""
+    """No settings. Layers that no backend computes (padding, packing, windows, soft caps, learned sinks, code of a family's own) keep the
+    model's own attention."""
 
     takes_sinks: ClassVar[bool] = True
+    takes_offsets: ClassVar[bool] = True
+    takes_near_sinks: ClassVar[bool] = True
     keeps_own: ClassVar[bool] = True
 
 
@@ -30,7 +33,7 @@ class Auto(AttentionBackend):
         value: torch.Tensor,
         slopes: torch.Tensor,
         causal: bool,
-        **options: int,
+        **options: Any,
     ) -> torch.Tensor:
         name, _ = self._choose(query)
         return _built(name).attend(query, key, value, slopes, causal, **options)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from alibi_cli.attention.near_sinks import NearSinks
 from alibi_cli.attention.registry import AttentionConfig, register_attention
 from alibi_cli.shapes import Keys, PerHead, Queries
 
@@ -25,6 +26,8 @@ class FlexConfig(AttentionConfig):
 
     compiled: bool | None = None
     takes_sinks: ClassVar[bool] = True
+    takes_offsets: ClassVar[bool] = True
+    takes_near_sinks: ClassVar[bool] = True
     no_gradients_on: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
 
@@ -37,14 +40,22 @@ def flex(
     causal: bool,
     compiled: bool | None,
     sinks: int = 0,
+    offsets: PerHead | None = None,
+    near_sinks: NearSinks | None = None,
 ) -> Queries:
     queries, keys = query.shape[2], key.shape[2]
     past = torch.tensor(
         keys - queries, device=query.device
     )  # a number would be compiled again for every length of a cache
 
+    more: Any = None
+    if near_sinks is not None:
+        more = _of_far_sinks(query.to(slopes.dtype), key[:, :, :sinks].to(slopes.dtype), keys, near_sinks)
+
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-        return score - slopes[h] * ((i + past - j).abs() * (j >= sinks) if sinks else (i + past - j).abs())
+        ramp = (i + past - j).abs() if offsets is None else ((i + past - j).abs() - offsets[h]).clamp_min(0)
+        score = score - slopes[h] * (ramp * (j >= sinks) if sinks else ramp)
+        return score if more is None else score + more[b, h, i, j.clamp_max(sinks - 1)] * (j < sinks)
 
     if compiled is None:
         compiled = query.device.type != "cpu"
@@ -60,6 +71,12 @@ def flex(
             enable_gqa=query.shape[1] != key.shape[1],
         )
     return output
+
+
+def _of_far_sinks(query: Queries, sinks: Keys, keys: int, near_sinks: NearSinks) -> torch.Tensor:
+    """(B, H, Q, N): what is added to the scores of N sinks, (B, G, N, D)."""
+    change = (near_sinks.turned(query, keys) - query) * query.shape[-1] ** -0.5
+    return change @ sinks.repeat_interleave(query.shape[1] // sinks.shape[1], dim=1).mT
 
 
 @cache

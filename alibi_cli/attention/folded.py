@@ -8,8 +8,9 @@ What it costs in exactness: the score now holds m_h (j - c), whose size is round
 queries, and every block is a call of its own: keys that carry weight for a steep head lie near c, and the error does not grow with the
 length.
 
-Limits: causal only (-m|i - j| is no such product), no soft caps, and 16-bit input is computed in float32, because
-positions above 256 are not whole numbers in bfloat16.
+Limits: causal only (-m|i - j| is no such product, nor is a bias that begins at an offset), sinks at their own distance only (queries that
+are turned for them would be as wide again), no soft caps, and 16-bit input is computed in float32, because positions above 256 are not
+whole numbers in bfloat16.
 """
 
 from dataclasses import dataclass

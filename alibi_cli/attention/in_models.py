@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from alibi_cli.attention.near_sinks import NearSinks
 from alibi_cli.attention.registry import AttentionBackend, name_of
 from alibi_cli.errors import UsageError
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME, alibi_attention, alibi_distances
@@ -15,16 +16,19 @@ from alibi_cli.runtime.alibi_sinks import sees_sinks_as_near
 
 
 @contextmanager
-def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """While it lasts, every converted model of this process attends with `backend`; attention without slopes stays as it is.
+def attention_of_models(
+    backend: AttentionBackend, explain: Callable[[str], None] = lambda _: None
+) -> Iterator[Callable[[Any], None]]:
+    """While it lasts, converted models of this process attend with `backend`; attention without slopes stays as it is, and so does what
+    a family computes in code of its own instead of by transformers' attention interface. The function that it gives refuses models that
+    have some of that (AlibiError), or explains it, if the backend leaves such layers alone.
 
     explain: is told once, for each kind of layer, how it is computed and why, if the backend chooses.
 
     Raises:
-        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, offsets, a distance from
-            which sinks are seen at most (beyond it), soft caps, learned sinks,
-            a scale other than 1 / sqrt(D), dropout, or attention sinks where the backend takes none; unless the backend leaves
-            such layers alone.
+        AlibiError: from the model's forward, if a layer needs what backends do not compute: padding or windows, soft caps, learned sinks,
+            a scale other than 1 / sqrt(D), dropout, or offsets or sinks where the backend takes none; unless the backend leaves such layers
+            alone.
     """
     name = name_of(backend.config)
 
@@ -40,22 +44,19 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
         slopes = getattr(module, "alibi_slopes", None)
         if slopes is None or attention_mask is None or attention_mask.dtype != torch.int32:  # the latter two it refuses
             return alibi_attention(module, query, key, value, attention_mask, **options)
-        obstacle, plain = (
-            _obstacle(module, query, key.shape[2], options),
-            _causal_and_sinks(attention_mask, key.shape[2]),
+        plain = _causal_and_sinks(attention_mask, key.shape[2])
+        obstacle = _obstacle(module, query, options) or (
+            "a mask of padding, windows or packing" if plain is None else None
         )
-        if obstacle is None and plain is not None and plain[1] and not backend.config.takes_sinks:
-            obstacle = "attention sinks"
         if obstacle is None and plain is not None:
-            tell(backend.explain(query))
             causal, sinks = plain
-            return backend(query, key, value, slopes, causal=causal, sinks=sinks).transpose(1, 2).contiguous(), None
-        obstacle = obstacle or "a mask of padding, windows or packing"
+            given = _options(module, sinks, key.shape[2])
+            obstacle = backend.lacks(given)
+        if obstacle is None:
+            tell(backend.explain(query))
+            return backend(query, key, value, slopes, causal=causal, **given).transpose(1, 2).contiguous(), None
         if not backend.config.keeps_own:
-            raise UsageError(
-                f"The attention {name!r} cannot run this model, whose layers have {obstacle}.",
-                "Leave `attention` out.",
-            )
+            raise _refusal(name, f"whose layers have {obstacle}")
         tell(f"the model's own: no backend computes {obstacle}")
         return alibi_attention(module, query, key, value, attention_mask, **options)
 
@@ -66,8 +67,14 @@ def attention_of_models(backend: AttentionBackend, explain: Callable[[str], None
             told.add(reason)
             explain(reason)
 
+    def check(model: Any) -> None:
+        if outside := _outside(model):
+            if not backend.config.keeps_own:
+                raise _refusal(name, f"whose {outside} computes attention itself")
+            tell(f"the model's own: its {outside} computes attention itself")
+
     with registered(attend):
-        yield
+        yield check
 
 
 @contextmanager
@@ -88,21 +95,45 @@ def registered(attend: Callable[..., Any]) -> Iterator[None]:
             interface.register(ATTENTION_NAME, function)
 
 
-def _obstacle(module: Any, query: torch.Tensor, keys: int, options: dict[str, Any]) -> str | None:
+def _refusal(name: str, reason: str) -> UsageError:
+    return UsageError(f"The attention {name!r} cannot run this model, {reason}.", "Leave `attention` out.")
+
+
+def _outside(model: Any) -> str | None:
+    """The class of an attention with slopes, of a decoder, that transformers' attention interface does not reach: two tokens tell."""
+    seen = set()
+
+    def noting(module: Any, *args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        seen.add(module)
+        return alibi_attention(module, *args, **options)
+
+    with registered(noting), torch.no_grad():
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    biased = (module for module in model.modules() if getattr(module, "alibi_slopes", None) is not None)
+    return next((type(module).__name__ for module in biased if module not in seen), None)
+
+
+def _obstacle(module: Any, query: torch.Tensor, options: dict[str, Any]) -> str | None:
     """What else a layer does to its scores, which no backend computes."""
     scale = options.get("scaling")
     if scale is not None and abs(scale * query.shape[-1] ** 0.5 - 1) > 1e-6:
         return f"a scale of {scale:.4g}"
-    if getattr(module, "alibi_offsets", None) is not None:
-        return "offsets"
-    if sees_sinks_as_near(module) and keys - 1 > module.config.alibi_sink_distance:
-        return f"attention sinks that are seen from at most {module.config.alibi_sink_distance} tokens"
     if getattr(module, "alibi_keeps_relative_bias", False):
         return "a relative bias"
     for option, what in (("softcap", "a soft cap"), ("s_aux", "learned sinks"), ("dropout", "dropout")):
         if options.get(option) is not None and not (option == "dropout" and options[option] == 0):
             return what
     return None
+
+
+def _options(module: Any, sinks: int, keys: int) -> dict[str, Any]:
+    """What a layer needs of a backend besides slopes."""
+    given: dict[str, Any] = {"sinks": sinks} if sinks else {}
+    if getattr(module, "alibi_offsets", None) is not None:
+        given["offsets"] = module.alibi_offsets
+    if sinks and sees_sinks_as_near(module) and keys - 1 > module.config.alibi_sink_distance:
+        given["near_sinks"] = NearSinks.of(module)
+    return given
 
 
 def _causal_and_sinks(entries: torch.Tensor, keys: int) -> tuple[bool, int] | None:

@@ -1,8 +1,8 @@
 """Attention backends by name: registered once, then tested, benchmarked and built from a config everywhere.
 
 A backend is a class or a function that computes softmax(q.k / sqrt(D) - m_h |i - j|) v. If it takes attention sinks, the first so many
-keys get no bias. Its Config, a dataclass, holds its settings and says what it can do and how exact it is. Every module in this folder is
-imported before the first look-up, so a new file is all that a new backend needs.
+keys get no bias; if it takes offsets, the bias is -m_h max(0, |i - j| - o_h). Its Config, a dataclass, holds its settings and says what it
+can do and how exact it is. Every module in this folder is imported before the first look-up, so a new file is all that a new backend needs.
 
 Shapes: B batch, H query heads, G key/value heads, Q queries, K keys, D head width. Queries are the last Q of the K positions.
 """
@@ -11,16 +11,23 @@ import dataclasses
 import difflib
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from alibi_cli.attention.near_sinks import NearSinks
 from alibi_cli.errors import AlibiError, UsageError
 from alibi_cli.shapes import Keys, PerHead, Queries
 
+# What a backend may take beside slopes.
+OPTIONS = {
+    "sinks": "attention sinks",
+    "offsets": "offsets",
+    "near_sinks": "attention sinks that are seen from a distance at most",
+}
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
@@ -28,14 +35,17 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 class AttentionConfig:
     """Settings of a backend, and what it guarantees; the base class of every Config.
 
-    symmetric: it also computes the bias of encoders, which see both sides. takes_sinks: it has the argument `sinks`. no_gradients_on: types
-    of device where it has no backward pass. keeps_own: layers that it cannot compute run on the model's own attention instead of being
-    refused. tolerance: dtype name -> largest absolute error against float64 for inputs drawn from a standard normal distribution, at
-    lengths up to 4096 and the slopes of Press et al.; the parity tests hold it to that.
+    symmetric: it also computes the bias of encoders, which see both sides. takes_sinks, takes_offsets, takes_near_sinks: it has the
+    argument `sinks`, `offsets`, `near_sinks`. no_gradients_on: types of device where it has no backward pass. keeps_own: layers that it
+    cannot compute run on the model's own attention instead of being refused. tolerance: dtype name -> largest absolute error against
+    float64 for inputs drawn from a standard normal distribution, at lengths up to 4096 and the slopes of Press et al.; the parity tests
+    hold it to that.
     """
 
     symmetric: ClassVar[bool] = True
     takes_sinks: ClassVar[bool] = False
+    takes_offsets: ClassVar[bool] = False
+    takes_near_sinks: ClassVar[bool] = False
     no_gradients_on: ClassVar[frozenset[str]] = frozenset()
     keeps_own: ClassVar[bool] = False
     tolerance: ClassVar[dict[str, float]] = {"float64": 1e-12, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e-2}
@@ -55,14 +65,17 @@ class AttentionBackend:
         slopes: PerHead | Sequence[float],
         causal: bool = True,
         sinks: int = 0,
+        offsets: PerHead | Sequence[float] | None = None,
+        near_sinks: NearSinks | None = None,
     ) -> Queries:
         """Attention with the bias, in the dtype of the query: (B, H, Q, D), (B, G, K, D) twice, (H,) -> (B, H, Q, D).
 
-        sinks: how many keys, from the first on, get no bias.
+        sinks: how many keys, from the first on, get no bias. offsets (H,): distances in tokens up to which a head has no bias. near_sinks:
+        from how far away queries see sinks at most.
 
         Raises:
-            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, sinks from one that takes none,
-                gradients from one that has none here.
+            ValueError: shapes that do not fit, a symmetric bias from a backend that is causal only, sinks or offsets from one that does not
+                take them, gradients from one that has none here.
         """
         heads, queries, width = query.shape[1:]
         if key.shape != value.shape or key.shape[0] != query.shape[0] or key.shape[3] != width:
@@ -80,19 +93,36 @@ class AttentionBackend:
             raise ValueError(f"The attention backend {name_of(self.config)!r} is causal only.")
         if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
             raise ValueError(f"sinks must be a whole number, 0 or more, not {sinks!r}.")
-        if sinks and not self.config.takes_sinks:
-            raise ValueError(
-                f"The attention backend {name_of(self.config)!r} takes no attention sinks; there are {sinks}."
-            )
+        if offsets is not None:
+            offsets = torch.as_tensor(offsets, dtype=exact, device=query.device)
+            if offsets.shape != (heads,):
+                raise ValueError(f"{heads} query heads need {heads} offsets, not shape {tuple(offsets.shape)}.")
+        if near_sinks is not None and near_sinks.distance < sinks:
+            raise ValueError(f"{sinks} sinks that are seen from at most {near_sinks.distance} tokens are too many.")
+        if near_sinks is not None and (not sinks or key.shape[2] - 1 <= near_sinks.distance):
+            near_sinks = None
+        given = {"sinks": sinks or None, "offsets": offsets, "near_sinks": near_sinks}
+        options = {option: value for option, value in given.items() if value is not None}
+        if missing := self.lacks(options):
+            raise ValueError(f"The attention backend {name_of(self.config)!r} computes no {missing}.")
         if query.device.type in self.config.no_gradients_on and needs_gradients(query, key, value):
             raise ValueError(f"The attention backend {name_of(self.config)!r} has no gradients on {query.device.type}.")
-        options = {"sinks": sinks} if sinks else {}
         return self.attend(query, key, value, slopes, causal, **options)
 
     def attend(self, query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool) -> Queries:
-        """As `__call__`, on input that fits; slopes are float32, or float64 for a float64 query. With `sinks: int = 0` as another
-        argument if the Config says so."""
+        """As `__call__`, on input that fits; slopes and offsets are float32, or float64 for a float64 query. With `sinks: int = 0`,
+        `offsets: PerHead | None = None` and `near_sinks: NearSinks | None = None` as other arguments if the Config says so. The last is
+        given where there are sinks and a query that is farther away than its distance."""
         raise NotImplementedError
+
+    def lacks(self, options: Iterable[str]) -> str | None:
+        """Which of some OPTIONS the backend does not take, in words."""
+        lacking = (
+            words
+            for option, words in OPTIONS.items()
+            if option in options and not getattr(self.config, f"takes_{option}")
+        )
+        return next(lacking, None)
 
     def explain(self, query: Queries) -> str:
         """How queries of this kind are computed, and why; empty if there is nothing to choose."""
@@ -160,7 +190,7 @@ def _wrapped(function: Callable[..., torch.Tensor]) -> type[AttentionBackend]:
             value: torch.Tensor,
             slopes: torch.Tensor,
             causal: bool,
-            **options: int,
+            **options: Any,
         ) -> torch.Tensor:
             return function(query, key, value, slopes, causal, **options, **dataclasses.asdict(self.config))
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
+from alibi_cli.attention.near_sinks import NearSinks, layer_of
 from alibi_cli.attention.registry import AttentionConfig, register_attention
 from alibi_cli.runtime.alibi_attention import Compact, alibi_attention, alibi_distances
 from alibi_cli.shapes import Keys, PerHead, Queries
@@ -16,10 +17,21 @@ class SdpaConfig(AttentionConfig):
     """No settings."""
 
     takes_sinks: ClassVar[bool] = True
+    takes_offsets: ClassVar[bool] = True
+    takes_near_sinks: ClassVar[bool] = True
 
 
 @register_attention("sdpa", SdpaConfig)
-def sdpa(query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool, sinks: int = 0) -> Queries:
+def sdpa(
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    slopes: PerHead,
+    causal: bool,
+    sinks: int = 0,
+    offsets: PerHead | None = None,
+    near_sinks: NearSinks | None = None,
+) -> Queries:
     """Distances and bias are computed again by every call."""
     distances = alibi_distances(
         query.shape[0],
@@ -31,5 +43,6 @@ def sdpa(query: Queries, key: Keys, value: Keys, slopes: PerHead, causal: bool, 
         config=SimpleNamespace(alibi_sinks=sinks),
     )
     distances = distances.entries() if isinstance(distances, Compact) else distances  # (1, 1, Q, K)
-    layer = SimpleNamespace(alibi_slopes=slopes.tolist(), training=False)
-    return alibi_attention(layer, query, key, value, distances)[0].transpose(1, 2)
+    return alibi_attention(layer_of(slopes.tolist(), offsets, near_sinks), query, key, value, distances)[0].transpose(
+        1, 2
+    )

@@ -216,7 +216,8 @@ class TaskSettings(OnModels):
     attention: Annotated[
         str | None,
         Setting(
-            "Run on this registered attention backend instead of the converted model's own; auto chooses one.",
+            "Run on this registered attention backend instead of the converted model's own; auto chooses one. Others refuse "
+            "padding, windows, soft caps, and families that compute attention in code of their own; folded refuses offsets too.",
             metavar="NAME",
         ),
     ] = None

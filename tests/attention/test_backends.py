@@ -25,9 +25,10 @@ def test_a_chunk_after_a_cache_equals_the_same_rows_of_the_whole(name: str) -> N
     backend = build_attention({"name": name})
     query, key, value = parity.tensors(queries=20, keys=20)
     slopes = parity.slopes_for(6)
-    for sinks in parity.sinks_of(name):
-        whole = backend(query, key, value, slopes, sinks=sinks)
-        chunk = backend(query[:, :, -7:], key, value, slopes, sinks=sinks)
+    for options in parity.options_of(name):
+        given = parity.of_heads(options, 6)
+        whole = backend(query, key, value, slopes, **given)
+        chunk = backend(query[:, :, -7:], key, value, slopes, **given)
         assert (whole[:, :, -7:] - chunk).abs().max() <= 2 * config_of(name).tolerance["float32"]
 
 
@@ -35,8 +36,8 @@ def test_a_chunk_after_a_cache_equals_the_same_rows_of_the_whole(name: str) -> N
 def test_an_empty_batch_stays_empty(name: str) -> None:
     for length in (5, 300):
         inputs = parity.tensors(batch=0, queries=length, keys=length)
-        for sinks in parity.sinks_of(name):
-            out = build_attention({"name": name})(*inputs, parity.slopes_for(6), sinks=sinks)
+        for given in parity.options_of(name):
+            out = build_attention({"name": name})(*inputs, parity.slopes_for(6), **parity.of_heads(given, 6))
             assert out.shape == inputs[0].shape
 
 
@@ -56,6 +57,10 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
     for sinks in (-1, 1.5, True):
         with pytest.raises(ValueError, match="sinks must be a whole number"):
             backend(query, key, value, parity.slopes_for(6), sinks=sinks)
+    with pytest.raises(ValueError, match="6 query heads need 6 offsets, not shape"):
+        backend(query, key, value, parity.slopes_for(6), offsets=[1.0])
+    with pytest.raises(ValueError, match="5 sinks that are seen from at most 4 tokens are too many"):
+        backend(query, key, value, parity.slopes_for(6), sinks=5, near_sinks=parity.near())
     if not config_of(name).symmetric:
         with pytest.raises(ValueError, match="causal only"):
             backend(query, key, value, parity.slopes_for(6), causal=False)

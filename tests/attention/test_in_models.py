@@ -7,7 +7,7 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.attention.in_models import attention_of_models
-from alibi_cli.attention.registry import attention_names, build_attention
+from alibi_cli.attention.registry import OPTIONS, attention_names, build_attention
 from alibi_cli.errors import AlibiError
 from alibi_cli.evaluation.tasks.run_task import evaluate_task
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
@@ -85,22 +85,24 @@ def test_what_a_backend_does_not_compute_is_refused(tmp_path: Path) -> None:
 def test_offsets_relative_biases_and_sinks_that_a_backend_does_not_take_are_obstacles(
     tmp_path: Path, monkeypatch
 ) -> None:
-    tokens, said = torch.randint(0, 200, (2, 9)), []
-    model = converted("llama", tmp_path / "llama", policy="add", offsets=[2.0] * 6)
-    expected = model(tokens).logits
-    with (
-        attention_of_models(build_attention({"name": "eager"})),
-        pytest.raises(AlibiError, match="whose layers have offsets"),
-    ):
-        model(tokens)
-    with attention_of_models(build_attention({"name": "auto"}), said.append):
-        assert torch.equal(model(tokens).logits, expected)
-    assert said == ["the model's own: no backend computes offsets"]
-    with_sinks = converted("llama", tmp_path / "llama", sinks=2)
+    tokens = torch.randint(0, 200, (2, 9))
     backend = build_attention({"name": "eager"})
-    monkeypatch.setattr(type(backend.config), "takes_sinks", False)
-    with attention_of_models(backend), pytest.raises(AlibiError, match="whose layers have attention sinks"):
-        with_sinks(tokens)
+    obstacles = {
+        "offsets": dict(offsets=[2.0] * 6),
+        "sinks": dict(sinks=2),
+        "near_sinks": dict(sinks=2, sink_distance=5),
+    }
+    for option, settings in obstacles.items():
+        model = converted("llama", tmp_path / "llama", policy="add", **settings)
+        expected, said = model(tokens).logits, []
+        with monkeypatch.context() as patch:
+            patch.setattr(type(backend.config), f"takes_{option}", False)
+            with attention_of_models(backend), pytest.raises(AlibiError, match=f"layers have {OPTIONS[option]}"):
+                model(tokens)
+            patch.setattr(type(backend.config), "keeps_own", True)
+            with attention_of_models(backend, said.append):
+                assert torch.equal(model(tokens).logits, expected)
+        assert said == [f"the model's own: no backend computes {OPTIONS[option]}"]
     t5 = converted_t5(tmp_path / "t5")
     inputs = dict(input_ids=tokens, decoder_input_ids=tokens.flip(1))
     with (
@@ -146,18 +148,44 @@ def test_tasks_refuse_unconverted_models_and_unknown_names(tiny_llama: Path) -> 
     assert "No such option: --attention" in alibi_inside("eval", "--attention", "eager", code=2).stderr
 
 
+@pytest.mark.parametrize("name", attention_names())
 @torch.no_grad()
-def test_sinks_that_are_seen_from_a_distance_at_most_are_an_obstacle_beyond_it(tmp_path: Path) -> None:
-    tokens, said = torch.randint(0, 200, (2, 9)), []
-    model = converted("llama", tmp_path / "llama", policy="add", sinks=2, sink_distance=5)
+def test_what_calibration_writes_for_a_kept_rotation_runs_on_every_backend_that_takes_offsets(
+    name: str, tmp_path: Path
+) -> None:
+    offsets = [[1.0, 4.0, 0.0, 2.0, 9.0, 3.0], [5.0] * 6]
+    settings = dict(policy="add", sinks=2, sink_distance=5, offsets=offsets)
+    model, backend = converted("llama", tmp_path / "llama", **settings), build_attention({"name": name})
+    tokens = torch.randint(0, 200, (2, 17), generator=torch.Generator().manual_seed(3))
     expected = model(tokens).logits
-    eager = build_attention({"name": "eager"})
-    with attention_of_models(eager):
-        assert (model(tokens[:, :6]).logits - expected[:, :6]).abs().max() < 1e-3
-        with pytest.raises(
-            AlibiError, match="cannot run this model, whose layers have attention sinks that are seen from at most 5"
-        ):
-            model(tokens)
-    with attention_of_models(build_attention({"name": "auto"}), said.append):
-        assert torch.equal(model(tokens).logits, expected)
-    assert said == ["the model's own: no backend computes attention sinks that are seen from at most 5 tokens"]
+    with attention_of_models(backend):
+        if not backend.config.takes_offsets:
+            with pytest.raises(AlibiError, match=f"{name!r} cannot run this model, whose layers have offsets"):
+                model(tokens)
+            return
+        assert (model(tokens).logits - expected).abs().max() < 1e-3
+    for left_out in ("offsets", "sink_distance"):  # the controls
+        other = converted("llama", tmp_path / "llama", **{**settings, left_out: None})
+        assert (other(tokens).logits - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "gptj", "xglm", "openai", "falcon", "bloom", "codegen", "mpt"])
+def test_families_that_compute_attention_themselves_are_refused_and_auto_says_so(family: str, tmp_path: Path) -> None:
+    model, said = converted(family, tmp_path / family), []
+    with (
+        attention_of_models(build_attention({"name": "eager"})) as check,
+        pytest.raises(AlibiError, match=r"'eager' cannot run this model, whose \w+ computes attention itself"),
+    ):
+        check(model)
+    with attention_of_models(build_attention({"name": "auto"}), said.append) as check:
+        check(model)
+        check(converted("llama", tmp_path / "llama"))
+    assert len(said) == 1 and said[0].startswith("the model's own: its ")
+
+
+def test_tasks_refuse_a_backend_that_would_not_be_used(tmp_path: Path) -> None:
+    convert(save_tiny("gpt_neo", tmp_path / "m"), tmp_path / "out", check=False)
+    arguments = dict(lengths=(150,), samples=1, output=tmp_path / "r.json")
+    with pytest.raises(AlibiError, match="'eager' cannot run this model, whose GPTNeoSelfAttention computes"):
+        evaluate_task("listops", str(tmp_path / "out"), attention="eager", **arguments)
+    assert not (tmp_path / "r.json").exists()

@@ -115,15 +115,21 @@ def test_a_new_backend_is_tested_and_benchmarked_with_no_other_edit(clean) -> No
     }
 
 
-def test_a_backend_without_sinks_refuses_them_and_keeps_its_signature(clean) -> None:
+def test_a_backend_that_takes_slopes_alone_refuses_the_rest_and_keeps_its_signature(clean) -> None:
     @register_attention("toy", ToyConfig)
     def toy(query, key, value, slopes, causal, needed, wanted):
         return eager(query, key, value, slopes, causal)
 
     backend, tensors, slopes = build_attention(ToyConfig(needed=1)), parity.tensors(), parity.slopes_for(6)
     assert backend(*tensors, slopes).equal(build_attention({"name": "eager"})(*tensors, slopes))
-    with pytest.raises(ValueError, match="'toy' takes no attention sinks; there are 2"):
-        backend(*tensors, slopes, sinks=2)
+    near = {"sinks": 2, "near_sinks": parity.near()}
+    for given, what in (
+        ({"sinks": 2}, "attention sinks"),
+        ({"offsets": [1.0] * 6}, "offsets"),
+        (near, "attention sinks"),
+    ):
+        with pytest.raises(ValueError, match=f"'toy' computes no {what}"):
+            backend(*tensors, slopes, **given)
 
 
 def test_a_wrong_backend_fails_the_parity_tests(clean) -> None:

@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ def _run_task(settings: TaskSettings, progress: Watch | None, processes: Process
             raise UsageError(f"{info.name} fills in masked tokens; tasks are for models that predict the next token.")
         if settings.attention is not None and not info.converted:
             raise UsageError(f"{info.name} is not converted: `attention` is for models with ALiBi.")
-    attention = (
-        nullcontext()
+    attention: AbstractContextManager[Callable[[Any], None]] = (
+        nullcontext(lambda model: None)
         if settings.attention is None
         else attention_of_models(build_attention({"name": settings.attention}), notes(progress))
     )
@@ -147,9 +147,9 @@ def _run_task(settings: TaskSettings, progress: Watch | None, processes: Process
     ]
     coming = [row for info, count in zip(infos, counts, strict=True) for row in rows_of_items(info, settings, count)]
     whole = WholeRun(coming, progress)
-    with attention:
+    with attention as check_attention:
         for info, made in zip(infos, questions, strict=True):
-            for rows in _run(info, made, settings, task.chance, whole, processes):
+            for rows in _run(info, made, settings, task.chance, whole, processes, check_attention):
                 results.rows += rows
                 with processes.agreeing():
                     if settings.output is not None and processes.first:
@@ -184,7 +184,13 @@ def _questions(info: ModelInfo, settings: TaskSettings, samples: int, update: Up
 
 
 def _run(
-    info: ModelInfo, made: _Questions, settings: TaskSettings, chance: float, whole: WholeRun, processes: Processes
+    info: ModelInfo,
+    made: _Questions,
+    settings: TaskSettings,
+    chance: float,
+    whole: WholeRun,
+    processes: Processes,
+    check_attention: Callable[[Any], None],
 ) -> Iterator[list[TaskRow]]:
     model = answers = None
     with ExitStack() as held:  # a model in memory is left in the mode in which it was
@@ -198,6 +204,7 @@ def _run(
                     model = load_model(
                         info, processes.device(settings.device), settings.dtype, settings.trust_remote_code
                     )
+                    check_attention(model)
                 _check_vocabulary(info.name, made, model.get_input_embeddings().num_embeddings)
                 held.enter_context(evaluating(model))
                 answers = Answers(model, made.prefix, [], None, settings.batch_size, processes=processes)
