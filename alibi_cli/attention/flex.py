@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
 
 from alibi_cli.attention.near_sinks import NearSinks
 from alibi_cli.attention.registry import AttentionConfig, register_attention
@@ -48,15 +49,14 @@ def flex(
         keys - queries, device=query.device
     )  # a number would be compiled again for every length of a cache
 
-    more: Any = None
-    if near_sinks is not None:
-        more = _of_far_sinks(query.to(slopes.dtype), key[:, :, :sinks].to(slopes.dtype), keys, near_sinks)
-
     def add_bias(score: torch.Tensor, b: Any, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
         ramp = (i + past - j).abs() if offsets is None else ((i + past - j).abs() - offsets[h]).clamp_min(0)
-        score = score - slopes[h] * (ramp * (j >= sinks) if sinks else ramp)
-        return score if more is None else score + more[b, h, i, j.clamp_max(sinks - 1)] * (j < sinks)
+        return score - slopes[h] * (ramp * (j >= sinks) if sinks else ramp)
 
+    scale = query.shape[-1] ** -0.5
+    if near_sinks is not None:  # how a query changes as it is turned, times the key of a sink: as many dimensions more
+        query = torch.cat([query, near_sinks.turned(query, keys) - query], dim=-1)
+        key = torch.cat([key, pad(key[:, :, :sinks], (0, 0, 0, keys - sinks))], dim=-1)
     if compiled is None:
         compiled = query.device.type != "cpu"
     with warnings.catch_warnings():
@@ -67,16 +67,11 @@ def flex(
             key,
             value,
             score_mod=add_bias,
+            scale=scale,
             block_mask=causal_blocks(queries, keys, query.device) if causal else None,
             enable_gqa=query.shape[1] != key.shape[1],
         )
     return output
-
-
-def _of_far_sinks(query: Queries, sinks: Keys, keys: int, near_sinks: NearSinks) -> torch.Tensor:
-    """(B, H, Q, N): what is added to the scores of N sinks, (B, G, N, D)."""
-    change = (near_sinks.turned(query, keys) - query) * query.shape[-1] ** -0.5
-    return change @ sinks.repeat_interleave(query.shape[1] // sinks.shape[1], dim=1).mT
 
 
 @cache

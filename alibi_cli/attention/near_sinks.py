@@ -13,7 +13,7 @@ from alibi_cli.runtime.alibi_sinks import frequencies_of, turn_back, turn_query
 from alibi_cli.shapes import PerHead, Queries
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearSinks:
     """distance: in tokens; queries that are farther from the first key are rotated back by the rest before they meet sinks. frequencies
     (R / 2,): of the rotation of the first R dimensions of queries and keys, in radians a token. interleaved: it rotates neighbouring
