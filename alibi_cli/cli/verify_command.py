@@ -14,7 +14,8 @@ def command(settings: VerifySettings, json: options.Json = False) -> None:
     """Check that a converted checkpoint is still what was written: digests, runtime files, index and slopes. Loads and runs nothing."""
     from alibi_cli.conversion.verify import verify
 
-    found = verify(settings.folder)
+    with output.progress() as watch:
+        found = verify(settings.folder, progress=watch)
     if json:
         output.print_json(found)
     else:

@@ -61,18 +61,23 @@ def convert(
 
 @takes_settings(PlanSettings)
 def plan(
-    model: str | Path, output: str | Path | None = None, *, preset: str | None = None, **settings: Any
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    progress: Watch | None = None,
+    **settings: Any,
 ) -> PlanReport:
     """What `convert` would do. No weight is read and nothing is written.
 
     Args:
-        model, output, preset: as for `convert`.
+        model, output, preset, progress: as for `convert`.
         settings: see `PlanSettings`.
 
     Raises:
         AlibiError: as `convert`.
     """
-    return run_plan(settings_of(PlanSettings, {"model": model, "output": output, **settings}, preset))
+    return run_plan(settings_of(PlanSettings, {"model": model, "output": output, **settings}, preset), progress)
 
 
 def run_plan(settings: PlanSettings, progress: Watch | None = None) -> PlanReport:

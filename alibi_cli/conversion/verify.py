@@ -14,6 +14,7 @@ from alibi_cli.files.inside import check_links, check_name
 from alibi_cli.files.strict_json import read_json
 from alibi_cli.files.tensor_files import read_header
 from alibi_cli.names import CONVERTED
+from alibi_cli.progress import Update, Watch, steps
 from alibi_cli.runtime import runtime_sources
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
 from alibi_cli.settings.presets import DEMONSTRATIONS
@@ -59,8 +60,11 @@ class Verdict(BaseModel):
             )
 
 
-def verify(folder: str | Path) -> Verdict:
+def verify(folder: str | Path, *, progress: Watch | None = None) -> Verdict:
     """Compares a checkpoint with its alibi.json and with the runtime files of this version.
+
+    Args:
+        progress: is called with each `Progress`, in bytes.
 
     Raises:
         AlibiError: no such folder, or one without a readable alibi.json.
@@ -82,7 +86,8 @@ def verify(folder: str | Path) -> Verdict:
             raise AlibiError(f"{folder / 'alibi.json'} names no weights.")
         versions = facts.get("versions")
         written_by = str(versions.get("alibi-cli")) if isinstance(versions, dict) else "unknown"
-        findings = [*_files(folder, {**shards, **others}), *_runtime(folder, others, written_by)]
+        findings = [*_files(folder, {**shards, **others}, steps(progress, "bytes"))]
+        findings += _runtime(folder, others, written_by)
         findings += [*_weights(folder, set(shards)), *_strangers(folder, others), *_config(folder, facts)]
     worst = {finding.file: finding for finding in sorted(findings, key=lambda finding: finding.status != "ok")}
     found = [worst[name] for name in dict.fromkeys(finding.file for finding in findings)]
@@ -107,12 +112,20 @@ def _digests(facts: dict[str, Any], key: str, folder: Path) -> dict[str, str]:
     return digests
 
 
-def _files(folder: Path, digests: dict[str, str]) -> Iterator[Finding]:
+def _files(folder: Path, digests: dict[str, str], update: Update) -> Iterator[Finding]:
+    total = sum(path.stat().st_size for name in digests if (path := folder / name).is_file())
+    done = 0
+
+    def on_bytes(n: int) -> None:
+        nonlocal done
+        done += n
+        update("Checking", done, total)
+
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             yield Finding(file=name, status="missing")
-        elif sha256_of(path) != digest:
+        elif sha256_of(path, on_bytes) != digest:
             yield Finding(file=name, status="changed", detail="its sha256 is not the one in alibi.json")
         else:
             yield Finding(file=name, status="ok")

@@ -81,18 +81,20 @@ class Estimate(BaseModel):
 
 
 @takes_settings(EvaluateSettings)
-def estimate(models: Any, *, text: Any = None, preset: str | None = None, **settings: Any) -> Estimate:
+def estimate(
+    models: Any, *, text: Any = None, preset: str | None = None, progress: Watch | None = None, **settings: Any
+) -> Estimate:
     """What `evaluate` would take: tokens, passes, memory and time of every row. Nothing is scored and no weight is loaded.
 
     Args:
-        models, text, preset: as for `evaluate`.
+        models, text, preset, progress: as for `evaluate`.
         settings: see `EvaluateSettings`.
 
     Raises:
         AlibiError: as `evaluate`.
     """
     chosen, own = asked(models, text, preset, settings, dry=True)
-    return run_estimate(chosen, text=own)
+    return run_estimate(chosen, progress, own)
 
 
 def run_estimate(settings: EvaluateSettings, progress: Watch | None = None, text: Text | None = None) -> Estimate:

@@ -24,13 +24,14 @@ class PolicyRow(BaseModel):
 
 
 @takes_settings(PoliciesSettings)
-def inspect_policies(**settings: Any) -> list[PolicyRow]:
+def inspect_policies(*, progress: Watch | None = None, **settings: Any) -> list[PolicyRow]:
     """The registered policies, by family.
 
     Args:
+        progress: is called with each `Progress`.
         settings: see `PoliciesSettings`.
     """
-    return run_inspect_policies(settings_of(PoliciesSettings, settings))
+    return run_inspect_policies(settings_of(PoliciesSettings, settings), progress)
 
 
 def run_inspect_policies(settings: PoliciesSettings, progress: Watch | None = None) -> list[PolicyRow]:
