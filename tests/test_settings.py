@@ -120,6 +120,26 @@ def test_every_setting_is_read() -> None:
     assert "an_invented_setting" not in read
 
 
+def test_every_whole_number_has_a_maximum() -> None:
+    """One that is far too large is a mistake, and is told so where it was made."""
+    unbounded = {
+        (cls.__name__, each.name)
+        for cls in settings_classes()
+        for each in declared(cls)
+        if each.kind is int and each.setting.maximum is None
+    }
+    assert {name for _, name in unbounded} == {"seed"}
+
+
+@pytest.mark.parametrize(("name", "settings"), [("sinks", {}), ("offset", {"policy": "add"})])
+def test_a_bias_that_begins_beyond_the_declared_length_is_refused(name: str, settings: dict) -> None:
+    for model, length in (("demo-llama", 2048), ("demo-llama", 600)):
+        chosen = {**settings, **({} if length == 2048 else {"max_sequence_length": length})}
+        with pytest.raises(alibi.UsageError, match=f"`{name}={length}` would leave the declared length, {length}"):
+            alibi.plan(model, **{name: length}, **chosen)
+        assert alibi.plan(model, **{name: length - 1}, **chosen).max_sequence_length == length
+
+
 def test_every_option_has_the_name_of_its_setting() -> None:
     for cls in settings_classes():
         for each in declared(cls):

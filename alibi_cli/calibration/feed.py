@@ -4,13 +4,9 @@ import math
 
 from alibi_cli.errors import UsageError
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
-from alibi_cli.settings.conversion import CalibrateSettings
+from alibi_cli.settings.conversion import ADDED_TOKENS, DISTIL_LENGTH, REACH_LENGTH, TOKENS, CalibrateSettings
 
-TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
-ADDED_TOKENS = 1 << 16  # for the distillation of an added bias, which begins almost at its end
 HELD_OUT_TOKENS = 1 << 13  # to choose by, and as many to report on
-REACH_LENGTH = 1.5  # of the range: how far beyond it reach looks
-LONGEST = 4  # of the range: the longest windows on which an added bias is distilled
 REACH_SHARE = 16  # one in so many of a distillation's tokens goes to reach, which comes first
 
 
@@ -50,7 +46,7 @@ def lengths_of(settings: CalibrateSettings, trained_length: int) -> tuple[int, .
             raise UsageError(f"Windows of {length} tokens are longer than the original was trained for, {reach}.")
         return (length or reach,)
     only_reach = settings.method == "reach"
-    longest = length or int((REACH_LENGTH if only_reach else LONGEST) * reach)
+    longest = length or int((REACH_LENGTH if only_reach else DISTIL_LENGTH) * reach)
     if longest <= reach:
         raise UsageError(
             f"Windows of {longest} tokens do not reach beyond {reach}, where an added bias has its work to do.",

@@ -8,8 +8,10 @@ from alibi_cli.calibration.heads import observe_heads
 from alibi_cli.calibration.twin import attention_modules
 from alibi_cli.calibration.windows import make_windows
 from alibi_cli.errors import UsageError
+from alibi_cli.models.cost import cost_of
 from alibi_cli.models.language_model import describe, evaluating
 from alibi_cli.models.loading import load_model, load_tokenizer
+from alibi_cli.models.pace import announce
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.progress import Watch, notes, steps
 from alibi_cli.settings.keywords import takes_settings
@@ -53,6 +55,12 @@ def run_inspect_heads(settings: HeadsSettings, progress: Watch | None = None) ->
     weights = model.config.num_attention_heads * window**2
     size = max(1, min(TOKENS_PER_BATCH // window, WEIGHTS_PER_BATCH // weights))
     batches = list(windows.input_ids.to(model.device).split(size))
+
+    cost = cost_of(info, str(model.device), "auto")
+    operations = windows.input_ids.shape[0] * cost.operations(window, window)
+    announce(
+        operations, size * window, cost, model.device.type, model.dtype, notes(progress), "Fewer `tokens` take less."
+    )
 
     def on_batch(done: int) -> None:
         update("Looking at the heads", done, len(batches))

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from alibi_cli.calibration.calibrate import announcement, learn, press_grid, state_key
-from alibi_cli.calibration.feed import lengths_of
+from alibi_cli.calibration.calibrate import announcement, estimate, learn, press_grid, state_key
+from alibi_cli.calibration.feed import lengths_of, range_of
 from alibi_cli.calibration.learned import Learned
 from alibi_cli.calibration.state import State
 from alibi_cli.errors import UsageError
@@ -14,8 +15,8 @@ from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.source import Source
 from alibi_cli.progress import Say, Update
 from alibi_cli.runtime.alibi_registry import DEFAULT_POLICY
-from alibi_cli.settings.conversion import CalibrateSettings
-from alibi_cli.text.documents import Text
+from alibi_cli.settings.conversion import CalibrateSettings, PlanSettings
+from alibi_cli.text.documents import DEFAULT, Text
 from alibi_cli.time_left import announcing
 
 
@@ -40,6 +41,28 @@ def check_source(source: Source, settings: CalibrateSettings) -> None:
     lengths_of(settings, source.trained_length)
 
 
+def planned_calibration(source: Source, settings: PlanSettings) -> dict[str, Any]:
+    """What a calibration is going to take; the fields of `PlannedCalibration`.
+
+    Raises:
+        AlibiError: a checkpoint that is no language model.
+    """
+    trained = source.trained_length or 0
+    found = language_model(source.name, source.folder, source.commit, source.raw_config)
+    return {
+        "method": settings.method,
+        **estimate(_bytes_in_float32(source, found.stored_dtype), source.config, settings, trained),
+        "lengths": list(lengths_of(settings, trained)),
+        "range": range_of(settings, trained),
+        "offset": settings.offset,
+        "text": [path.name for path in settings.calibration_text] or [DEFAULT],
+    }
+
+
+def _bytes_in_float32(source: Source, stored_dtype: str) -> int:
+    return source.weight_bytes * 4 // {"bfloat16": 2, "float16": 2}.get(stored_dtype, 4)
+
+
 def calibrate_source(
     source: Source,
     text: Text,
@@ -58,8 +81,7 @@ def calibrate_source(
     trained = source.trained_length or 0
     found = language_model(source.name, source.folder, source.commit, source.raw_config)
     found = replace(found, config=source.config)
-    width = {"bfloat16": 2, "float16": 2}.get(found.stored_dtype, 4)
-    say(announcement(source.weight_bytes * 4 // width, source.config, settings, trained))
+    say(announcement(_bytes_in_float32(source, found.stored_dtype), source.config, settings, trained))
     state = State(folder, state_key(settings, source.fingerprint, text))
     if folder is not None and folder.is_dir():
         kept = any(state.load(name) is not None for name in ("distil", "reach"))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alibi_cli.cli import interrupts, options, output
-from alibi_cli.names import first_tokens, short_text
+from alibi_cli.names import counted, first_tokens, short_text
 from alibi_cli.settings.conversion import ConvertSettings
 from alibi_cli.slopes import is_per_layer, layers_of
 
 if TYPE_CHECKING:
-    from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
+    from alibi_cli.conversion.convert_report import ConvertReport, PlannedCalibration, PlanReport
 
 EXAMPLES = """Examples:\n
   alibi convert gpt2 --dry-run\n
@@ -69,6 +69,7 @@ def print_plan(plan: "PlanReport", json: bool) -> None:
             ("policy", plan.policy_name),
             ("slopes", f"{plan.slopes_scheme}{_shape(plan.slopes)}"),
             ("sinks", "chosen by calibration" if plan.sinks is None else _sinks(plan.sinks)),
+            *([] if plan.calibration is None else [("calibration", _to_calibrate(plan.calibration))]),
             ("length", f"{plan.trained_length} trained, {plan.max_sequence_length} declared"),
             ("tensors kept", f"{tensors.copied} of {plan.n_tensors}, byte for byte"),
             ("tensors dropped", ", ".join(tensors.dropped) or "none"),
@@ -83,6 +84,11 @@ def print_plan(plan: "PlanReport", json: bool) -> None:
             ("loads with", plan.loads_with),
         ]
     )
+
+
+def _to_calibrate(planned: "PlannedCalibration") -> str:
+    windows = counted(planned.passes, "window")
+    return f"{planned.tokens:,} tokens of {short_text(', '.join(planned.text))} in {windows} of up to {planned.lengths[-1]:,}"
 
 
 def _print_report(report: "ConvertReport") -> None:

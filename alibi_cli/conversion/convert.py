@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from alibi_cli.calibration.of_source import calibrate_source, check_source
+from alibi_cli.calibration.of_source import calibrate_source, check_source, planned_calibration
 from alibi_cli.calibration.state import State
-from alibi_cli.conversion.convert_report import ConvertReport, PlanReport
+from alibi_cli.conversion.convert_report import ConvertReport, PlannedCalibration, PlanReport
 from alibi_cli.conversion.plan import Plan, make_plan
 from alibi_cli.conversion.side_files import brings_code
 from alibi_cli.conversion.writer import write
@@ -82,8 +82,9 @@ def plan(
 
 def run_plan(settings: PlanSettings, progress: Watch | None = None) -> PlanReport:
     """`plan`, by settings."""
-    _, found = _planned(settings, progress, read_weights=False)
-    return found.report()
+    source, found = _planned(settings, progress, read_weights=False)
+    calibration = planned_calibration(source, settings) if settings.calibrated else None
+    return found.report().model_copy(update={"calibration": calibration and PlannedCalibration(**calibration)})
 
 
 def run_convert(settings: ConvertSettings, progress: Watch | None = None) -> ConvertReport:

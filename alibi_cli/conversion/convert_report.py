@@ -61,10 +61,24 @@ class SideFiles(BaseModel):
     left_behind: list[str]
 
 
+class PlannedCalibration(BaseModel):
+    """tokens, in passes of one window: that are fed. lengths: of the windows. range: tokens within which an added bias is to
+    change nothing; where positions are replaced, the trained length. offset: null is to be found. text: names. bytes: of memory."""
+
+    method: str
+    tokens: int
+    passes: int
+    lengths: list[int]
+    range: int
+    offset: int | None
+    text: list[str]
+    bytes: int
+
+
 class PlanReport(BaseModel):
     """The JSON of `alibi inspect plan` and of `alibi convert --dry-run`; fields as in `ConvertReport`. null stands for what a calibration
-    is going to find. output_occupied: the output
-    exists and is not empty. n_tensors: in the source."""
+    is going to find. output_occupied: the output exists and is not empty. n_tensors: in the source. calibration: null if the slopes are
+    not calibrated."""
 
     source: str
     source_commit: str | None
@@ -88,3 +102,4 @@ class PlanReport(BaseModel):
     loads_with: str
     output_occupied: bool
     n_tensors: int
+    calibration: PlannedCalibration | None = None

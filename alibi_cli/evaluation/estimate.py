@@ -1,7 +1,6 @@
 """The verb `estimate`: what an evaluation is going to take, row by row, before a weight is loaded.
 
-Operations follow from shapes; seconds from operations, at SHARE of the speed that this machine multiplies matrices of the model's width
-with. Within a factor of two or three: while an evaluation runs, its own pace takes the place of this.
+models/pace.py has how seconds follow. While an evaluation runs, its own pace takes the place of this.
 """
 
 from collections.abc import Collection
@@ -23,6 +22,7 @@ from alibi_cli.models.cost import Cost, cost_of
 from alibi_cli.models.language_model import ModelInfo
 from alibi_cli.models.loading import device_type, first_device, resolved_dtype
 from alibi_cli.models.machine import free_memory, speed
+from alibi_cli.models.pace import QUICK, SHARE, WORTH_A_HINT, WORTH_A_LINE, seconds_of
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.names import short_names
 from alibi_cli.progress import Say, Watch, notes
@@ -30,11 +30,6 @@ from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.measuring import EvaluateSettings, OnModels
 from alibi_cli.text.documents import Text, tell
 from alibi_cli.time_left import duration
-
-SHARE = 0.5  # of the speed of a matrix product, that a forward pass has
-PER_LAYER = 3e-4  # seconds that Python takes for each layer of each batch
-QUICK = 5e11  # operations that take less than a minute anywhere: nothing is measured for them
-WORTH_A_LINE, WORTH_A_HINT = 60.0, 600.0  # seconds
 
 
 class RowEstimate(BaseModel):
@@ -182,7 +177,7 @@ def _timed(rows: list[RowEstimate], jobs: list[Job], settings: EvaluateSettings,
     }
     for row in rows:
         passes = min(row.windows, -(-row.tokens // batch))
-        seconds = row.operations / (SHARE * measured[row.model]) + passes * costs[row.model].layers * PER_LAYER
+        seconds = seconds_of(row.operations, passes, costs[row.model].layers, measured[row.model])
         row.seconds = seconds / min(processes, max(1, passes))
         row.fits = free is None or row.peak_bytes <= free
     return Estimate(

@@ -17,6 +17,11 @@ METHODS: dict[str, tuple[Method, ...]] = {
     "add": ("reach", "distil"),
 }
 DECLARED = 4  # of the trained length
+# Tokens to learn from, unless told otherwise; the second for the distillation of an added bias, which begins almost at its end.
+TOKENS = {"reach": 1 << 14, "look-back": 1 << 14, "distil": 1 << 18, "distil+norms": 1 << 18}
+ADDED_TOKENS = 1 << 16
+# Of the range of an added bias: how far beyond it reach looks, and the longest windows on which it is distilled.
+REACH_LENGTH, DISTIL_LENGTH = 1.5, 4
 CALIBRATION = "Calibration"
 ONLY_CALIBRATED = ("calibrate", "calibration_text", "calibration_tokens", "calibration_length", "horizon", "grid")
 
@@ -63,8 +68,8 @@ class CalibrateSettings(Verb):
     calibration_tokens: Annotated[
         int | None,
         Setting(
-            "Number of calibration tokens, one window at least. Default: 262144 for distil, 65536 of an added bias; 16384 for reach "
-            "and look-back.",
+            f"Number of calibration tokens, one window at least. Default: {TOKENS['distil']} for distil, {ADDED_TOKENS} of an added bias; "
+            f"{TOKENS['reach']} for reach and look-back.",
             minimum=1,
             maximum=LONGEST,
             panel=CALIBRATION,
@@ -73,8 +78,8 @@ class CalibrateSettings(Verb):
     calibration_length: Annotated[
         int | None,
         Setting(
-            "Tokens of the longest window that calibration feeds. Default: for policy add 1.5 (reach) or 4 (distil) times the trained "
-            "length; for replace the trained length.",
+            f"Tokens of the longest window that calibration feeds. Default: for policy add {REACH_LENGTH} (reach) or {DISTIL_LENGTH} "
+            "(distil) times the trained length; for replace the trained length.",
             minimum=2,
             maximum=LONGEST,
             panel=CALIBRATION,
@@ -101,8 +106,8 @@ class CalibrateSettings(Verb):
     max_sequence_length: Annotated[
         int | None,
         Setting(
-            "The length that the config declares, and for which an added bias is calibrated; no tensor is sized by it. Default: 4 x the "
-            "trained length.",
+            "The length that the config declares, and for which an added bias is calibrated; no tensor is sized by it. "
+            f"Default: {DECLARED} x the trained length.",
             minimum=1,
             maximum=LONGEST,
         ),

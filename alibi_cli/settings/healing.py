@@ -12,6 +12,11 @@ from alibi_cli.settings.on_disk import check_folder, check_json, check_models, c
 from alibi_cli.settings.shared import LONGEST, Command, Plugin, Revision, SplitOn, TrustRemoteCode, parse_schedule
 
 MOST_TOKENS, MOST_SEED = 1 << 50, (1 << 32) - 1  # what figures stay readable with; what numpy takes
+MOST_BATCH_TOKENS = (
+    4096  # of a step, unless told otherwise; fewer if the budget would be spent in fewer than ENOUGH_STEPS
+)
+ENOUGH_STEPS = 400
+DEVICE_TOKENS = 16384  # that a device takes at a time, unless `batch_size` says otherwise
 DATA, LOSS, OPTIMIZER, MACHINE = "Text and sequences", "What is learned", "Optimizer", "Machine"
 # What may differ between a run and its continuation: everything else decides which tokens are seen, and in which order, or what is learned.
 FREE_OPTIMIZER = ("learning_rate", "warmup", "max_gradient_norm")
@@ -74,7 +79,8 @@ class TrainSettings(Verb):
     batch_tokens: Annotated[
         int | None,
         Setting(
-            "Tokens per optimizer step, over all processes. Default: 4096, or so few that the budget makes 400 steps.",
+            f"Tokens per optimizer step, over all processes. Default: {MOST_BATCH_TOKENS}, or so few that the budget makes {ENOUGH_STEPS} "
+            "steps.",
             minimum=1,
             maximum=LONGEST,
             panel=DATA,
@@ -163,7 +169,8 @@ class TrainSettings(Verb):
     batch_size: Annotated[
         int | None,
         Setting(
-            "Sequences per device and forward pass; the result does not depend on it. Default: 16,384 tokens' worth.",
+            "Sequences per device and forward pass; the result does not depend on it. Default: "
+            f"{DEVICE_TOKENS:,} tokens' worth.",
             minimum=1,
             maximum=LONGEST,
             panel=MACHINE,

@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from alibi_cli.errors import UsageError
-from alibi_cli.settings.healing import TrainSettings
-
-MOST_BATCH_TOKENS = (
-    4096  # of a step, unless told otherwise; fewer if the budget would be spent in fewer than ENOUGH_STEPS
-)
-ENOUGH_STEPS = 400
+from alibi_cli.settings.healing import ENOUGH_STEPS, MOST_BATCH_TOKENS, TrainSettings
 
 
 class Stage(BaseModel):

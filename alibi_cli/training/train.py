@@ -18,13 +18,14 @@ from alibi_cli.models.loading import load_model, load_tokenizer
 from alibi_cli.models.plugins import load_plugins
 from alibi_cli.models.source import Source, open_source
 from alibi_cli.progress import Update, Watch, notes, steps
-from alibi_cli.settings.healing import TrainSettings
+from alibi_cli.settings.healing import DEVICE_TOKENS, TrainSettings
 from alibi_cli.settings.keywords import takes_settings
 from alibi_cli.settings.presets import settings_of
 from alibi_cli.text.documents import tell
 from alibi_cli.text.tokens import ids_of, special_tokens
 from alibi_cli.training.budget import Budget, make_budget
 from alibi_cli.training.data import Blocks, Collator, Masking, Tokens, keeps_documents_apart
+from alibi_cli.training.duration_of_run import announce_run
 from alibi_cli.training.job import REQUEST, Job, clear, kept, prepare
 from alibi_cli.training.sharded import check_sharding, gathered_weights, loaded_whole
 from alibi_cli.training.teacher import Teacher
@@ -32,8 +33,6 @@ from alibi_cli.training.train_report import TrainReport, make_report
 from alibi_cli.training.trainable_slopes import attach_slopes, settle_slopes
 from alibi_cli.training.trainer import Guard, HealingTrainer, SaveWhole, last_state, training_arguments
 from alibi_cli.training.write_trained import finished, verify_trained, write_files, write_record, write_weights
-
-DEVICE_TOKENS = 16384  # tokens that a device takes at a time, unless `batch_size` says otherwise
 
 
 @takes_settings(TrainSettings)
@@ -117,6 +116,8 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, watch: Watch | N
         tell(tokens.fingerprint.get("normalised", ()), notes(watch))
         trainer, saver = _trainer(job, tokens, args, update)
         state = last_state(job.work)
+        if args.process_index == 0:
+            announce_run(job, state[1]["step"] if state else 0, args.world_size, notes(watch))
         update("Training", state[1]["step"] if state else 0, budget.steps)
         try:
             trainer.train(resume_from_checkpoint=str(state[0]) if state else None)
@@ -135,7 +136,8 @@ def _train(job: Job, source: Source, tokenizer: Any, args: Any, watch: Watch | N
         update("Writing", budget.steps, budget.steps)
         with loaded_whole(args), partial_folder(settings.output, replace=settings.force) as folder:
             model = _trained(job, trainer, weights)
-            write_files(source, folder, model.config.alibi_slopes if settings.train_slopes else None)
+            slopes = model.config.alibi_slopes if settings.train_slopes else None
+            write_files(source, folder, slopes, settings.trust_remote_code)
             digests = write_weights(model, source, folder)
             verified = verify_trained(model, info, folder, settings.trust_remote_code)
             report = make_report(job, trainer, tokens, seconds, saver.resumed_at, digests, verified)

@@ -57,13 +57,17 @@ def write_weights(model: Any, source: Source, folder: Path) -> dict[str, str]:
     return digests
 
 
-def write_files(source: Source, folder: Path, slopes: Slopes | None = None) -> None:
-    """Config, tokenizer, runtime files and everything else that is not weights, byte for byte, but for trained slopes in the config."""
+def write_files(source: Source, folder: Path, slopes: Slopes | None = None, code: bool = False) -> None:
+    """Config, tokenizer, runtime files and everything else that is not weights, byte for byte, but for trained slopes in the config.
+
+    code: the model's own too, without which an unconverted one that brings it could not be loaded; it was allowed to run.
+    """
     if slopes is None:
         copy_file(source.folder / "config.json", folder / "config.json")
     else:
         write_json(folder / "config.json", {**read_json(source.folder / "config.json"), "alibi_slopes": slopes})
-    for path in source.side_files:
+    own = [path for path in source.left_behind if path.suffix == ".py"] if code else []
+    for path in [*source.side_files, *own]:
         name = path.relative_to(source.folder)
         if name.as_posix() in ("alibi.json", "README.md", MARKER):
             continue

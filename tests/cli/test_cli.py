@@ -108,6 +108,13 @@ def test_slopes_of_checkpoints(tiny_gpt2: Path, tmp_path: Path) -> None:
     assert "layer" in alibi_inside("inspect", "slopes", tmp_path / "out").stdout
 
 
+def test_what_should_be_read_is_said_beside_json_too(tiny_gpt2: Path, tmp_path: Path) -> None:
+    for options in ([], ["--json"]):
+        said = alibi_inside("convert", tiny_gpt2, "-o", tmp_path / "out", "--force", "--no-verify", *options).stderr
+        assert "A pretrained model usually loses most of its quality" in said
+        assert ("Next: " in said) == ("Publish: " in said) == (options == [])
+
+
 def test_tables_do_not_shorten_numbers_in_a_pipe() -> None:
     table = alibi("inspect", "slopes", "--heads", "257", env={"COLUMNS": "20"}).stdout
     assert "…" not in table and all(f"{slope:.10g}" in table for slope in get_slopes(257))

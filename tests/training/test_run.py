@@ -240,6 +240,9 @@ def test_the_command_prints_facts_and_json(text: Path, tmp_path: Path) -> None:
     source = tiny_converted(tmp_path)
     shown = alibi_here(*command(source, tmp_path / "a", text, "--steps", "3")[3:]).stdout
     assert "loss " in shown and "3 steps of 128" in shown and "in memory by 0.0e+00" in shown
+    once = alibi_here(*command(source, tmp_path / "c", text, "--steps", "1")[3:]).stdout
+    assert "1 step of 128" in once and "32 for 1 step\n" in once and "1 process\n" in once
+    assert "| sequence length | 32 for 1 step |" in (tmp_path / "c" / "README.md").read_text()
     result = alibi(*command(source, tmp_path / "b", text, "--steps", "3", "--json")[3:])
     report = json.loads(result.stdout)
     assert report["steps"] == 3 and report["command"].startswith("alibi train ") and report["verified"]["passed"]
