@@ -219,12 +219,23 @@ def keep_sine_buffer(module: Part, module_index: int, max_sequence_length: int) 
     if table is not None:
         module.embed_positions = SineTable(table.shape[-1])
         module.alibi_rotation = module.embed_positions, True
-    if hasattr(module, "_get_embed_positions"):
-        module._get_embed_positions = types.MethodType(_all_sines, module)
+        if hasattr(module, "_get_embed_positions"):
+            module.alibi_sines = None
+            module.register_forward_pre_hook(_count_sines, with_kwargs=True)
+            module._get_embed_positions = types.MethodType(_counted_sines, module)
     return take_bias_in_attn(module, module_index, max_sequence_length)
 
 
-def _all_sines(self: Any, position_ids: Tensor) -> Any:
-    """(B, positions so far, width)"""
-    rows = self.embed_positions.rows(int(position_ids.max()) + 1, position_ids.device)
-    return rows.expand(len(position_ids), -1, -1)
+def _count_sines(module: Any, args: Any, kwargs: Any) -> Any:
+    """GPT-J takes rows out of all that there are, by their positions: it gets those of the positions that are asked for, and takes them in
+    order. So none are computed in vain, and how many there are need not be known."""
+    positions = kwargs["position_ids"]  # (B, Q)
+    module.alibi_sines = module.embed_positions[positions]
+    kwargs["position_ids"] = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+    return args, kwargs
+
+
+def _counted_sines(self: Any, position_ids: Tensor) -> Any:
+    """(B, Q, width)"""
+    rows, self.alibi_sines = self.alibi_sines, None
+    return rows

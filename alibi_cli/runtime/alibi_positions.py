@@ -71,7 +71,7 @@ class NoTable:
 
 
 class SineTable(NoTable):
-    """Sines and cosines of a rotation, row by row, computed when they are asked for: the stock buffer ends at a length."""
+    """Sines and cosines of a rotation, of the positions that are asked for: the stock buffer ends at a length."""
 
     device = None
 
@@ -83,14 +83,10 @@ class SineTable(NoTable):
         """(width / 2,), as transformers' create_sinusoidal_positions computes them"""
         return 1.0 / (10000 ** (torch.arange(0, self.width, 2, dtype=torch.int64) / self.width))
 
-    def rows(self, count: int, device: Any) -> Tensor:
-        """(count, width)"""
-        angle = torch.arange(count, dtype=torch.int64).float()[:, None] * self.inv_freq.float()
-        angle = angle.to(device)
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
     def __getitem__(self, index: Tensor) -> Tensor:
-        return self.rows(int(index.max()) + 1, index.device)[index]
+        """(…) -> (…, width)"""
+        angle = index[..., None].float() * self.inv_freq.float().to(index.device)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class NoSineTable(NoTable):

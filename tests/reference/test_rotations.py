@@ -114,3 +114,28 @@ def test_conversion_on_disk_is_the_surgery_in_memory(kind: str, tmp_path: Path) 
 
 def test_configs_without_a_rotation_read_nothing() -> None:
     assert not rotation_reads_length(tiny_config("gpt2")) and not rotation_reads_length(tiny_config("t5"))
+
+
+@pytest.mark.parametrize("family", ["gptj", "codegen"])
+@torch.no_grad()
+def test_sines_that_stock_attention_reads_from_a_buffer(family: str) -> None:
+    """The same numbers, to the bit; beyond the end of the buffer those of a longer one; in a graph that is exported too."""
+    stock, longer = tiny_model(family, torch.float32), tiny_model(family, torch.float32, max_position_embeddings=5000)
+    converted = copy.deepcopy(stock)
+    apply_alibi(converted, NEW_MAX, policy="add", slopes=[1e-30] * stock.config.num_attention_heads)
+    attention, table = converted.transformer.h[0].attn, longer.transformer.h[0].attn.embed_positions
+    positions = torch.tensor([[4999, 3, 0, OLD_MAX], [7, 7, 8, 4096]])
+    assert torch.equal(attention.embed_positions[positions], table[positions])
+    tokens, padding = sample_tokens(2, 20), torch.ones(2, 20, dtype=torch.long)
+    padding[0, :5] = 0
+    places = (padding.cumsum(-1) - 1).clamp_min(0)
+    inputs = {"attention_mask": padding, "position_ids": places, "use_cache": False}
+    expected, found = stock(tokens, **inputs).logits, converted(tokens, **inputs).logits
+    assert (found - expected)[padding.bool()].abs().max() <= 1e-4
+    inputs["position_ids"] = 2 * places
+    assert (converted(tokens, **inputs).logits - expected)[padding.bool()].abs().max() > 1e-2
+    exported = torch.export.export(converted, (tokens,), {"use_cache": False}, strict=False).module()
+    assert (exported(tokens, use_cache=False).logits - converted(tokens, use_cache=False).logits).abs().max() <= 1e-4
+    cached = converted(tokens[:, :12], use_cache=True)
+    rest = converted(tokens[:, 12:], past_key_values=cached.past_key_values).logits
+    assert (rest - converted(tokens).logits[:, 12:]).abs().max() <= 1e-4
