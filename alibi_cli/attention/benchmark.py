@@ -63,6 +63,16 @@ class AttentionBenchmark(BaseModel):
     torch: str
     rows: list[BenchmarkRow]
 
+    def plot(self, path: str | Path) -> None:
+        """Draws time and memory by length: PNG, SVG or PDF by the ending of `path`.
+
+        Raises:
+            AlibiError: the file cannot be written, or its ending is not that of a picture.
+        """
+        from alibi_cli.plots.bench_plot import draw
+
+        draw(Path(path), self)
+
 
 @takes_settings(BenchAttentionSettings)
 def bench_attention(*, progress: Watch | None = None, **settings: Any) -> AttentionBenchmark:

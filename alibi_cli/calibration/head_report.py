@@ -1,8 +1,11 @@
 """What each head of a model does: the JSON of `alibi inspect heads`, and its maps."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+
+from alibi_cli.names import short_names, short_text
 
 Map = list[list[float]]  # one list a layer, one figure a head
 # Field of the report: title of the map, what the heads with the smallest and the largest figures are, whether its colours are logarithmic.
@@ -47,6 +50,23 @@ class HeadReport(BaseModel):
     entropy_nats: Map
     first_token_weight: Map
     sink_weight: Map
+
+    @property
+    def title(self) -> str:
+        """Which model, and what it read."""
+        name, window, trained = short_names([self.model])[self.model], self.window, self.trained_length
+        read = f"{name}: {self.tokens:,} tokens of {short_text(self.text['name'])} in windows of {window:,}"
+        return read if trained in (None, window) else f"{read} (trained length {trained:,})"
+
+    def plot(self, path: str | Path) -> None:
+        """Writes the maps as one picture: PNG, SVG or PDF by the ending of `path`.
+
+        Raises:
+            AlibiError: the file cannot be written, or its ending is not that of a picture.
+        """
+        from alibi_cli.plots.heads_plot import draw
+
+        draw(Path(path), self.title, [(each.title, each.values, each.logarithmic) for each in self.maps()])
 
     def maps(self) -> list[HeadMap]:
         """Those that say something: without sinks there is nothing to tell apart, and the first token is one of the sinks."""

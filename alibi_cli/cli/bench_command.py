@@ -41,9 +41,7 @@ def command(
     else:
         _print(results)
     if plot is not None:
-        from alibi_cli.plots.bench_plot import draw
-
-        draw(plot, results)
+        results.plot(plot)
     if any(row.status != "ok" for row in results.rows):
         raise typer.Exit(EXIT_FAILED)
 
