@@ -224,11 +224,12 @@ def estimate(
     resume: bool = ...,
     text: Any = ...,
     preset: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
 ) -> Estimate:
     """What `evaluate` would take: tokens, passes, memory and time of every row. Nothing is scored and no weight is loaded.
 
     Args:
-        models, text, preset: as for `evaluate`.
+        models, text, preset, progress: as for `evaluate`.
         lengths: Sequence lengths in tokens: a list, or every doubling from A to B.
         batch_size: Windows per batch. Default: by a budget of tokens.
         output: Write results there, after every row.
@@ -440,10 +441,13 @@ def inspect_heads(
         AlibiError: no language model, too little text, a window of nothing but sinks, or attention that does not show its weights.
     """
 
-def inspect_policies(*, plugin: Sequence[str | Path] = ...) -> list[PolicyRow]:
+def inspect_policies(
+    *, plugin: Sequence[str | Path] = ..., progress: Callable[[Progress], None] | None = ...
+) -> list[PolicyRow]:
     """The registered policies, by family.
 
     Args:
+        progress: is called with each `Progress`.
         plugin: Load a plug-in that registers policies; repeatable.
     """
 
@@ -479,11 +483,12 @@ def plan(
     revision: str | None = ...,
     plugin: Sequence[str | Path] = ...,
     preset: str | None = ...,
+    progress: Callable[[Progress], None] | None = ...,
 ) -> PlanReport:
     """What `convert` would do. No weight is read and nothing is written.
 
     Args:
-        model, output, preset: as for `convert`.
+        model, output, preset, progress: as for `convert`.
         policy: replace: ALiBi instead of the model's positional encoding, as in the paper. add: the bias beside a
             rotation that stays. NAME: a plug-in's policy.
         sinks: Attention sinks: how many first tokens of every document get no bias. Default: 0, or what calibration
