@@ -60,7 +60,9 @@ from safetensors import safe_open
 
 with safe_open("results.nll.safetensors", "numpy") as file:
     names, row = json.loads(file.metadata()["documents"]), next(iter(json.loads(file.metadata()["n_bytes"])))
-    nll, document, begin, end = (file.get_tensor(f"{row} {name}") for name in ("nll", "document", "byte_begin", "byte_end"))
+    nll, document, begin, end = (
+        file.get_tensor(f"{row} {name}") for name in ("nll", "document", "byte_begin", "byte_end")
+    )
 worst = nll.argmax()
 text = Path(names[document[worst]]).read_bytes()
 before, token = text[: begin[worst]].decode()[-40:], text[begin[worst] : end[worst]].decode()
