@@ -13,6 +13,7 @@ import torch
 
 from alibi_cli import apply_alibi
 from alibi_cli.models.families import family_policies, sink_distance
+from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_positions import rotates
 from tests.models import OLD_MAX, is_encoder, sample_tokens, tiny_config, tiny_model
 from tests.reference.test_rotations import KINDS, settings_of
@@ -184,7 +185,7 @@ def test_one_mask_serves_layers_with_and_without_a_distance() -> None:
     expected = logits(converted, tokens)
     first = converted.model.layers[0].self_attn
     first.config = SimpleNamespace(
-        **{**vars(first.config), "alibi_sink_distance": None, "_attn_implementation": "alibi_v2"}
+        **{**vars(first.config), "alibi_sink_distance": None, "_attn_implementation": ATTENTION_NAME}
     )
     mixed = logits(converted, tokens)
     assert difference(mixed, expected) > VISIBLE
