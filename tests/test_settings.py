@@ -36,7 +36,7 @@ def test_every_setting_is_a_keyword_with_help(name: str) -> None:
 def test_wrong_settings_name_the_setting_and_its_nearest() -> None:
     for given, name, says in (
         ({"polcy": "add"}, "policy", "Did you mean `policy`?"),
-        ({"sinks": -1}, "sinks", "`sinks` must be at least 0"),
+        ({"sinks": -1}, "sinks", "`sinks` must be between 0 and"),
         ({"sinks": "two"}, "sinks", "`sinks` is a whole number such as 8192"),
         ({"calibrate": "guess"}, "calibrate", "`calibrate` is reach, look-back"),
         ({"max_bias": float("nan")}, "max_bias", "`max_bias` must be above 0"),

@@ -36,10 +36,6 @@ class ExportSettings(Verb):
 
     def check(self) -> None:
         super().check()
-        check_converted(str(self.folder))
-
-    def check_output(self) -> None:
-        super().check_output()
         output = self.output.expanduser()
         if output.suffix != ".gguf":
             raise UsageError(f"`output`: {output} must end in .gguf.")
@@ -48,3 +44,4 @@ class ExportSettings(Verb):
             raise UsageError(f"`output`: {output} {what}.")
         if output.exists() and not self.force:
             raise UsageError(f"{output} exists.", "Choose another file, or replace it with `force`.")
+        check_converted(str(self.folder))

@@ -125,9 +125,10 @@ def test_a_grid_is_for_slopes_that_replace_positions(tmp_path: Path):
 
 def test_a_path_in_the_home_directory_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    ExportSettings(folder=tmp_path, output=Path("~/x.gguf")).check_output()
+    (tmp_path / "config.json").write_text('{"model_type": "alibi_gpt2"}')
+    ExportSettings(folder=tmp_path, output=Path("~/x.gguf")).check()
     with pytest.raises(UsageError, match="lies in no folder"):
-        ExportSettings(folder=tmp_path, output=Path("~/absent/x.gguf")).check_output()
+        ExportSettings(folder=tmp_path, output=Path("~/absent/x.gguf")).check()
 
 
 @pytest.mark.parametrize(("written", "threads"), [("3", 3), ("4,2", 4), ("", None), ("many", None)])
