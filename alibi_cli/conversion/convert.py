@@ -1,6 +1,5 @@
 """The verbs `convert` and `plan`: from a checkpoint to a converted one, by way of calibration if that is asked for."""
 
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,11 @@ from alibi_cli.conversion.convert_report import ConvertReport, PlannedCalibratio
 from alibi_cli.conversion.plan import Plan, make_plan
 from alibi_cli.conversion.side_files import brings_code
 from alibi_cli.conversion.writer import write
-from alibi_cli.errors import AlibiError
-from alibi_cli.evaluation.arms import to_beat
 from alibi_cli.evaluation.scoring import budget_of
 from alibi_cli.evaluation.suggestion import Suggestion, suggest
 from alibi_cli.files.atomic import check_output
 from alibi_cli.models.cost import cost_of_shapes
 from alibi_cli.models.families import family_of, family_policies, shows_scores
-from alibi_cli.models.language_model import describe
 from alibi_cli.models.loading import device_type
 from alibi_cli.models.machine import free_memory, speed
 from alibi_cli.models.plugins import load_plugins
@@ -148,9 +144,8 @@ def _suggestion(plan: Plan) -> Suggestion | None:
         free_memory("auto"),
         cache(lambda: speed(device, torch.float32, budget_of(device), cost.width)),
     )
-    if found is not None:
-        with suppress(AlibiError):  # code of its own, say, without which it is not evaluated either
-            found.arms = to_beat(describe(plan.source.folder), found.lengths[-1])
+    if found is not None and plan.auto_class == "AutoModelForCausalLM" and found.lengths[-1] > plan.trained_length:
+        found.arms = plan.to_beat
     return found
 
 

@@ -9,6 +9,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from alibi_cli.errors import AlibiError, UsageError
+from alibi_cli.evaluation.arms import to_beat
 from alibi_cli.files.dtypes import DTYPES
 from alibi_cli.models.source import Source
 from alibi_cli.runtime.alibi_policies import policy_registry
@@ -18,7 +19,8 @@ from alibi_cli.surgery.apply import apply_alibi
 
 class MetaSurgery:
     """The model on the meta device. before, after: {name: shape} of its tensors around the surgery. optional: names that a file may lack,
-    because they are tied to others or computed again. model: converted, without numbers."""
+    because they are tied to others or computed again. model: converted, without numbers. to_beat: arms of the
+    original that a conversion is compared with."""
 
     def __init__(self, cls: Any, config: Any, max_sequence_length: int, policy: str, slopes: Slopes, **settings: Any):
         """settings: sinks, offsets and position_vector of `apply_alibi`."""
@@ -55,6 +57,7 @@ class MetaSurgery:
         matched = {cls for module in model.modules() for cls in known if isinstance(module, cls)}
         defined = {cls.__module__ for cls in (type(model), *matched)}
         self.sources = defined.union(*(registry.sources(cls) for cls in matched))
+        self.to_beat = to_beat(model)
         try:
             apply_alibi(model, max_sequence_length, slopes=slopes, policy=policy, **settings)
         except ValueError as error:

@@ -45,6 +45,7 @@ class Plan:
     source lacks. changed: {file's name: model's name} of tensors whose values calibration changes, which are none of `copied`. learned:
     those values and those of `added`. carried: side files, byte for byte. edited: {side file: new content}. loads_lazily: no tensor is put
     together from others when the model is loaded. plugin: source of the plug-in that converts the family, which travels along.
+    to_beat: arms of the original that say most of the conversion.
     """
 
     source: Source
@@ -68,6 +69,7 @@ class Plan:
     edited: dict[str, bytes]
     loads_lazily: bool
     plugin: bytes | None
+    to_beat: list[str]
 
     @property
     def family(self) -> str:
@@ -272,6 +274,7 @@ def make_plan(source: Source, output: Path, settings: PlanSettings) -> Plan:
         edited=edited,
         loads_lazily=not source.pickled and all(meta.name_of(name)[1] for name in source.tensors),
         plugin=travelling_source(meta.sources),
+        to_beat=meta.to_beat,
     )
 
 

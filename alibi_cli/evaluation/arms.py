@@ -35,8 +35,10 @@ from alibi_cli.evaluation.rotation import SLIDING, no_stretching, stretched
 from alibi_cli.evaluation.streaming import no_turning, turning
 from alibi_cli.evaluation.window_attention import attend, window_implementation
 from alibi_cli.models.body_and_head import device_of
+from alibi_cli.models.language_model import positions_end
 from alibi_cli.runtime.alibi_attention import ATTENTION_NAME
 from alibi_cli.runtime.alibi_rewrite import configs_of
+from alibi_cli.surgery.refusals import trained_length
 
 if TYPE_CHECKING:
     from alibi_cli.models.language_model import ModelInfo
@@ -83,12 +85,16 @@ class Arm:
         """Why a model cannot have this arm; None if it can."""
         if info.converted:
             return "it is converted"
-        reach = self.reach(info.trained_length)
+        return self.obstacle_of(limits_of(info.skeleton, info.masked), info.trained_length, info.hard_limit)
+
+    def obstacle_of(self, limits: Limits, trained_length: int | None, hard_limit: int | None) -> str | None:
+        """The same of a stock model with these limits."""
+        reach = self.reach(trained_length)
         if reach is None:
             return "its config names no trained length"
-        if self.kind in WINDOWS and info.hard_limit is not None and reach >= info.hard_limit:
-            return f"it has embeddings for {info.hard_limit} positions, and no window can have more"
-        return self._obstacle(limits_of(info.skeleton, info.masked), reach)
+        if self.kind in WINDOWS and hard_limit is not None and reach >= hard_limit:
+            return f"it has embeddings for {hard_limit} positions, and no window can have more"
+        return self._obstacle(limits, reach)
 
     def _obstacle(self, limits: Limits, reach: int) -> str | None:
         own = limits.own_window
@@ -111,11 +117,13 @@ class Arm:
         return {} if self.kind == TRUNCATED else {"window": reach - sinks, "sinks": sinks}
 
 
-def to_beat(info: "ModelInfo", length: int) -> list[str]:
-    """The arms that say most of a conversion: the default, and the best window that a model can have at a length; nothing if it can have
-    none."""
-    windows = [arm.name for arm in (Arm(STREAMING), Arm(WINDOW_AND_SINKS)) if arm.applies(info, length)]
-    return [TRUNCATED, *windows[:1]] if windows else []
+def to_beat(model: PreTrainedModel) -> list[str]:
+    """The arms that say most of a conversion of a stock model, which may be on the meta device: the default, and the best window that it
+    can have beyond its trained length; nothing if it can have none."""
+    limits, trained = limits_of(model), trained_length(model.config)
+    hard = trained if positions_end(model) else None
+    windows = [arm for arm in (Arm(STREAMING), Arm(WINDOW_AND_SINKS)) if arm.obstacle_of(limits, trained, hard) is None]
+    return [TRUNCATED, *(arm.name for arm in windows[:1])] if windows else []
 
 
 def parse_arm(name: str) -> Arm:
