@@ -26,7 +26,7 @@ def silence_libraries() -> Callable[[], None]:
     from huggingface_hub.utils import logging as of_hub
     from transformers.utils import logging as of_transformers
 
-    bars, accelerate = of_transformers.is_progress_bar_enabled(), logging.getLogger("accelerate")
+    shown, accelerate = of_transformers.is_progress_bar_enabled(), logging.getLogger("accelerate")
     levels = (of_hub.get_verbosity(), of_transformers.get_verbosity(), accelerate.level)
     warnings.filterwarnings("ignore", module="transformers")
     of_hub.set_verbosity_error()
@@ -38,7 +38,7 @@ def silence_libraries() -> Callable[[], None]:
         of_hub.set_verbosity(levels[0])
         of_transformers.set_verbosity(levels[1])
         accelerate.setLevel(levels[2])
-        if bars:
+        if shown:
             of_transformers.enable_progress_bar()
 
     return as_before
