@@ -45,9 +45,9 @@ length, a space and a name:
 | `context` | int32, how many tokens the model saw before it |
 | `byte_begin`, `byte_end` | int64, where it lies in the document's text, in bytes of UTF-8 |
 
-The last two are absent where a tokenizer does not tell them, and in files of 0.1.0. The metadata are JSON: `documents`, the names of
-all documents, and `n_bytes`, for each row the bytes that its tokens stand for. Documents and positions are those of the whole
-text, whatever `--max-segments` draws. Spaces that a tokenizer drops belong to the token after them; a character of several tokens
+The last two are absent where a tokenizer does not tell them, and in files of 0.1.0. The metadata hold
+JSON under `record`: `documents`, the names of all documents, and `n_bytes`, for each row the bytes that its tokens stand for.
+Documents and positions are those of the whole text, whatever `--max-segments` draws. Spaces that a tokenizer drops belong to the token after them; a character of several tokens
 belongs to the first, and the others begin where they end. What was changed when a file was read, such as line ends (`normalised` in
 `text`), is changed in what the bytes count.
 
@@ -59,7 +59,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 with safe_open("results.nll.safetensors", "numpy") as file:
-    names, row = json.loads(file.metadata()["documents"]), next(iter(json.loads(file.metadata()["n_bytes"])))
+    about = json.loads(file.metadata()["record"])
+    names, row = about["documents"], next(iter(about["n_bytes"]))
     nll, document, begin, end = (
         file.get_tensor(f"{row} {name}") for name in ("nll", "document", "byte_begin", "byte_end")
     )

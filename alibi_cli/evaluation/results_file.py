@@ -60,10 +60,8 @@ def save(path: Path, results: Results) -> None:
         raise UsageError(f"{path} must end in .json.")
     named = {json.dumps(key, ensure_ascii=False): scored for key, scored in results.record.items()}
     tensors = {f"{key} {name}": array for key, scored in named.items() for name, array in _arrays(scored).items()}
-    metadata = {
-        "n_bytes": json.dumps({key: scored.n_bytes for key, scored in named.items()}),
-        "documents": json.dumps(results.document_names),
-    }
+    about = {"n_bytes": {key: scored.n_bytes for key, scored in named.items()}, "documents": results.document_names}
+    metadata = {"record": json.dumps(about)}  # one key: safetensors writes several in any order
     try:
         with new_file(nll_path(path)) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -98,9 +96,12 @@ def load_results(path: str | Path, incomplete: bool = False) -> Results:
             tensors = load_file(nll_path(path))
             with safe_open(nll_path(path), "numpy") as file:
                 metadata = file.metadata()
-            n_bytes = json.loads(metadata["n_bytes"])
-            results.document_names += map(str, json.loads(metadata.get("documents", "[]")))
-            record = {_key(key): _scored(tensors, key, n) for key, n in n_bytes.items()}
+            # Files of 0.1.0 have the first of the two alone, under its own name.
+            about = (
+                json.loads(metadata["record"]) if "record" in metadata else {"n_bytes": json.loads(metadata["n_bytes"])}
+            )
+            results.document_names += map(str, about.get("documents", []))
+            record = {_key(key): _scored(tensors, key, n) for key, n in about["n_bytes"].items()}
     except (
         ValidationError,
         ValueError,

@@ -218,7 +218,8 @@ class PlanSettings(CalibrateSettings):
         check_texts(self.calibration_text)
         if self.slopes not in ("press", "calibrated"):
             check_json("slopes", Path(self.slopes))
-        check_folder(self.target, self.model, force=True)
+        if self.output is not None:
+            check_folder(self.output, self.model, force=True)
 
     @property
     def target(self) -> Path:

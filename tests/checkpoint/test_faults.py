@@ -337,7 +337,7 @@ def test_every_file_is_flushed_before_the_folder_gets_its_name(
 
 def test_facts_about_a_failure_in_at_most_three_lines(tiny_gpt2: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    result = alibi("convert", tiny_gpt2, "-o", tmp_path / "out" / "below", code=1)
+    result = alibi("convert", tiny_gpt2, "-o", tmp_path / "out" / "below", code=2)
     assert (
         result.stderr.count("\n") <= 3 and "Traceback" not in result.stderr and str(tmp_path / "out") in result.stderr
     )

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -371,6 +372,7 @@ def _run(line: str, made: Path, folder: Path) -> Outcome:
     with pytest.MonkeyPatch.context() as inside:
         inside.chdir(folder)
         inside.setattr(options, "command_line", lambda: "alibi")  # which is in every record
+        inside.delitem(sys.modules, "loaded", raising=False)  # a plug-in is run once in a process
         hook = register_module_forward_pre_hook(count)
         try:
             result = alibi_inside(*shlex.split(line), code=None)

@@ -29,11 +29,11 @@ def facts(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 def main(folder: Path, n_bytes: int, models: list[str]) -> dict:
     text = Text("sample", [(f"d{i}", f"{i} is the number of this document, which goes on. " * 2) for i in range(5)])
-    output = folder / "r.json"
+    output, baseline = folder / "r.json", {"baseline": models[0]} if len(models) > 1 else {}
     found = {"kills": 0, "rows": [], "failures": []}
 
     def run(resume: bool = True) -> None:
-        evaluate(asked(models, (8, 16, 32), text, baseline=models[0], output=output, resume=resume))
+        evaluate(asked(models, (8, 16, 32), text, output=output, resume=resume, **baseline))
 
     def clean() -> None:
         for path in folder.iterdir():

@@ -135,7 +135,7 @@ def test_converted_models_have_no_arms(checkpoints: dict[str, str], text: Text) 
         evaluate(asked([converted], LENGTHS, text, arms=("window",)))
     assert error.value.exit_code == 2
     with pytest.raises(AlibiError, match="it is converted"):
-        evaluate(asked([converted], LENGTHS, text, baseline=f"{converted}:window"))
+        evaluate(asked([checkpoints["llama"]], LENGTHS, text, baseline=f"{converted}:window"))
     model = tiny_model("llama")
     apply_alibi(model, 64)
     with pytest.raises(AlibiError, match="ALiBi"), arm_of(model, "window", trained_length=24, length=48):

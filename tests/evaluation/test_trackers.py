@@ -59,10 +59,10 @@ def test_a_task_is_one_too(recorder: type[Recorder], tiny_llama: Path) -> None:
     assert rows == {row.length: {"tiny-llama/accuracy": row.accuracy} for row in results.rows if row.depth is None}
 
 
-def test_a_tracker_that_is_not_there_is_named_before_the_work(tmp_path: Path) -> None:
-    unknown = alibi_inside("eval", tmp_path / "absent", "--report-to", "nothing", code=2)
+def test_a_tracker_that_is_not_there_is_named_before_the_work(tiny_llama: Path) -> None:
+    unknown = alibi_inside("eval", tiny_llama, "--report-to", "nothing", code=2)
     assert "--report-to: there is no tracker 'nothing'; there are" in unknown.stderr
-    missing = alibi_inside("eval", tmp_path / "absent", "--report-to", "clearml", code=2)
+    missing = alibi_inside("eval", tiny_llama, "--report-to", "clearml", code=2)
     assert "clearml needs a package that is not installed" in missing.stderr
 
 

@@ -70,10 +70,10 @@ def edit_status(path: Path) -> None:
 def edit_record(path: Path) -> None:
     record = path.with_suffix(".nll.safetensors")
     raw = record.read_bytes()
-    n_bytes = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["n_bytes"]
+    metadata = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
     tensors = load_file(record)
     name = next(name for name in sorted(tensors) if name.endswith(" nll"))
-    save_file({**tensors, name: tensors[name] * np.float32(0.5)}, record, metadata={"n_bytes": n_bytes})
+    save_file({**tensors, name: tensors[name] * np.float32(0.5)}, record, metadata=metadata)
 
 
 def edit_version(path: Path) -> None:
