@@ -45,11 +45,11 @@ length, a space and a name:
 | `context` | int32, how many tokens the model saw before it |
 | `byte_begin`, `byte_end` | int64, where it lies in the document's text, in bytes of UTF-8 |
 
-The last two are absent where a tokenizer does not tell them, and in files of 0.1.0. The metadata hold
-JSON under `record`: `documents`, the names of all documents, and `n_bytes`, for each row the bytes that its tokens stand for.
-Documents and positions are those of the whole text, whatever `--max-segments` draws. Spaces that a tokenizer drops belong to the token after them; a character of several tokens
-belongs to the first, and the others begin where they end. What was changed when a file was read, such as line ends (`normalised` in
-`text`), is changed in what the bytes count.
+The last two are absent where a tokenizer does not tell them, and in files of 0.1.0. The metadata hold JSON under `record`:
+`documents`, the names of all documents, and `n_bytes`, for each row the bytes that its tokens stand for. Documents and positions
+are those of the whole text, whatever `--max-segments` draws. Spaces that a tokenizer drops belong to the token after them; a
+character of several tokens belongs to the first, and the others begin where they end. What was changed when a file was read, such
+as line ends (`normalised` in `text`), is changed in what the bytes count.
 
 The token that surprised a model most, of a text that `--text` named:
 
