@@ -299,3 +299,10 @@ def test_every_head_of_a_converted_checkpoint_loads_without_a_question(family: s
 def test_an_architecture_that_no_auto_class_lists(tmp_path: Path) -> None:
     transformers.GPT2DoubleHeadsModel(tiny_config("gpt2")).save_pretrained(tmp_path / "source")
     assert convert(tmp_path / "source", tmp_path / "out").verified.passed
+
+
+def test_an_mpt_of_a_small_declared_length_is_verified_within_it(tmp_path: Path) -> None:
+    """Found by random models: the check fed more tokens than its own bias has room for."""
+    source = save_tiny("mpt", tmp_path / "source")
+    report = convert(source, tmp_path / "out", max_sequence_length=8)
+    assert report.verified is not None and report.verified.passed and report.max_sequence_length == 8
