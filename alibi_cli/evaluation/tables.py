@@ -195,10 +195,10 @@ def what_an_arm_does(row: Row) -> str:
     found = row.arm_settings or {}
     if "factor" in found:
         return f"factor {found['factor']:g}"
-    sinks = f" and first {found['sinks']:g}" if found.get("sinks") else ""
-    if row.arm.startswith(STREAMING):
-        sinks += ", moved up"
-    return f"latest {found['window']:g} tokens{sinks}" if found else ""
+    if not found.get("sinks"):
+        return f"latest {found['window']:g} tokens" if found else ""
+    moved = " moved" if row.arm.startswith(STREAMING) else ""
+    return f"latest {found['window']:g}, first {found['sinks']:g}{moved}"  # short: the column is narrow on 80 columns
 
 
 def named(labels: dict[str, str], model: str, arm: str) -> str:

@@ -156,8 +156,8 @@ def test_a_picture_of_all_arms(checkpoints: dict[str, str], tmp_path: Path) -> N
     command = ["eval", checkpoints["llama-alibi"], "--baseline", f"{checkpoints['llama']}:window+sinks"]
     arms = ["--arms", ",".join(ALL), "--lengths", "24,36,48", "--max-segments", "20", "--plot", picture]
     result = alibi_inside(*command, *arms)
-    assert "llama:window+sinks" in result.stdout and "latest 20 tokens and first 4" in result.stdout
-    assert "latest 20 tokens and first 4, moved up" in result.stdout
+    assert "llama:window+sinks" in result.stdout and "latest 20, first 4" in result.stdout
+    assert "latest 20, first 4 moved" in result.stdout
     assert "factor 1.5" in result.stdout and "than window+sinks" in result.stdout and "than yarn" not in result.stdout
     drawn = picture.read_text()
     assert drawn.startswith("<?xml") and all(f":{arm}" in drawn for arm in ALL)
